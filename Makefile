@@ -1,0 +1,32 @@
+# The two commands: `make train` and `make test`. Both make the environment in .venv first.
+PYTHON ?= python3
+VENV := .venv
+RUN := $(VENV)/bin/python
+INSTALLED := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help train test check format clean
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-12s %s\n", $$1, $$2}'
+
+train: $(INSTALLED) ## set up and run the quickstart: shipped model, shipped texts, offline
+	@$(RUN) -m llm_cls.train experiment=quickstart
+
+test: $(INSTALLED) ## set up and run the default tests, offline
+	$(RUN) -m pytest
+
+check: $(INSTALLED) ## format, lint and check the types
+	$(RUN) -m ruff format .
+	$(RUN) -m ruff check --fix .
+	$(RUN) -m mypy
+
+clean: ## remove the environment and the caches, never the outputs
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache
+
+# Made again when the requirements change. The stamp is written last, so a broken installation is resumed.
+$(INSTALLED): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 10) <= v < (3, 14) else "llm_cls needs Python 3.10 to 3.13, got %d.%d. Try: make PYTHON=python3.12 $(MAKECMDGOALS)" % v)'
+	@test -x $(RUN) || $(PYTHON) -m venv $(VENV)
+	$(RUN) -m pip install --disable-pip-version-check --quiet -c constraints.txt -e '.[dev]'
+	@touch $@

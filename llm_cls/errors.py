@@ -1,0 +1,40 @@
+"""Errors that a user can cause, each with the exit code that the commands return for it."""
+
+EXIT_UNEXPECTED = 1
+EXIT_INTERRUPTED = 75
+
+
+class LlmClsError(Exception):
+    """Base class: the message is the one line that the user reads."""
+
+    exit_code = EXIT_UNEXPECTED
+
+
+class ConfigError(LlmClsError):
+    """The configuration asks for something that can't be."""
+
+    exit_code = 2
+
+
+class DataError(LlmClsError):
+    """Texts, labels or the files that hold them are not as they must be."""
+
+    exit_code = 3
+
+
+class ResourceError(LlmClsError):
+    """Memory, disk or a lock that another process holds."""
+
+    exit_code = 4
+
+
+class ArtifactError(LlmClsError):
+    """A file that an earlier run wrote is damaged or missing."""
+
+    exit_code = 5
+
+
+class RunInterrupted(LlmClsError):
+    """The run was stopped from outside and can be resumed."""
+
+    exit_code = EXIT_INTERRUPTED
