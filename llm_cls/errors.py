@@ -34,7 +34,10 @@ class ArtifactError(LlmClsError):
     exit_code = 5
 
 
-class RunInterrupted(LlmClsError):
-    """The run was stopped from outside and can be resumed."""
+class RunInterrupted(BaseException):
+    """The run was stopped from outside and can be resumed.
+
+    Not an ``Exception``, so that no library takes it for a failure of its own and goes on.
+    """
 
     exit_code = EXIT_INTERRUPTED

@@ -1,0 +1,82 @@
+"""What all commands share: exit codes, one-line errors, signals, quiet libraries."""
+
+import errno
+import logging
+import os
+import re
+import signal
+import sys
+import traceback
+import warnings
+from collections.abc import Callable
+from types import FrameType
+from typing import NoReturn
+
+from llm_cls.errors import EXIT_UNEXPECTED, LlmClsError, ResourceError, RunInterrupted
+
+_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ENOTDIR}
+
+
+def run_command(command: Callable[[], object]) -> int:
+    """Runs ``command`` and returns the exit code; an error that a user can mend is printed as one line a fault."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, _interrupt)
+    try:
+        command()
+    except (LlmClsError, RunInterrupted) as error:
+        return _report(error)
+    except BaseException as error:
+        if isinstance(error, SystemExit):
+            raise
+        known = _known(error)
+        if known is None or os.environ.get("HYDRA_FULL_ERROR") == "2":
+            traceback.print_exc()
+            return EXIT_UNEXPECTED
+        return _report(known)
+    return 0
+
+
+def _report(error: LlmClsError | RunInterrupted) -> int:
+    for line in str(error).splitlines():
+        print(f"Error: {printable(line)}", file=sys.stderr)
+    return error.exit_code
+
+
+def printable(text: str) -> str:
+    """``text`` without control characters: what users give may hold anything, and terminals obey escapes."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
+    signal.signal(number, signal.SIG_DFL)  # the second time is not asked about
+    raise RunInterrupted(f"Interrupted by {signal.Signals(number).name}")
+
+
+def _known(error: BaseException) -> LlmClsError | None:
+    """What of the errors of libraries and of the machine a user can mend."""
+    text = str(error).strip()
+    if isinstance(error, MemoryError) or re.search(r"out of memory|can't allocate memory|not enough memory", text, re.I):
+        return ResourceError(
+            "Out of memory. Try a smaller data.micro_batch_size (it changes memory and speed only), a smaller "
+            f"data.max_length, or engine.gradient_checkpointing=true. {first_sentence(text)}"
+        )
+    if isinstance(error, OSError) and error.errno in _DISK:
+        where = f"{error.filename}: " if error.filename else ""
+        return ResourceError(f"{where}{os.strerror(error.errno)}. Free some space, or write elsewhere with hydra.run.dir=DIR")
+    match = re.search(r"No space left on device|file write failed|Disk quota exceeded|File too large", text)
+    if match and isinstance(error, RuntimeError | OSError):
+        return ResourceError(f"{match.group()}. Free some space, or write elsewhere with hydra.run.dir=DIR")
+    return None
+
+
+def first_sentence(text: str) -> str:
+    """The first sentence of a library's message."""
+    return re.split(r"(?<=[.!])\s|\n", text, maxsplit=1)[0]
+
+
+def quiet_libraries() -> None:
+    """Keeps the log to what a user of this package can use. Lightning sets its levels when it is imported."""
+    for name in ("lightning", "lightning.pytorch", "lightning.fabric", "torch.distributed", "httpx", "filelock"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module=r"(lightning|torch|peft|transformers)\..*")

@@ -1,0 +1,118 @@
+"""Which texts make up which step, and how they lie in memory.
+
+A training step is a fixed set of ``batch_size`` texts, given by seed and epoch alone. Each device takes
+its share of the set and splits it into micro batches, so neither the number of devices nor the size of a
+micro batch changes what is learnt.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from llm_cls.data.tokens import Tokens
+
+
+@dataclass
+class Batch:
+    """Some texts, one after the other, without padding.
+
+    Attributes:
+        input_ids: int64, shape ``(total_tokens,)``.
+        labels: int64 class indices, shape ``(n,)``; -1 where unknown.
+        lengths: Tokens of each text; Python numbers, so that shapes never wait for a device.
+        indices: Position of each text in its split.
+    """
+
+    input_ids: Tensor
+    labels: Tensor
+    lengths: list[int]
+    indices: list[int]
+
+
+def collate(tokens: Tokens, labels: npt.NDArray[np.int64], indices: Sequence[int]) -> Batch:
+    """The texts at ``indices`` as one batch."""
+    rows = [tokens[i] for i in indices]
+    flat = np.concatenate(rows).astype(np.int64)
+    return Batch(
+        input_ids=torch.from_numpy(flat),
+        labels=torch.from_numpy(labels[list(indices)]),
+        lengths=[len(row) for row in rows],
+        indices=[int(i) for i in indices],
+    )
+
+
+def step_indices(n_texts: int, batch_size: int, seed: int, epoch: int) -> list[npt.NDArray[np.int64]]:
+    """The texts of every step of an epoch: each text once, the last step possibly smaller."""
+    order = np.random.default_rng([seed, epoch]).permutation(n_texts)
+    return [order[first : first + batch_size] for first in range(0, n_texts, batch_size)]
+
+
+@dataclass
+class Step:
+    """One device's share of an optimizer step.
+
+    Attributes:
+        micro_batches: What goes through the network at a time; empty where the last step has fewer texts
+            than there are devices.
+        n_texts: Texts of the step over all devices, by which the loss is divided.
+    """
+
+    micro_batches: list[Batch]
+    n_texts: int
+
+
+class TrainSteps(Dataset[Step]):
+    """The steps of one epoch, as one device sees them."""
+
+    def __init__(
+        self,
+        tokens: Tokens,
+        labels: npt.NDArray[np.int64],
+        steps: Sequence[npt.NDArray[np.int64]],
+        micro_batch_size: int,
+        rank: int,
+        world_size: int,
+    ) -> None:
+        """Takes the share ``rank`` of ``world_size`` of every step."""
+        self._tokens, self._labels, self._steps = tokens, labels, steps
+        self._micro_batch_size, self._rank, self._world_size = micro_batch_size, rank, world_size
+
+    def __len__(self) -> int:
+        """Steps of the epoch."""
+        return len(self._steps)
+
+    def __getitem__(self, index: int) -> Step:
+        """One step."""
+        step = self._steps[index]
+        share = np.array_split(step, self._world_size)[self._rank]
+        size = self._micro_batch_size
+        micro = [share[first : first + size] for first in range(0, len(share), size)]
+        return Step([collate(self._tokens, self._labels, indices) for indices in micro], len(step))
+
+
+class EvalBatches(Dataset[Batch]):
+    """A whole split for scoring: every text on exactly one device, exactly once.
+
+    Texts of similar length share a batch, longest first: little padding, and memory runs out at once or never.
+    """
+
+    def __init__(
+        self, tokens: Tokens, labels: npt.NDArray[np.int64], batch_size: int, rank: int = 0, world_size: int = 1
+    ) -> None:
+        """Takes every ``world_size``-th text, beginning at ``rank``."""
+        order = np.argsort(-tokens.lengths, kind="stable")[rank::world_size]
+        self._tokens, self._labels = tokens, labels
+        self._batches = [order[first : first + batch_size] for first in range(0, len(order), batch_size)]
+
+    def __len__(self) -> int:
+        """Batches on this device."""
+        return len(self._batches)
+
+    def __getitem__(self, index: int) -> Batch:
+        """One batch."""
+        return collate(self._tokens, self._labels, self._batches[index])

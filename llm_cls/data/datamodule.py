@@ -1,0 +1,78 @@
+"""From a corpus to batches."""
+
+import numpy as np
+import numpy.typing as npt
+from lightning import LightningDataModule
+from torch.utils.data import DataLoader
+
+from llm_cls.config import DataConfig, TemplateConfig
+from llm_cls.data.batches import Batch, EvalBatches, Step, TrainSteps, step_indices
+from llm_cls.data.corpus import SPLITS, Corpus
+from llm_cls.data.template import render
+from llm_cls.data.tokenizer import Tokenizer
+from llm_cls.data.tokens import Tokens, tokenize_cached
+
+
+class TextDataModule(LightningDataModule):
+    """The tokens of a corpus, as the steps and evaluation batches of this device.
+
+    Attributes:
+        corpus: The texts and labels themselves.
+        tokens: Per split, the ids of its texts in the corpus's order.
+    """
+
+    def __init__(
+        self, corpus: Corpus, tokenizer: Tokenizer, template: TemplateConfig, config: DataConfig, seed: int
+    ) -> None:
+        """Tokenises ``corpus``, or takes its tokens from the cache."""
+        super().__init__()
+        self.corpus, self._config, self._seed = corpus, config, seed
+        self.tokens: dict[str, Tokens] = {}
+        self._labels: dict[str, npt.NDArray[np.int64]] = {}
+        index = {label: i for i, label in enumerate(corpus.labels)}
+        for split in SPLITS:
+            texts = corpus.splits[split]
+            pieces = [render(template.text, text.title, text.body) for text in texts]
+            self.tokens[split] = tokenize_cached(
+                pieces, tokenizer, config.max_length, config.truncation, config.cache_dir
+            )
+            self._labels[split] = np.array([index[text.label] for text in texts], np.int64)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Optimizer steps of one epoch, at any number of devices."""
+        return -(-len(self.tokens["train"]) // self._config.batch_size)
+
+    def micro_batch_size(self, world_size: int) -> int:
+        """Texts per forward pass on one of ``world_size`` devices."""
+        share = -(-self._config.batch_size // world_size)
+        return min(self._config.micro_batch_size or share, share)
+
+    def labels(self, split: str) -> npt.NDArray[np.int64]:
+        """Class indices of a split's texts, shape ``(n,)``."""
+        return self._labels[split]
+
+    def train_dataloader(self) -> DataLoader[Step]:
+        """The steps of the trainer's current epoch; the trainer asks anew every epoch."""
+        assert self.trainer is not None
+        rank, world_size = self.trainer.global_rank, self.trainer.world_size
+        tokens = self.tokens["train"]
+        steps = step_indices(len(tokens), self._config.batch_size, self._seed, self.trainer.current_epoch)
+        dataset = TrainSteps(
+            tokens, self._labels["train"], steps, self.micro_batch_size(world_size), rank, world_size
+        )
+        return DataLoader(dataset, batch_size=None)
+
+    def val_dataloader(self) -> DataLoader[Batch]:
+        """This device's texts of the val split."""
+        return self._eval_dataloader("val")
+
+    def test_dataloader(self) -> DataLoader[Batch]:
+        """This device's texts of the test split."""
+        return self._eval_dataloader("test")
+
+    def _eval_dataloader(self, split: str) -> DataLoader[Batch]:
+        assert self.trainer is not None
+        rank, world_size = self.trainer.global_rank, self.trainer.world_size
+        size = self._config.eval_batch_size or 2 * self.micro_batch_size(world_size)
+        return DataLoader(EvalBatches(self.tokens[split], self._labels[split], size, rank, world_size), batch_size=None)

@@ -1,0 +1,21 @@
+"""Templates: how title and body become one string, and which part of it may be cut."""
+
+import string
+
+
+def render(template: str, title: str, body: str) -> tuple[str, str]:
+    """``template`` filled in, as ``(head, tail)``: the head ends with the body, the tail follows it.
+
+    >>> render("タイトル: {title}\\n本文: {body}\\nラベル: ", "雨", "明日は雨。")
+    ('タイトル: 雨\\n本文: 明日は雨。', '\\nラベル: ')
+    """
+    parts = [""]
+    for literal, field, _, _ in string.Formatter().parse(template):
+        parts[-1] += literal
+        if field == "title":
+            parts[-1] += title
+        elif field == "body":
+            parts[-1] += body
+            parts.append("")
+    head, tail = parts
+    return head, tail

@@ -1,0 +1,158 @@
+"""Tokenizers that give ids and nothing else: no special token is added and none is recognised in a text.
+
+A literal ``</s>`` in an article is text. BOS and EOS are added in ``tokens.py``, each at most once,
+because decoders differ in whether their tokenizer adds them.
+"""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import sentencepiece
+from transformers import AutoTokenizer
+
+from llm_cls.config import ModelConfig
+from llm_cls.errors import ConfigError
+from llm_cls.files import sha256_json
+from llm_cls.hub import hub_errors, local_file, source_name
+
+# T5Tokenizer is what transformers 5 makes of rinna's files: a fixed unk id, no byte fallback, newlines lost.
+_SENTENCEPIECE_FILES = ("spiece.model", "tokenizer.model")
+_MISREAD_CLASSES = ("T5Tokenizer", "T5TokenizerFast")
+
+
+class Tokenizer(Protocol):
+    """What the rest of the package needs of a tokenizer.
+
+    Attributes:
+        eos_id: Id that ends every text.
+        bos_id: Id that starts every text, None where there is none.
+        vocab_size: One more than the largest id that can occur.
+        fingerprint: Hex sha256 that changes with anything that could change an id.
+    """
+
+    eos_id: int
+    bos_id: int | None
+    vocab_size: int
+    fingerprint: str
+
+    def encode(self, texts: Sequence[str]) -> list[list[int]]:
+        """The ids of each text, without special tokens."""
+        ...
+
+    def save(self, directory: Path) -> None:
+        """Writes the files from which ``load_tokenizer`` makes this tokenizer again."""
+        ...
+
+
+class SentencePieceTokenizer:
+    """A SentencePiece model file, encoded by the ``sentencepiece`` library itself."""
+
+    def __init__(self, model_file: Path, add_bos: bool | None = None) -> None:
+        """Loads ``model_file``; its own EOS and, with ``add_bos``, its own BOS are used."""
+        try:
+            self._processor = sentencepiece.SentencePieceProcessor(model_file=str(model_file))
+        except (RuntimeError, OSError) as error:
+            raise ConfigError(f"{model_file} is not a SentencePiece model: {str(error).splitlines()[0]}") from None
+        self._proto: bytes = self._processor.serialized_model_proto()
+        self.eos_id: int = self._processor.eos_id()
+        if self.eos_id < 0:
+            raise ConfigError(f"{model_file} defines no EOS token, which every text must end with")
+        bos: int = self._processor.bos_id()
+        self.bos_id: int | None = bos if add_bos and bos >= 0 else None
+        self.vocab_size: int = self._processor.vocab_size()
+        self.fingerprint = hashlib.sha256(b"sentencepiece\0" + self._proto).hexdigest()
+
+    def encode(self, texts: Sequence[str]) -> list[list[int]]:
+        """See ``Tokenizer``."""
+        ids: list[list[int]] = self._processor.encode(list(texts), out_type=int)
+        return ids
+
+    def save(self, directory: Path) -> None:
+        """See ``Tokenizer``."""
+        (directory / "spiece.model").write_bytes(self._proto)
+
+
+class HubTokenizer:
+    """A tokenizer of ``transformers``."""
+
+    def __init__(self, tokenizer: Any, add_bos: bool | None = None, eos_id: int | None = None) -> None:
+        """Wraps ``tokenizer``; ``eos_id`` is used where it has no end token of its own."""
+        self._tokenizer = tokenizer
+        own = [tokenizer.eos_token_id, tokenizer.sep_token_id, eos_id]
+        end = next((i for i in own if i is not None), None)
+        if end is None:
+            raise ConfigError(
+                f"tokenizer of {tokenizer.name_or_path!r} has no EOS token, which every text must end with. "
+                "Add eos_token to its tokenizer_config.json"
+            )
+        self.eos_id: int = end
+        with_special, plain = tokenizer("a")["input_ids"], self.encode(["a"])[0]
+        start = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.cls_token_id
+        own_habit = bool(plain) and with_special[: len(plain)] != plain and with_special[0] == start
+        self.bos_id: int | None = start if (own_habit if add_bos is None else add_bos) else None
+        self.vocab_size: int = len(tokenizer)
+        backend = getattr(tokenizer, "backend_tokenizer", None)
+        described = json.loads(backend.to_str()) if backend is not None else tokenizer.get_vocab()
+        self.fingerprint = sha256_json(["transformers", type(tokenizer).__name__, described])
+
+    def encode(self, texts: Sequence[str]) -> list[list[int]]:
+        """See ``Tokenizer``."""
+        if not texts:
+            return []
+        encoded = self._tokenizer(
+            list(texts),
+            add_special_tokens=False,
+            split_special_tokens=True,  # special tokens written out in a text are text
+            return_attention_mask=False,
+            return_token_type_ids=False,
+            verbose=False,
+        )
+        ids: list[list[int]] = encoded["input_ids"]
+        return ids
+
+    def save(self, directory: Path) -> None:
+        """See ``Tokenizer``."""
+        self._tokenizer.save_pretrained(directory)
+
+
+def load_tokenizer(config: ModelConfig, eos_id: int | None = None) -> Tokenizer:
+    """The tokenizer that ``config`` names.
+
+    Args:
+        config: ``tokenizer`` (a hub id, a folder, or a SentencePiece ``.model`` file) goes before ``name``.
+        eos_id: The model's EOS id, for tokenizers that have none of their own.
+
+    Raises:
+        ConfigError: It can't be had, or it has no EOS.
+    """
+    name = config.tokenizer or config.name
+    if name.endswith(".model") and Path(name).is_file():
+        return SentencePieceTokenizer(Path(name), config.add_bos)
+    revision = config.revision if config.tokenizer is None else None
+    if config.tokenizer_kind == "sentencepiece" or _is_misread(name, revision):
+        for file in _SENTENCEPIECE_FILES:
+            if path := local_file(name, file, revision):
+                return SentencePieceTokenizer(path, config.add_bos)
+        if config.tokenizer_kind == "sentencepiece":
+            raise ConfigError(f"{name} has no SentencePiece model ({' or '.join(_SENTENCEPIECE_FILES)})")
+    with hub_errors(name, "model.tokenizer" if config.tokenizer else "model.name"):
+        tokenizer = AutoTokenizer.from_pretrained(
+            source_name(name), revision=revision, trust_remote_code=config.trust_remote_code
+        )
+    return HubTokenizer(tokenizer, config.add_bos, eos_id)
+
+
+def _is_misread(name: str, revision: str | None) -> bool:
+    """Whether transformers would read this repository's SentencePiece model as a T5 tokenizer."""
+    if local_file(name, "tokenizer.json", revision) is not None:
+        return False
+    path = local_file(name, "tokenizer_config.json", revision)
+    if path is None:
+        return local_file(name, "config.json", revision) is None and any(
+            local_file(name, file, revision) for file in _SENTENCEPIECE_FILES
+        )
+    declared = json.loads(path.read_text(encoding="utf-8")).get("tokenizer_class")
+    return declared in _MISREAD_CLASSES

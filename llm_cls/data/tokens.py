@@ -1,0 +1,125 @@
+"""Texts as token ids: cut to length, ended with EOS exactly once, kept for the next run."""
+
+import hashlib
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from llm_cls.data.tokenizer import Tokenizer
+from llm_cls.errors import ConfigError
+from llm_cls.files import atomic_path, sha256_json
+
+log = logging.getLogger(__name__)
+
+_FORMAT = 1  # raise it when the same key would stand for other ids
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """The ids of n texts, one after the other.
+
+    Attributes:
+        ids: int32, shape ``(total_tokens,)``.
+        offsets: int64, shape ``(n + 1,)``: text i is ``ids[offsets[i]:offsets[i + 1]]``.
+    """
+
+    ids: npt.NDArray[np.int32]
+    offsets: npt.NDArray[np.int64]
+
+    def __len__(self) -> int:
+        """Number of texts."""
+        return len(self.offsets) - 1
+
+    def __getitem__(self, index: int) -> npt.NDArray[np.int32]:
+        """The ids of one text."""
+        return self.ids[self.offsets[index] : self.offsets[index + 1]]
+
+    @property
+    def lengths(self) -> npt.NDArray[np.int64]:
+        """Tokens per text, shape ``(n,)``."""
+        return np.diff(self.offsets)
+
+
+def tokenize(pieces: Sequence[tuple[str, str]], tokenizer: Tokenizer, max_length: int, truncation: str) -> Tokens:
+    """Ids of ``[BOS] head tail EOS`` for every text.
+
+    A text that fits is encoded in one go. One that doesn't is cut: with "body" at the end of its head, so
+    that the template's tail and the EOS stay; with "end" at the end of the whole, EOS included.
+
+    Args:
+        pieces: ``(head, tail)`` of each text, as ``template.render`` gives them.
+        tokenizer: Encodes without special tokens.
+        max_length: Tokens per text at most, BOS and EOS included.
+        truncation: "body" or "end".
+
+    Raises:
+        ConfigError: ``max_length`` leaves no room for a text beside its tail.
+    """
+    start = [] if tokenizer.bos_id is None else [tokenizer.bos_id]
+    room = max_length - len(start) - 1
+    rows: list[list[int]] = []
+    for first in range(0, len(pieces), 1024):
+        chunk = pieces[first : first + 1024]
+        whole = tokenizer.encode([head + tail for head, tail in chunk])
+        long = [i for i, ids in enumerate(whole) if len(ids) > room]
+        if truncation == "body" and long:
+            heads = tokenizer.encode([chunk[i][0] for i in long])
+            tails = tokenizer.encode([chunk[i][1] for i in long])
+            for i, head, tail in zip(long, heads, tails, strict=True):
+                if len(tail) >= room:
+                    raise ConfigError(
+                        f"data.max_length={max_length} leaves no room for a text: what the template puts behind "
+                        f"the body takes {len(tail)} tokens. Try data.max_length={2 * len(tail) + 64}"
+                    )
+                whole[i] = head[: room - len(tail)] + tail
+        rows += [(start + ids + [tokenizer.eos_id])[:max_length] for ids in whole]
+    offsets = np.zeros(len(rows) + 1, np.int64)
+    np.cumsum([len(row) for row in rows], out=offsets[1:])
+    ids = np.fromiter((i for row in rows for i in row), np.int32, count=int(offsets[-1]))
+    return Tokens(ids, offsets)
+
+
+def tokenize_cached(
+    pieces: Sequence[tuple[str, str]], tokenizer: Tokenizer, max_length: int, truncation: str, cache_dir: Path
+) -> Tokens:
+    """``tokenize``, kept in ``cache_dir`` under a key of everything that can change an id.
+
+    The key is made of the very strings, so the data and the template need no part of their own in it.
+    A file that is damaged, or whose content isn't what its own record says, is made again.
+    """
+    key = sha256_json([_FORMAT, list(pieces), tokenizer.fingerprint, tokenizer.bos_id, tokenizer.eos_id]
+                      + [max_length, truncation])  # fmt: skip
+    path = cache_dir / "tokens" / f"{key}.safetensors"
+    if (tokens := _read(path, key)) is not None:
+        return tokens
+    tokens = tokenize(pieces, tokenizer, max_length, truncation)
+    try:
+        with atomic_path(path) as temporary:
+            arrays = {"ids": tokens.ids, "offsets": tokens.offsets}
+            save_file(arrays, temporary, metadata={"key": key, "sha256": _checksum(tokens)})
+    except OSError as error:  # a run is possible without its cache
+        log.warning("The token cache can't be written: %s: %s", path.parent, error.strerror or error)
+    return tokens
+
+
+def _checksum(tokens: Tokens) -> str:
+    return hashlib.sha256(tokens.ids.tobytes() + tokens.offsets.tobytes()).hexdigest()
+
+
+def _read(path: Path, key: str) -> Tokens | None:
+    if not path.is_file():
+        return None
+    try:
+        with safe_open(path, "numpy") as file:
+            metadata = file.metadata() or {}
+            tokens = Tokens(file.get_tensor("ids"), file.get_tensor("offsets"))
+    except (OSError, SafetensorError):
+        return None
+    intact = metadata.get("key") == key and metadata.get("sha256") == _checksum(tokens)
+    return tokens if intact else None

@@ -1,0 +1,77 @@
+"""Where pretrained files come from: the package itself, a local folder, or the Hugging Face hub."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from huggingface_hub import hf_hub_download, try_to_load_from_cache
+from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
+
+from llm_cls.errors import ConfigError
+from llm_cls.files import sha256_file, sha256_json
+
+SHIPPED = {"ja-mini": Path(__file__).parent / "assets" / "ja_mini"}
+
+
+def source_name(name: str) -> str:
+    """What ``from_pretrained`` takes for ``name``: a folder, or the hub id itself."""
+    return str(SHIPPED.get(name, name))
+
+
+def is_local(name: str) -> bool:
+    """Whether ``name`` is shipped or a local folder."""
+    return name in SHIPPED or Path(name).is_dir()
+
+
+@contextmanager
+def hub_errors(name: str, key: str) -> Iterator[None]:
+    """Turns the many errors of a model that can't be had into one line.
+
+    Raises:
+        ConfigError: ``name``, the value of ``key``, is unknown, not cached, or damaged.
+    """
+    try:
+        yield
+    except RepositoryNotFoundError:
+        raise ConfigError(f"{key}: the hub has no model {name!r}, or it is private. Check the id") from None
+    except (OSError, ValueError, HfHubHTTPError, LocalEntryNotFoundError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        if is_local(name) or "/" not in name or name.startswith(("/", ".")):
+            raise ConfigError(f"{key}: {name!r} can't be loaded as a model folder or hub id: {reason}") from None
+        raise ConfigError(
+            f"{key}: {name!r} is not in the local cache and can't be fetched from the hub. Run "
+            f"`hf download {name}` where there is a network (HF_HOME says where the cache is), or give a "
+            f"local folder: model=hf model.name=FOLDER"
+        ) from None
+
+
+def local_file(name: str, file: str, revision: str | None = None) -> Path | None:
+    """The local path of one file of ``name``, downloaded if need be; None where ``name`` has no such file.
+
+    Raises:
+        ConfigError: The hub can't be reached and the file is not cached.
+    """
+    if is_local(name):
+        path = Path(source_name(name)) / file
+        return path if path.is_file() else None
+    cached = try_to_load_from_cache(name, file, revision=revision) if "/" in name else None
+    if isinstance(cached, str):
+        return Path(cached)
+    with hub_errors(name, "model.name"):
+        try:
+            return Path(hf_hub_download(name, file, revision=revision))
+        except LocalEntryNotFoundError:
+            raise
+        except EntryNotFoundError:
+            return None
+
+
+def content_revision(folder: Path) -> str:
+    """A revision for a local folder: the sha256 over its weights, configuration and code."""
+    files = sorted(
+        path
+        for pattern in ("*.safetensors", "*.bin", "config.json", "*.py")
+        for path in folder.glob(pattern)
+        if path.is_file()
+    )
+    return "sha256:" + sha256_json([[path.name, sha256_file(path)] for path in files])

@@ -1,0 +1,89 @@
+"""What Hydra leaves to its users: numbers as group choices, and errors that say what to type instead."""
+
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException
+from omegaconf.errors import OmegaConfBaseException
+
+from llm_cls.config import known_keys, nearest, parse_config
+from llm_cls.errors import ConfigError
+
+_PACKAGE = Path(__file__).resolve().parent
+# In a wheel conf/ lies inside the package, in a checkout beside it.
+CONF = _PACKAGE / "conf" if (_PACKAGE / "conf").is_dir() else _PACKAGE.parent / "conf"
+GROUPS = ("model", "template", "data", "lora", "optimizer", "engine", "trainer", "logger", "experiment")
+
+
+def allow_numeric_choices() -> None:
+    """Lets people type ``template=2``: Hydra 1.3 reads 2 as a number and refuses it as the name of a file."""
+    parse: Callable[[OverridesParser, list[str]], list[Override]] = OverridesParser.parse_overrides
+
+    def parse_overrides(self: OverridesParser, overrides: list[str]) -> list[Override]:
+        parsed = parse(self, overrides)
+        for override in parsed:
+            if override.key_or_group in GROUPS and type(override._value) in (int, float):
+                override._value = (override.input_line or "").partition("=")[2].strip()
+        return parsed
+
+    OverridesParser.parse_overrides = parse_overrides  # type: ignore[method-assign]
+
+
+def explain(error: Exception, overrides: Sequence[str]) -> ConfigError | None:
+    """All faults of a command line that Hydra refused at its first one; None if the fault isn't there.
+
+    The refused overrides are set aside one by one until the rest composes, and that is validated too.
+    """
+    faults: list[str] = []
+    left = [o for o in overrides if not o.startswith(("hydra", "-"))]
+    current: Exception | None = error
+    while current is not None:
+        fault = _fault(current)
+        if fault is None:
+            return None if not faults else ConfigError("\n".join(faults))
+        line, culprit = fault
+        faults.append(line)
+        kept = [o for o in left if o.lstrip("+~").partition("=")[0].partition("@")[0] != culprit]
+        if len(kept) == len(left):
+            break  # it comes from a file, not from the command line
+        left, current = kept, None
+        try:
+            parse_config(_compose(left))
+        except ConfigError as invalid:
+            faults += str(invalid).splitlines()
+        except (HydraException, OmegaConfBaseException, ValueError) as next_error:
+            current = next_error
+    return ConfigError("\n".join(dict.fromkeys(faults)))
+
+
+def _compose(overrides: list[str]) -> Any:
+    GlobalHydra.instance().clear()
+    single = [o for o in overrides if "," not in o.partition("=")[2] or "[" in o or "'" in o or '"' in o]
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return compose("config", overrides=single)
+
+
+def _fault(error: Exception) -> tuple[str, str] | None:
+    """One of Hydra's errors as ``(line for the user, key or group that it is about)``."""
+    text = str(error)
+    if isinstance(error, MissingConfigException) and error.options is not None:
+        group, _, choice = (error.missing_cfg_file or "").rpartition("/")
+        choices = sorted(option for option in error.options if not option.startswith("_"))
+        return f"{group}={choice} is not a choice. {nearest(choice, choices)}", group
+    if match := re.search(r"Could not (?:override|delete)[^']*'([^'@]+)", text):
+        key = match.group(1)
+        known = [*GROUPS, "seed"] if "." not in key else known_keys()
+        return f"{key} is not a key. {nearest(key, known)}", key
+    if isinstance(error, HydraException | OmegaConfBaseException | ValueError):
+        line = " ".join(part.strip() for part in text.splitlines()[:2])
+        key = re.search(r"([\w.]+)=", line)
+        if isinstance(error, ConfigCompositionException) and error.__cause__ is not None:
+            line = f"{line} {str(error.__cause__).splitlines()[0]}"
+        return line, key.group(1) if key else ""
+    return None

@@ -1,0 +1,1 @@
+"""The network: pretrained weights, adapter, pooling and head."""

@@ -1,0 +1,68 @@
+"""The classifier: decoder with adapter, pooling, linear head."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from llm_cls.config import Config
+from llm_cls.data.batches import Batch
+from llm_cls.model.lora import add_adapter
+from llm_cls.model.pooling import pad, pool
+
+
+class TextClassifier(nn.Module):
+    """Gives every text of a batch one logit per label.
+
+    Attributes:
+        decoder: The pretrained network, a ``PeftModel`` where there is an adapter.
+        head: Linear without bias, float32.
+    """
+
+    def __init__(self, decoder: nn.Module, hidden_size: int, n_labels: int, pooling: str) -> None:
+        """Puts a new head on ``decoder``."""
+        super().__init__()
+        self.decoder = decoder
+        self.head = nn.Linear(hidden_size, n_labels, bias=False, dtype=torch.float32)
+        self.pooling = pooling
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Logits of ``batch``, float32, shape ``(n, n_labels)``."""
+        input_ids, attention_mask = pad(batch.input_ids, batch.lengths)
+        hidden = self.decoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+        pooled = pool(hidden, batch.lengths, self.pooling)
+        with torch.autocast(pooled.device.type, enabled=False):  # the head keeps float32 under mixed precision
+            logits: Tensor = self.head(pooled.float())
+        return logits
+
+    def trainable_state(self) -> dict[str, Tensor]:
+        """The tensors that training changes, by name: adapter and head, or all of them."""
+        return {name: parameter for name, parameter in self.named_parameters() if parameter.requires_grad}
+
+    def count_parameters(self) -> tuple[int, int]:
+        """Number of all and of trainable parameters."""
+        counts = [(p.numel(), p.numel() if p.requires_grad else 0) for p in self.parameters()]
+        return sum(n for n, _ in counts), sum(n for _, n in counts)
+
+
+def build_classifier(
+    decoder: PreTrainedModel, config: Config, n_labels: int, gradient_checkpointing: bool
+) -> TextClassifier:
+    """The classifier that ``config`` describes, ready to train.
+
+    Adapter and head are drawn on the CPU from ``config.seed``, so that they are the same on every device.
+    """
+    device = decoder.device
+    hidden_size: int = decoder.config.hidden_size
+    if config.lora.enabled or not config.lora.full:
+        decoder.requires_grad_(False)
+    if gradient_checkpointing:
+        settings: dict[str, Any] = {"use_reentrant": False}
+        decoder.gradient_checkpointing_enable(gradient_checkpointing_kwargs=settings)
+        decoder.enable_input_require_grads()  # else nothing upstream of the first adapter asks for gradients
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        network = add_adapter(decoder, config.lora) if config.lora.enabled else decoder
+        classifier = TextClassifier(network, hidden_size, n_labels, config.model.pooling)
+    return classifier.to(device)

@@ -1,0 +1,99 @@
+"""The pretrained network without its language-model head: only hidden states are needed."""
+
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModel, PretrainedConfig, PreTrainedModel
+from transformers.utils import logging as transformers_logging
+
+from llm_cls.config import ModelConfig
+from llm_cls.errors import ArtifactError, ConfigError
+from llm_cls.hub import content_revision, hub_errors, is_local, source_name
+
+
+def load_architecture(config: ModelConfig) -> PretrainedConfig:
+    """The ``transformers`` configuration of the model.
+
+    Raises:
+        ConfigError: The model is unknown or can't be had, or ``model.architecture`` is not one.
+    """
+    if config.weights == "random" and config.architecture:
+        described = dict(config.architecture)
+        try:
+            architecture = AutoConfig.for_model(described.pop("model_type"), **described)
+        except (KeyError, TypeError, ValueError) as error:
+            raise ConfigError(f"model.architecture is not a transformers configuration: {error}") from None
+    else:
+        with hub_errors(config.name, "model.name"):
+            architecture = AutoConfig.from_pretrained(
+                source_name(config.name), revision=config.revision, trust_remote_code=config.trust_remote_code
+            )
+    architecture.use_cache = False
+    return architecture
+
+
+def load_decoder(
+    config: ModelConfig, architecture: PretrainedConfig, dtype: torch.dtype, device: torch.device
+) -> PreTrainedModel:
+    """The network in ``dtype`` on ``device``, in eval mode, with dropout of the network itself off.
+
+    Raises:
+        ConfigError: The weights can't be had.
+        ArtifactError: The files hold no weights for some parameter.
+    """
+    architecture.dtype = dtype
+    if config.weights == "random":
+        with torch.device(device):
+            model: PreTrainedModel = AutoModel.from_config(
+                architecture, dtype=dtype, trust_remote_code=config.trust_remote_code
+            )
+    else:
+        level = transformers_logging.get_verbosity()
+        transformers_logging.set_verbosity_error()  # it reports the unused language-model head at length
+        transformers_logging.disable_progress_bar()
+        try:
+            with hub_errors(config.name, "model.name"):
+                model, report = AutoModel.from_pretrained(
+                    source_name(config.name),
+                    revision=config.revision,
+                    config=architecture,
+                    dtype=dtype,
+                    trust_remote_code=config.trust_remote_code,
+                    output_loading_info=True,
+                )
+        finally:
+            transformers_logging.set_verbosity(level)
+        _check_complete(config.name, report)
+        model = model.to(device)
+    return model.eval()
+
+
+def model_revision(config: ModelConfig, architecture: PretrainedConfig) -> str:
+    """What identifies the weights: the hub's commit, a folder's content, or the random architecture."""
+    if config.weights == "random":
+        return "random"
+    if is_local(config.name):
+        from pathlib import Path
+
+        return content_revision(Path(source_name(config.name)))
+    return str(getattr(architecture, "_commit_hash", None) or config.revision or "unknown")
+
+
+def positions(architecture: PretrainedConfig) -> int | None:
+    """Tokens that a text may have at most; None where the architecture sets no limit."""
+    limit = getattr(architecture, "max_position_embeddings", None) or getattr(architecture, "n_positions", None)
+    if limit is not None and architecture.model_type in ("roberta", "xlm-roberta", "camembert", "luke"):
+        limit -= 2  # positions are counted from the padding index, 1
+    return limit
+
+
+def _check_complete(name: str, report: dict[str, Any]) -> None:
+    # A pooler is a head of its own, which nothing here uses.
+    missing = sorted(key for key in report["missing_keys"] if not key.startswith("pooler."))
+    mismatched = sorted(str(key) for key in report["mismatched_keys"])
+    if missing or mismatched:
+        faulty = (missing + mismatched)[0]
+        raise ArtifactError(
+            f"{name}: the weights do not fit the architecture: {len(missing)} tensors are missing and "
+            f"{len(mismatched)} have another shape, {faulty!r} first. Fetch the model again, or check its config.json"
+        )

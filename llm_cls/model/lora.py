@@ -1,0 +1,37 @@
+"""What is trained: a LoRA adapter (PEFT), the whole network, or neither."""
+
+import peft
+from torch import nn
+from transformers import PreTrainedModel
+
+from llm_cls.config import LoraConfig
+from llm_cls.errors import ConfigError
+
+
+def add_adapter(decoder: PreTrainedModel, config: LoraConfig) -> nn.Module:
+    """``decoder`` with an adapter whose output starts at zero, and all else frozen.
+
+    The adapter's weights are float32 whatever the decoder's dtype is: in bf16 small updates round to zero.
+
+    Raises:
+        ConfigError: ``lora.target_modules`` names no layer, or the architecture has no default.
+    """
+    settings = peft.LoraConfig(
+        task_type=peft.TaskType.FEATURE_EXTRACTION,
+        r=config.r,
+        lora_alpha=config.lora_alpha,
+        lora_dropout=config.lora_dropout,
+        target_modules=config.target_modules,
+        use_rslora=config.use_rslora,
+        use_dora=config.use_dora,
+        bias="none",
+    )
+    try:
+        return peft.get_peft_model(decoder, settings)
+    except ValueError as error:
+        linear = sorted({name.rpartition(".")[2] for name, m in decoder.named_modules() if isinstance(m, nn.Linear)})
+        raise ConfigError(
+            f"lora.target_modules={config.target_modules or 'null'} fits no layer of this "
+            f"{decoder.config.model_type} model: {str(error).splitlines()[0]} "
+            f"Try lora.target_modules=all-linear, or some of {', '.join(linear)}"
+        ) from None

@@ -1,0 +1,47 @@
+"""From one hidden state per token to one per text."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+def pad(input_ids: Tensor, lengths: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """Texts that lie one after the other, side by side.
+
+    Padding goes to the right and its id is 0: the mask, never an id, tells what is padding, because some
+    models' pad token is their EOS and others have none.
+
+    >>> pad(torch.tensor([5, 6, 7]), [2, 1])
+    (tensor([[5, 6],
+            [7, 0]]), tensor([[1, 1],
+            [1, 0]]))
+
+    Args:
+        input_ids: Shape ``(sum(lengths),)``.
+        lengths: Tokens of each text.
+
+    Returns:
+        ``(input_ids, attention_mask)``, each int64 of shape ``(n, max(lengths))``.
+    """
+    padded = torch.nn.utils.rnn.pad_sequence(list(input_ids.split(list(lengths))), batch_first=True)
+    columns = torch.arange(padded.shape[1], device=input_ids.device)
+    mask = columns < torch.tensor(lengths, device=input_ids.device)[:, None]
+    return padded, mask.long()
+
+
+def pool(hidden: Tensor, lengths: Sequence[int], pooling: str) -> Tensor:
+    """Each text's first or last hidden state.
+
+    Args:
+        hidden: Shape ``(n, seq_len, hidden_size)``, padded on the right.
+        lengths: Real tokens of each text.
+        pooling: "last" or "first".
+
+    Returns:
+        Shape ``(n, hidden_size)``.
+    """
+    if pooling == "first":
+        return hidden[:, 0]
+    rows = torch.arange(len(lengths), device=hidden.device)
+    return hidden[rows, torch.tensor(lengths, device=hidden.device) - 1]

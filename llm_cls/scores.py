@@ -1,0 +1,78 @@
+"""Accuracy and macro precision, recall and F1 from counts.
+
+Definitions as in scikit-learn with ``labels`` fixed and ``zero_division=0``: the macro mean runs over all
+labels of the data, and a label without a prediction or without a text counts 0 where that is undefined.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Scores:
+    """The figures of one classifier on one split, each between 0 and 1."""
+
+    accuracy: float
+    precision: float
+    recall: float
+    f1: float
+
+
+@dataclass(frozen=True)
+class PerClass:
+    """The figures of each label; arrays of shape ``(..., n_labels)``."""
+
+    precision: Floats
+    recall: Floats
+    f1: Floats
+    support: npt.NDArray[np.int64]
+
+
+def confusion_matrix(
+    labels: npt.NDArray[np.int64], predictions: npt.NDArray[np.int64], n_labels: int
+) -> npt.NDArray[np.int64]:
+    """Counts of shape ``(n_labels, n_labels)``: rows are the true labels, columns the predictions."""
+    cells = np.bincount(labels * n_labels + predictions, minlength=n_labels * n_labels)
+    return cells.reshape(n_labels, n_labels).astype(np.int64)
+
+
+def per_class(confusion: npt.NDArray[np.int64]) -> PerClass:
+    """Precision, recall and F1 of each label, 0 where undefined.
+
+    Args:
+        confusion: Counts of shape ``(..., n_labels, n_labels)``.
+    """
+    hits = np.diagonal(confusion, axis1=-2, axis2=-1).astype(np.float64)
+    support, predicted = confusion.sum(axis=-1), confusion.sum(axis=-2)
+    return PerClass(
+        precision=_ratio(hits, predicted),
+        recall=_ratio(hits, support),
+        f1=_ratio(2 * hits, support + predicted),
+        support=support,
+    )
+
+
+def scores(confusion: npt.NDArray[np.int64]) -> Scores:
+    """Accuracy and macro means over all labels, from counts of shape ``(n_labels, n_labels)``."""
+    columns = per_class(confusion)
+    return Scores(
+        accuracy=float(np.trace(confusion) / max(1, confusion.sum())),
+        precision=float(columns.precision.mean()),
+        recall=float(columns.recall.mean()),
+        f1=float(columns.f1.mean()),
+    )
+
+
+def macro_f1(confusion: npt.NDArray[np.int64]) -> Floats:
+    """Macro F1 of many confusion matrices at once: ``(..., n_labels, n_labels)`` to ``(...)``."""
+    means: Floats = per_class(confusion).f1.mean(axis=-1)
+    return means
+
+
+def _ratio(part: Floats, whole: npt.NDArray[np.int64]) -> Floats:
+    """``part / whole``, 0 where ``whole`` is 0."""
+    return np.divide(part, whole, out=np.zeros_like(part), where=whole != 0)

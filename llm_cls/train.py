@@ -1,0 +1,99 @@
+"""``python -m llm_cls.train [group=choice] [key=value] [--multirun]``: one run, or a sweep of them."""
+
+import logging
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+
+from llm_cls.cli import quiet_libraries, run_command
+from llm_cls.config import parse_config
+from llm_cls.errors import LlmClsError, RunInterrupted
+from llm_cls.hydra_config import CONF, allow_numeric_choices, explain
+
+log = logging.getLogger(__name__)
+
+
+def main() -> None:
+    """The command, with Hydra's own errors made readable."""
+    allow_numeric_choices()
+    # Hydra prints errors and exits by itself unless this is set; run_command gives them their exit codes.
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")
+    decorated = hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(_task)
+    try:
+        decorated()
+    except (HydraException, OmegaConfBaseException, ValueError) as error:
+        if (explained := explain(error, sys.argv[1:])) is None:
+            raise
+        raise explained from error
+
+
+def _task(tree: DictConfig) -> float | None:
+    """One run; the value is the best val F1, for Hydra's optimizing sweepers."""
+    directory = Path(HydraConfig.get().runtime.output_dir)
+    overrides = list(HydraConfig.get().overrides.task)
+    try:
+        config = parse_config(tree)
+        from llm_cls.training.run import run  # torch takes seconds to import, a misspelt key need not wait
+
+        quiet_libraries()
+        metrics = run(config, directory, overrides)
+    except (LlmClsError, OSError):
+        _remove_if_empty(directory)
+        raise
+    except RunInterrupted as error:
+        where = os.path.relpath(directory)
+        raise RunInterrupted(f"{error}. Go on with the same command and hydra.run.dir={where}") from None
+    print(_summary(metrics, directory))
+    value: float | None = metrics["val"]["f1"]
+    return value
+
+
+def _remove_if_empty(directory: Path) -> None:
+    """Leaves nothing behind where a run ended before it began."""
+    traces = {"train.log", ".lock"}
+    names = {path.name for path in directory.iterdir()} if directory.is_dir() else {"-"}
+    if names <= traces:
+        for name in names:
+            (directory / name).unlink()
+        for folder in (directory, *list(directory.parents)[:3]):
+            if any(folder.iterdir()) or folder == Path.cwd():
+                break
+            folder.rmdir()
+
+
+def _summary(metrics: dict[str, Any], directory: Path) -> str:
+    """The end of a run: scores, where they are, what to type next."""
+    where = os.path.relpath(directory)
+    test, val = metrics["test"], metrics["val"]
+    lines = [""]
+    if test["f1"] is None:
+        lines += ["The training diverged: no epoch gave finite scores. Try a smaller optimizer.lr."]
+    else:
+        low, high = test["f1_ci95"]
+        lines += [
+            f"Best epoch {metrics['best_epoch']} of {metrics['epochs_run']}, chosen on val; {metrics['seconds']['total']:.0f} s",
+            f"  val   F1 {val['f1']:.4f}   accuracy {val['accuracy']:.4f}   ({val['n']} texts)",
+            f"  test  F1 {test['f1']:.4f}   accuracy {test['accuracy']:.4f}   ({test['n']} texts; 95% of F1: {low:.4f} to {high:.4f})",
+        ]
+        if metrics["status"] == "diverged":
+            lines += ["The training diverged after that epoch. Try a smaller optimizer.lr."]
+        if metrics["collapsed"]:
+            lines += ["Collapsed: half of the labels or more are never predicted. Try another optimizer.lr."]
+    lines += [f"Run directory: {where}"]
+    if test["f1"] is not None:
+        lines += [
+            "Next:",
+            f"  python -m llm_cls.predict run={where} input=texts.csv output=labels.csv",
+        ]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))

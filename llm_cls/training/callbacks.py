@@ -1,0 +1,201 @@
+"""What happens at the end of each epoch: history, best epoch, checkpoint, progress."""
+
+import logging
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint, TQDMProgressBar
+from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
+from lightning.pytorch.plugins.io import TorchCheckpointIO
+from safetensors.torch import load_file, save_file
+
+from llm_cls.errors import ArtifactError
+from llm_cls.files import atomic_path, write_jsonl
+from llm_cls.training.hardware import peak_memory_gib
+from llm_cls.training.module import ClassifierModule
+
+log = logging.getLogger(__name__)
+
+LAST = "last.ckpt"
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Checkpoints that are whole or absent, and that are read without running any code in them."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        """Writes beside the target and renames."""
+        with atomic_path(Path(path)) as temporary:
+            torch.save(checkpoint, temporary)
+
+    def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
+        """Reads tensors and plain values only.
+
+        Raises:
+            ArtifactError: The file is damaged.
+        """
+        try:
+            checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        except Exception as error:  # torch raises many kinds for a damaged file
+            raise ArtifactError(
+                f"{path} is damaged: {str(error).splitlines()[0]} Remove the run directory and start again"
+            ) from None
+        return checkpoint
+
+
+class RunRecorder(Checkpoint):
+    """Keeps the run directory in step with the training.
+
+    After each epoch: the best weights so far, then the checkpoint, then the history. A kill between any
+    two of them loses at most the epoch, which is trained again with the same numbers.
+
+    Attributes:
+        history: The lines of ``history.jsonl``.
+        best_epoch: Counted from 1; None while no epoch gave finite scores.
+        diverged: Whether the loss or a score stopped being a number.
+        done: Whether training has ended.
+    """
+
+    def __init__(self, directory: Path, tokens_per_epoch: int) -> None:
+        """Writes below ``directory``."""
+        self._directory, self._tokens_per_epoch = directory, tokens_per_epoch
+        self.history: list[dict[str, Any]] = []
+        self.best_epoch: int | None = None
+        self.diverged = False
+        self.done = False
+        self._best_f1 = float("-inf")
+        self._started = 0.0
+        self._train_seconds = 0.0
+
+    @property
+    def state_key(self) -> str:
+        """Name in the checkpoint."""
+        return "run_recorder"
+
+    def state_dict(self) -> dict[str, Any]:
+        """What resuming needs."""
+        return {
+            "history": self.history,
+            "best_epoch": self.best_epoch,
+            "best_f1": self._best_f1,
+            "diverged": self.diverged,
+            "done": self.done,
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Goes on from ``state_dict``."""
+        self.history = state_dict["history"]
+        self.best_epoch, self._best_f1 = state_dict["best_epoch"], state_dict["best_f1"]
+        self.diverged, self.done = state_dict["diverged"], state_dict["done"]
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Trains no further where the last epoch was the run's last."""
+        trainer.should_stop = bool(checkpoint["callbacks"][self.state_key]["done"])
+
+    def _best_path(self, epoch: int) -> Path:
+        return self._directory / "checkpoints" / f"best-{epoch:03d}.safetensors"
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Starts the clock."""
+        self._started = time.perf_counter()
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Stops the clock for the training part."""
+        if trainer.state.fn == "fit":
+            if pl_module.device.type == "cuda":
+                torch.cuda.synchronize(pl_module.device)
+            self._train_seconds = time.perf_counter() - self._started
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Records the epoch."""
+        assert isinstance(pl_module, ClassifierModule)
+        epoch = trainer.current_epoch + 1
+        val = pl_module.evaluations["val"]
+        train_loss = float(pl_module.train_loss.compute())
+        pl_module.train_loss.reset()
+        optimizer: Any = pl_module.optimizers()
+        row = {
+            "epoch": epoch,
+            "train_loss": train_loss,
+            "val": val.figures(),
+            "lr": optimizer.param_groups[0]["lr"],
+            "seconds": time.perf_counter() - self._started,
+            "tokens_per_second": self._tokens_per_epoch / self._train_seconds,
+            "peak_memory_gib": peak_memory_gib(pl_module.device),
+        }
+        self.history.append(row)
+        self.diverged = not (val.finite and torch.isfinite(torch.tensor(train_loss)))
+        better = val.finite and val.f1 > self._best_f1  # the first of equals stays
+        if better:
+            self.best_epoch, self._best_f1 = epoch, val.f1
+            if trainer.is_global_zero:
+                with atomic_path(self._best_path(epoch)) as temporary:
+                    save_file(pl_module.trainable_state(), temporary)
+        if self.diverged:  # what is not a number never becomes one again
+            trainer.should_stop = True
+        self.done = trainer.should_stop or epoch == trainer.max_epochs
+        trainer.save_checkpoint(self._directory / "checkpoints" / LAST)
+        if trainer.is_global_zero:
+            write_jsonl(self._directory / "history.jsonl", self.history)
+            if better:
+                self._remove_all_but_best()
+            log.info(
+                "Epoch %d/%d: train loss %.4f, val loss %.4f, val F1 %.4f%s, %.0f s",
+                epoch, trainer.max_epochs, train_loss, val.loss, val.f1, " (best)" if better else "", row["seconds"],
+            )  # fmt: skip
+        flat = {f"val/{name}": value for name, value in val.figures().items() if value is not None}
+        figures = {k: row[k] for k in ("lr", "seconds", "tokens_per_second", "peak_memory_gib")}
+        for logger in trainer.loggers:
+            logger.log_metrics({"epoch": epoch, "train/loss": train_loss, **flat, **figures}, step=epoch)
+
+    def _remove_all_but_best(self) -> None:
+        for path in (self._directory / "checkpoints").glob("best-*.safetensors"):
+            if self.best_epoch is None or path != self._best_path(self.best_epoch):
+                path.unlink()
+
+    def load_best(self, module: ClassifierModule) -> bool:
+        """Puts the best epoch's weights into ``module``; False where there is none."""
+        if self.best_epoch is None:
+            return False
+        path = self._best_path(self.best_epoch)
+        try:
+            state = load_file(path)
+        except Exception as error:
+            raise ArtifactError(f"{path} is missing or damaged: {error}. Remove the run directory and start again") from None
+        module.load_trainable_state(state, str(path))
+        return True
+
+
+class ProgressBar(TQDMProgressBar):
+    """Lightning's progress bar, counting epochs from 1; where nobody watches, a few lines instead of hundreds."""
+
+    def __init__(self, steps_per_epoch: int) -> None:
+        """Sizes the refresh interval for a terminal or a log file."""
+        self._watched = sys.stderr.isatty()
+        super().__init__(refresh_rate=1 if self._watched else max(1, steps_per_epoch // 4), leave=False)
+
+    def init_validation_tqdm(self) -> Tqdm:
+        """The bar of an evaluation, which a log file can do without."""
+        bar = super().init_validation_tqdm()
+        bar.disable = bar.disable or not self._watched
+        return bar
+
+    def init_test_tqdm(self) -> Tqdm:
+        """See ``init_validation_tqdm``."""
+        bar = super().init_test_tqdm()
+        bar.disable = bar.disable or not self._watched
+        return bar
+
+    def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
+        """Loss and val F1, without the version number of a logger."""
+        items = super().get_metrics(trainer, pl_module)
+        items.pop("v_num", None)
+        return items
+
+    def on_train_epoch_start(self, trainer: Trainer, *_: Any) -> None:
+        """Shows which epoch of how many begins."""
+        super().on_train_epoch_start(trainer)
+        self.train_progress_bar.set_description(f"Epoch {trainer.current_epoch + 1}/{trainer.max_epochs}")

@@ -1,0 +1,84 @@
+"""One process per device.
+
+Lightning starts the other ranks by running ``sys.argv`` again, which under ``--multirun`` makes every rank
+run its own whole sweep. Here the run that Hydra composed writes ``config.yaml``, and every rank is a fresh
+process that reads that file: one configuration by construction, in a sweep as in a single run.
+"""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import FrameType
+
+from llm_cls.errors import EXIT_INTERRUPTED
+
+_GRACE_SECONDS = 5.0
+
+
+def launched_from_outside() -> bool:
+    """Whether torchrun, SLURM or ``launch_ranks`` started this process as one rank of several."""
+    return "LOCAL_RANK" in os.environ or int(os.environ.get("SLURM_NTASKS", "1")) > 1
+
+
+def launch_ranks(directory: Path, devices: int) -> int:
+    """Runs ``llm_cls.training.rank`` once per device and waits for all of them.
+
+    If one fails the others are ended: they would wait for it forever.
+
+    Returns:
+        The exit code: 0, that of the first rank that failed, or 75 if this process was interrupted.
+    """
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    base = os.environ | {
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "WORLD_SIZE": str(devices),
+        "NODE_RANK": "0",
+        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // devices))),
+    }
+    interrupted = False
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        nonlocal interrupted
+        interrupted = True
+
+    handlers = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
+    ranks: list[subprocess.Popen[bytes]] = []
+    try:
+        for rank in range(devices):
+            command = [sys.executable, "-m", "llm_cls.training.rank", str(directory)]
+            # A session of its own: Ctrl-C reaches this process alone, which then ends the ranks together.
+            environment = base | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+            ranks.append(subprocess.Popen(command, env=environment, start_new_session=True))
+        while not interrupted:
+            codes = [rank.poll() for rank in ranks]
+            if failed := [code for code in codes if code not in (None, 0)]:
+                return next((code for code in failed if code and code > 0), 1)
+            if all(code == 0 for code in codes):
+                return 0
+            time.sleep(0.05)
+        return EXIT_INTERRUPTED
+    finally:
+        _end(ranks)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+
+
+def _end(ranks: list[subprocess.Popen[bytes]]) -> None:
+    """Ends what still runs; every file that a rank writes is whole or absent at any time."""
+    running = [rank for rank in ranks if rank.poll() is None]
+    for rank in running:
+        rank.terminate()
+    deadline = time.monotonic() + _GRACE_SECONDS
+    for rank in running:
+        try:
+            rank.wait(max(0.0, deadline - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            rank.kill()
+            rank.wait()

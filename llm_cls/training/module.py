@@ -1,0 +1,141 @@
+"""The LightningModule: one call of ``training_step`` is one optimizer step."""
+
+from typing import Any
+
+import torch
+from lightning import LightningModule
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.optim import Optimizer
+from torchmetrics import MeanMetric
+from typing_extensions import Self
+
+from llm_cls.config import Config
+from llm_cls.data.batches import Batch, Step
+from llm_cls.data.datamodule import TextDataModule
+from llm_cls.errors import ArtifactError
+from llm_cls.model.classifier import TextClassifier
+from llm_cls.training.distributed import gather_logits, sum_gradients
+from llm_cls.training.evaluation import Evaluation, evaluate
+from llm_cls.training.optimizer import build_optimizer, build_schedule
+
+_LOG_EVERY_STEPS = 10  # reading the loss waits for the device
+
+
+class ClassifierModule(LightningModule):
+    """Trains and scores a ``TextClassifier``.
+
+    The optimizer is stepped by hand, because an optimizer step here is a fixed set of texts over all
+    devices and micro batches: each micro batch adds its part of the mean over that set.
+
+    Attributes:
+        evaluations: The latest judgement of "val" and "test".
+    """
+
+    def __init__(self, classifier: TextClassifier, config: Config, data: TextDataModule) -> None:
+        """Takes a built classifier."""
+        super().__init__()
+        self.automatic_optimization = False
+        self.strict_loading = False  # checkpoints hold what is trained; on_load_checkpoint checks that
+        self.classifier, self._config, self._data = classifier, config, data
+        self.train_loss = MeanMetric(nan_strategy="disable")  # a diverged run must show
+        self.evaluations: dict[str, Evaluation] = {}
+        self._logits: list[Tensor] = []
+        self._indices: list[int] = []
+
+    def cpu(self) -> Self:
+        """Stays where it is: Lightning would move gigabytes off the device after each stage and back again."""
+        return self
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """AdamW and its schedule per step."""
+        optimizer = build_optimizer(self.classifier, self._config.optimizer)
+        schedule = build_schedule(
+            optimizer, self._config.optimizer, self._data.steps_per_epoch, self._config.trainer.max_epochs
+        )
+        return {"optimizer": optimizer, "lr_scheduler": schedule}
+
+    def on_train_epoch_start(self) -> None:
+        """Gives each epoch its own random numbers, so that a resumed run draws what it would have drawn."""
+        self.classifier.train()
+        torch.manual_seed(self._config.seed + 1_000_003 * (self.current_epoch * self.trainer.world_size + self.global_rank))
+
+    def training_step(self, step: Step, batch_idx: int) -> None:
+        """One optimizer step over all devices."""
+        optimizer: Any = self.optimizers()
+        total = torch.zeros((), device=self.device)
+        for batch in step.micro_batches:
+            logits = self.classifier(batch)
+            loss = F.cross_entropy(logits, batch.labels, reduction="sum") / step.n_texts
+            with torch.autocast(self.device.type, enabled=False):  # autocast is for the forward pass alone
+                self.manual_backward(loss)
+            total += loss.detach()
+        sum_gradients(self)
+        optimizer.step()
+        optimizer.zero_grad()
+        schedule: Any = self.lr_schedulers()
+        schedule.step()
+        mine = sum(len(batch.lengths) for batch in step.micro_batches)
+        if mine:
+            self.train_loss.update(total * (step.n_texts / mine), weight=mine)
+        if batch_idx % _LOG_EVERY_STEPS == 0:
+            self.log("loss", total * self.trainer.world_size, prog_bar=True, logger=False)
+
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        """Clips the gradients, which are unscaled and summed over the devices by now."""
+        if (limit := self._config.optimizer.max_grad_norm) is not None:
+            nn.utils.clip_grad_norm_([p for p in self.parameters() if p.requires_grad], limit)
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Keeps the logits of a batch."""
+        self._logits.append(self.classifier(batch))
+        self._indices += batch.indices
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        """Keeps the logits of a batch."""
+        self.validation_step(batch, batch_idx)
+
+    def on_validation_epoch_end(self) -> None:
+        """Judges the val split."""
+        self._judge("val")
+        self.log("val/f1", self.evaluations["val"].f1, prog_bar=True, logger=False)
+
+    def on_test_epoch_end(self) -> None:
+        """Judges the test split."""
+        self._judge("test")
+
+    def _judge(self, split: str) -> None:
+        labels = self._data.labels(split)
+        n_labels = len(self._data.corpus.labels)
+        logits = gather_logits(self._logits, self._indices, len(labels), n_labels)
+        self.evaluations[split] = evaluate(logits, labels)
+        self._logits, self._indices = [], []
+
+    def trainable_state(self) -> dict[str, Tensor]:
+        """The tensors that training changes, on the CPU."""
+        return {name: p.detach().cpu().contiguous() for name, p in self.classifier.trainable_state().items()}
+
+    def load_trainable_state(self, state: dict[str, Tensor], source: str) -> None:
+        """Puts back what ``trainable_state`` gave.
+
+        Raises:
+            ArtifactError: Some tensor is missing, unknown or of another shape; ``source`` names the file.
+        """
+        own = self.classifier.trainable_state()
+        wrong = [name for name in own if name not in state or state[name].shape != own[name].shape]
+        if wrong or len(state) != len(own):
+            example = (wrong or sorted(state.keys() - own.keys()))[0]
+            raise ArtifactError(f"{source} does not fit the model: {example!r} is missing, unknown or of another shape")
+        with torch.no_grad():
+            for name, parameter in own.items():
+                parameter.copy_(state[name])
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Leaves the frozen weights out: they are gigabytes and never change."""
+        checkpoint["state_dict"] = self.trainable_state()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Restores what is trained, and checks that all of it is there."""
+        self.load_trainable_state(checkpoint["state_dict"], "checkpoints/last.ckpt")
+        checkpoint["state_dict"] = {}

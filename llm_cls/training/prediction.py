@@ -1,0 +1,99 @@
+"""New texts through a finished run."""
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from tqdm import tqdm
+
+from llm_cls.config import Config, TrainerConfig, read_config
+from llm_cls.data.batches import EvalBatches
+from llm_cls.data.table import column, read_rows
+from llm_cls.data.template import render
+from llm_cls.data.tokenizer import load_tokenizer
+from llm_cls.data.tokens import Tokens, tokenize
+from llm_cls.errors import ArtifactError, ConfigError, DataError
+from llm_cls.model.artifact import load_artifact, read_labels, verify_artifact
+from llm_cls.model.classifier import TextClassifier
+from llm_cls.model.decoder import load_architecture, load_decoder
+from llm_cls.training.distributed import gather_logits
+from llm_cls.training.evaluation import log_softmax
+from llm_cls.training.hardware import Hardware, resolve_hardware
+from llm_cls.training.run import read_metrics
+
+if TYPE_CHECKING:
+    from llm_cls.predict import PredictConfig
+
+
+def predict_file(arguments: "PredictConfig") -> tuple[list[str], tuple[str, ...], npt.NDArray[np.float64]]:
+    """The labels and their probabilities for every text of a table, in its order.
+
+    Returns:
+        ``(ids, labels, probabilities)``; the probabilities have shape ``(n, n_labels)``.
+
+    Raises:
+        LlmClsError: The run isn't finished or is damaged, or the table is not as it must be.
+    """
+    if not arguments.run.is_dir():
+        raise ConfigError(f"run={arguments.run} is not a folder. Give the run directory that training printed")
+    metrics = read_metrics(arguments.run)
+    if metrics is None:
+        raise ArtifactError(f"run={arguments.run} is not a finished run: it has no metrics.json. Finish the training")
+    folder = arguments.run / "model"
+    if metrics["best_epoch"] is None:
+        raise ArtifactError(f"run={arguments.run} diverged before its first epoch ended, so it has no model")
+    verify_artifact(folder)
+    config = read_config(arguments.run / "config.yaml")
+    ids, pieces = _read_texts(arguments, config)
+    hardware = resolve_hardware(TrainerConfig(accelerator=arguments.accelerator))
+    architecture = load_architecture(config.model)
+    own = {"name": str(folder), "tokenizer": None, "revision": None}
+    tokenizer = load_tokenizer(config.model.model_copy(update=own), architecture.eos_token_id)
+    tokens = tokenize(pieces, tokenizer, config.data.max_length, config.data.truncation)
+    dtype = torch.float32 if config.lora.full else hardware.frozen_dtype
+    classifier = load_artifact(load_decoder(config.model, architecture, dtype, hardware.device), config, folder)
+    labels = read_labels(folder)
+    logits = predict_logits(classifier, tokens, len(labels), arguments.batch_size, hardware)
+    if not np.isfinite(logits).all():
+        raise ArtifactError(f"run={arguments.run} gives scores that are not numbers; train it again")
+    return ids, labels, np.exp(log_softmax(logits.astype(np.float64)))
+
+
+def _read_texts(arguments: "PredictConfig", config: Config) -> tuple[list[str], list[tuple[str, str]]]:
+    """Ids and template pieces of the input; the columns are those of the training data unless named."""
+    if arguments.output.resolve() == arguments.input.resolve():
+        raise ConfigError("output must not be the input file")
+    rows = read_rows(arguments.input, config.data.cache_dir)
+    if not rows:
+        raise DataError(f"{arguments.input}: no texts in it")
+    data = config.data
+    body_name = arguments.text or arguments.body or data.text or data.body or "body"
+    bodies = column(rows, body_name, "text" if data.text else "body", arguments.input)
+    titles = [""] * len(rows)
+    if config.template.uses_title:
+        titles = column(rows, arguments.title or data.title or "title", "title", arguments.input)
+    id_name = arguments.id or data.id or "id"
+    ids = [row[id_name] for row in rows] if id_name in rows[0] else [str(i + 1) for i in range(len(rows))]
+    pieces = [render(config.template.text, title, body) for title, body in zip(titles, bodies, strict=True)]
+    return ids, pieces
+
+
+@torch.inference_mode()
+def predict_logits(
+    classifier: TextClassifier, tokens: Tokens, n_labels: int, batch_size: int, hardware: Hardware
+) -> npt.NDArray[np.float32]:
+    """Logits of all texts, shape ``(n, n_labels)``, in their order."""
+    batches = EvalBatches(tokens, np.full(len(tokens), -1, np.int64), batch_size)
+    logits, indices = [], []
+    autocast = torch.autocast(hardware.device.type, hardware.frozen_dtype, enabled=hardware.precision != "32-true")
+    with autocast, tqdm(total=len(tokens), desc="Predicting", unit="text") as progress:
+        for i in range(len(batches)):
+            batch = batches[i]
+            batch.input_ids = batch.input_ids.to(hardware.device)
+            logits.append(classifier(batch))
+            indices += batch.indices
+            progress.update(len(batch.lengths))
+    return gather_logits(logits, indices, len(tokens), n_labels)
+
+

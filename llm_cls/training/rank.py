@@ -1,0 +1,36 @@
+"""One rank of a run on several devices: ``python -m llm_cls.training.rank RUN_DIRECTORY``."""
+
+import json
+import logging
+import os
+import sys
+import threading
+import time
+from pathlib import Path
+
+from llm_cls.cli import quiet_libraries, run_command
+from llm_cls.config import read_config
+from llm_cls.errors import EXIT_INTERRUPTED
+from llm_cls.training.run import prepare, train
+
+
+def main() -> None:
+    """Trains as this process's rank."""
+    directory = Path(sys.argv[1])
+    quiet_libraries()
+    logging.basicConfig(level=logging.INFO if os.environ["RANK"] == "0" else logging.ERROR, format="%(message)s")
+    threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
+    config = read_config(directory / "config.yaml")
+    record = json.loads((directory / "run.json").read_text(encoding="utf-8"))
+    train(config, directory, prepare(config), record)
+
+
+def _end_with_parent(parent: int) -> None:
+    """Ends this process soon after its parent was killed: its lock is free then, and others may go on."""
+    while os.getppid() == parent:
+        time.sleep(0.5)
+    os._exit(EXIT_INTERRUPTED)
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))

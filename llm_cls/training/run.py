@@ -1,0 +1,250 @@
+"""One run, from its configuration to ``metrics.json``."""
+
+import json
+import logging
+import os
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import filelock
+import torch
+from lightning import Trainer
+from lightning.pytorch.callbacks import Callback, EarlyStopping
+from tqdm.contrib.logging import logging_redirect_tqdm
+from transformers import PretrainedConfig
+
+from llm_cls.config import Config, dump_config
+from llm_cls.data.corpus import Corpus
+from llm_cls.data.datamodule import TextDataModule
+from llm_cls.data.load import load_corpus
+from llm_cls.data.tokenizer import Tokenizer, load_tokenizer
+from llm_cls.errors import ArtifactError, ConfigError, LlmClsError, ResourceError
+from llm_cls.files import write_json, write_text
+from llm_cls.model.artifact import save_artifact
+from llm_cls.model.classifier import build_classifier
+from llm_cls.model.decoder import load_architecture, load_decoder, model_revision, positions
+from llm_cls.training.callbacks import LAST, AtomicCheckpointIO, ProgressBar, RunRecorder
+from llm_cls.training.distributed import ReplicatedStrategy, check_same_on_all
+from llm_cls.training.hardware import Hardware, resolve_hardware
+from llm_cls.training.launch import launch_ranks, launched_from_outside
+from llm_cls.training.module import ClassifierModule
+from llm_cls.training.record import (
+    check_same_run,
+    describe_run,
+    identity,
+    now,
+    run_id,
+    summarize,
+    write_predictions,
+)
+from llm_cls.training.wandb_logging import RunLogger, run_logger
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a run needs before any weight is loaded: all of it checked."""
+
+    hardware: Hardware
+    corpus: Corpus
+    architecture: PretrainedConfig
+    tokenizer: Tokenizer
+    identity: dict[str, Any]
+
+
+def run(config: Config, directory: Path, overrides: Sequence[str]) -> dict[str, Any]:
+    """Trains, scores and saves what ``config`` describes, in ``directory``.
+
+    A run that is finished there is not repeated; one that was interrupted goes on after its last epoch.
+
+    Args:
+        config: The validated configuration.
+        directory: The run directory; made if need be.
+        overrides: The command line, for the record.
+
+    Returns:
+        The content of ``metrics.json``.
+
+    Raises:
+        LlmClsError: In one line, what a user can mend.
+    """
+    with _lock(directory):
+        inputs = prepare(config)
+        record = check_same_run(directory, inputs.identity)
+        if record is not None and (metrics := read_metrics(directory)) is not None:
+            log.info("%s is finished already; nothing is trained", directory)
+            return metrics
+        if record is None:
+            hardware = inputs.hardware
+            record = describe_run(
+                config, inputs.corpus, inputs.identity, overrides, hardware.description, hardware.world_size
+            )
+        if _is_first_process():
+            write_text(directory / "config.yaml", dump_config(config))
+            write_json(directory / "run.json", record)
+        if inputs.hardware.world_size > 1 and not launched_from_outside():
+            if code := launch_ranks(directory, inputs.hardware.devices):
+                error = LlmClsError("")  # the rank that failed has said why
+                error.exit_code = code
+                raise error
+        else:
+            train(config, directory, inputs, record)
+    metrics = read_metrics(directory)
+    assert metrics is not None
+    return metrics
+
+
+def prepare(config: Config) -> Inputs:
+    """Everything that can be checked before the weights are loaded.
+
+    Raises:
+        LlmClsError: In one line, what a user can mend.
+    """
+    hardware = resolve_hardware(config.trainer)
+    architecture = load_architecture(config.model)
+    limit = positions(architecture)
+    if limit is not None and config.data.max_length > limit:
+        raise ConfigError(
+            f"data.max_length must be <= {limit}, the positions of {config.model.name}, "
+            f"got {config.data.max_length}. Try data.max_length={limit}"
+        )
+    tokenizer = load_tokenizer(config.model, architecture.eos_token_id)
+    if tokenizer.vocab_size > architecture.vocab_size:
+        raise ConfigError(
+            f"model.tokenizer has {tokenizer.vocab_size} tokens, but {config.model.name} knows "
+            f"{architecture.vocab_size}. Give the tokenizer that belongs to the model"
+        )
+    corpus = load_corpus(config.data)
+    for warning in corpus.warnings:
+        log.warning("%s", warning)
+    if hardware.world_size > config.data.batch_size:
+        raise ConfigError(
+            f"trainer.devices must be <= data.batch_size ({config.data.batch_size}), got {hardware.world_size}"
+        )
+    parts = identity(config, corpus, tokenizer, model_revision(config.model, architecture), hardware.precision)
+    return Inputs(hardware, corpus, architecture, tokenizer, parts)
+
+
+def train(config: Config, directory: Path, inputs: Inputs, record: dict[str, Any]) -> None:
+    """The part of a run that needs the network; every rank of a run on several devices calls it."""
+    started = time.perf_counter()
+    corpus, tokenizer, hardware = inputs.corpus, inputs.tokenizer, inputs.hardware
+    data = TextDataModule(corpus, tokenizer, config.template, config.data, config.seed)
+    frozen_dtype = torch.float32 if config.lora.full else hardware.frozen_dtype
+    decoder = load_decoder(config.model, inputs.architecture, frozen_dtype, hardware.device)
+    checkpointing = config.engine.gradient_checkpointing
+    classifier = build_classifier(
+        decoder, config, len(corpus.labels), hardware.accelerator == "gpu" if checkpointing is None else checkpointing
+    )
+    parameters, trainable = classifier.count_parameters()
+    record["model"] |= {"parameters": parameters, "trainable_parameters": trainable}
+    log.info(
+        "%s on %s: %s parameters, %s of them trained; %s texts, %s labels",
+        config.model.name, corpus.name, f"{parameters:,}", f"{trainable:,}",
+        " / ".join(f"{len(t):,}" for t in corpus.splits.values()), len(corpus.labels),
+    )  # fmt: skip
+    module = ClassifierModule(classifier, config, data)
+    recorder = RunRecorder(directory, tokens_per_epoch=len(data.tokens["train"].ids))
+    with run_logger(config, directory, record) as logger, logging_redirect_tqdm():
+        trainer = _trainer(config, hardware, directory, recorder, logger, data.steps_per_epoch)
+        last = directory / "checkpoints" / LAST
+        if last.is_file():
+            log.info("Going on after the last epoch of %s", directory)
+        trainer.fit(module, datamodule=data, ckpt_path=last if last.is_file() else None)
+        check_same_on_all(record["run_id"], "configuration")
+        has_best = recorder.load_best(module)
+        trainer.validate(module, datamodule=data, verbose=False)
+        trainer.test(module, datamodule=data, verbose=False)
+        if not trainer.is_global_zero:
+            return
+        val, test = module.evaluations["val"], module.evaluations["test"]
+        for split, evaluation in module.evaluations.items():
+            path = directory / "predictions" / f"{split}.jsonl"
+            write_predictions(path, evaluation, corpus.splits[split], corpus)
+        if has_best:
+            save_artifact(classifier, tokenizer, corpus.labels, config, directory / "model")
+        status = "diverged" if recorder.diverged else "finished"
+        seconds = time.perf_counter() - started
+        metrics = summarize(status, recorder.best_epoch, recorder.history, seconds, val, test, corpus.labels)
+        logger.log_results(metrics, test, corpus)
+    write_json(directory / "run.json", record | {"finished_at": now()})
+    write_json(directory / "metrics.json", metrics)
+
+
+def read_metrics(directory: Path) -> dict[str, Any] | None:
+    """``metrics.json`` of a run; None while the run isn't finished.
+
+    Raises:
+        ArtifactError: The file is damaged.
+    """
+    path = directory / "metrics.json"
+    try:
+        metrics: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        raise ArtifactError(f"{path} is damaged: {error}. Remove it and run again") from None
+    return metrics
+
+
+def _trainer(
+    config: Config,
+    hardware: Hardware,
+    directory: Path,
+    recorder: RunRecorder,
+    logger: RunLogger,
+    steps_per_epoch: int,
+) -> Trainer:
+    callbacks: list[Callback] = [recorder]
+    if config.trainer.progress_bar:
+        callbacks.append(ProgressBar(steps_per_epoch))
+    if (patience := config.trainer.early_stopping_patience) is not None:
+        callbacks.append(EarlyStopping("val/f1", mode="max", patience=patience, check_finite=False))
+    return Trainer(
+        accelerator=hardware.accelerator,
+        devices=[hardware.device.index] if hardware.accelerator == "gpu" and hardware.devices == 1 else hardware.devices,
+        num_nodes=hardware.num_nodes,
+        strategy=ReplicatedStrategy() if hardware.world_size > 1 else "auto",
+        precision=hardware.precision,  # type: ignore[arg-type]
+        max_epochs=config.trainer.max_epochs,
+        callbacks=callbacks,
+        plugins=[AtomicCheckpointIO()],
+        logger=logger.lightning,
+        default_root_dir=directory,
+        enable_progress_bar=config.trainer.progress_bar,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,  # batches.py shares out the texts, each exactly once
+        reload_dataloaders_every_n_epochs=1,  # each epoch has its own order
+    )
+
+
+def _is_first_process() -> bool:
+    return int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0"))) == 0
+
+
+@contextmanager
+def _lock(directory: Path) -> Iterator[None]:
+    """Holds the run directory; the lock of a process that died is free.
+
+    Raises:
+        ResourceError: Another process holds it.
+    """
+    if not _is_first_process():
+        yield
+        return
+    directory.mkdir(parents=True, exist_ok=True)
+    lock = filelock.FileLock(directory / ".lock", blocking=False)
+    try:
+        lock.acquire()
+    except filelock.Timeout:
+        raise ResourceError(f"{directory} is in use by another process. Wait for it, or give another hydra.run.dir") from None
+    try:
+        yield
+    finally:
+        lock.release()
