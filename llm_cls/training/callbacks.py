@@ -156,6 +156,11 @@ class RunRecorder(Checkpoint):
             if self.best_epoch is None or path != self._best_path(self.best_epoch):
                 path.unlink()
 
+    def remove_checkpoints(self) -> None:
+        """Frees the space once the run is finished: ``model/`` holds the best weights, and nothing resumes."""
+        for path in (self._directory / "checkpoints").iterdir():
+            path.unlink()
+
     def load_best(self, module: ClassifierModule) -> bool:
         """Puts the best epoch's weights into ``module``; False where there is none."""
         if self.best_epoch is None:

@@ -173,6 +173,7 @@ def train(config: Config, directory: Path, inputs: Inputs, record: dict[str, Any
         logger.log_results(metrics, test, corpus)
     write_json(directory / "run.json", record | {"finished_at": now()})
     write_json(directory / "metrics.json", metrics)
+    recorder.remove_checkpoints()
 
 
 def read_metrics(directory: Path) -> dict[str, Any] | None:
