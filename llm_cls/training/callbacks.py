@@ -28,8 +28,8 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
         """Writes beside the target and renames."""
-        with atomic_path(Path(path)) as temporary:
-            torch.save(checkpoint, temporary)
+        with atomic_path(Path(path)) as temporary, temporary.open("wb") as file:  # a full disk is an OSError here
+            torch.save(checkpoint, file)
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
         """Reads tensors and plain values only.

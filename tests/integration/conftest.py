@@ -37,7 +37,9 @@ def article(label: str, draw: random.Random) -> bytes:
     words = WORDS[label].split()
     other = random.Random(draw.random()).choice(list(WORDS.values())).split()
     line = "、".join(draw.choices(words, k=8) + draw.choices(other, k=3))
-    return f"http://example.com/\n2012-01-01T00:00:00+0900\n{draw.choice(words)}の話題\n{line}。\n\n　{line}！\n".encode()
+    return (
+        f"http://example.com/\n2012-01-01T00:00:00+0900\n{draw.choice(words)}の話題\n{line}。\n\n　{line}！\n".encode()
+    )
 
 
 def write_archive(path: Path, per_label: int = 40) -> Path:
