@@ -212,10 +212,13 @@ class EngineConfig(Section):
 
     Attributes:
         name: Name of the engine.
-        gradient_checkpointing: Recompute activations in the backward pass; null: on accelerators.
+        gradient_checkpointing: Recompute activations in the backward pass: slower, less memory. null: with
+            "reference" on GPUs, with "fast" never.
+        compile: Whether the layers are compiled ("fast" only); null: on GPUs.
     """
 
-    name: Literal["reference"] = "reference"
+    name: Literal["fast", "reference"] = "fast"
+    compile: bool | None = None
     gradient_checkpointing: bool | None = None
 
 

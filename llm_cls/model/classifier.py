@@ -1,5 +1,6 @@
 """The classifier: decoder with adapter, pooling, linear head."""
 
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -9,6 +10,7 @@ from transformers import PreTrainedModel
 from llm_cls.config import Config
 from llm_cls.data.batches import Batch
 from llm_cls.model.lora import add_adapter
+from llm_cls.model.packed import make_fast, packed_states
 from llm_cls.model.pooling import pad, pool
 
 
@@ -18,6 +20,7 @@ class TextClassifier(nn.Module):
     Attributes:
         decoder: The pretrained network, a ``PeftModel`` where there is an adapter.
         head: Linear without bias, float32.
+        packed: Whether the texts of a batch are one sequence (``packed.py``) or padded side by side.
     """
 
     def __init__(self, decoder: nn.Module, hidden_size: int, n_labels: int, pooling: str) -> None:
@@ -26,15 +29,34 @@ class TextClassifier(nn.Module):
         self.decoder = decoder
         self.head = nn.Linear(hidden_size, n_labels, bias=False, dtype=torch.float32)
         self.pooling = pooling
+        self.packed = False
+        self._max_length = 0
 
     def forward(self, batch: Batch) -> Tensor:
         """Logits of ``batch``, float32, shape ``(n, n_labels)``."""
-        input_ids, attention_mask = pad(batch.input_ids, batch.lengths)
-        hidden = self.decoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
-        pooled = pool(hidden, batch.lengths, self.pooling)
+        if self.packed:
+            # What is frozen has the type of the arithmetic already; only full training still needs autocast.
+            frozen = not next(self.decoder.parameters()).requires_grad
+            with torch.autocast(batch.input_ids.device.type, enabled=False) if frozen else nullcontext():
+                pooled = packed_states(self.decoder, batch.input_ids, batch.lengths, self._max_length)
+        else:
+            input_ids, attention_mask = pad(batch.input_ids, batch.lengths)
+            hidden = self.decoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+            pooled = pool(hidden, batch.lengths, self.pooling)
         with torch.autocast(pooled.device.type, enabled=False):  # the head keeps float32 under mixed precision
             logits: Tensor = self.head(pooled.float())
         return logits
+
+    def use_fast_engine(self, decoder: PreTrainedModel, compiled: bool, max_length: int) -> None:
+        """Packs the texts from now on, where that gives what padding gives.
+
+        Args:
+            decoder: The pretrained network inside ``self.decoder``.
+            compiled: Whether its layers are compiled.
+            max_length: Tokens per text at most.
+        """
+        self._max_length = max_length
+        self.packed = self.pooling == "last" and make_fast(self.decoder, decoder, compiled)
 
     def trainable_state(self) -> dict[str, Tensor]:
         """The tensors that training changes, by name: adapter and head, or all of them."""
@@ -65,4 +87,8 @@ def build_classifier(
         torch.manual_seed(config.seed)
         network = add_adapter(decoder, config.lora) if config.lora.enabled else decoder
         classifier = TextClassifier(network, hidden_size, n_labels, config.model.pooling)
-    return classifier.to(device)
+    classifier.to(device)
+    if config.engine.name == "fast":
+        compiled = device.type == "cuda" if config.engine.compile is None else config.engine.compile
+        classifier.use_fast_engine(decoder, compiled, config.data.max_length)
+    return classifier

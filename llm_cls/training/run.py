@@ -134,12 +134,8 @@ def train(config: Config, directory: Path, inputs: Inputs, record: dict[str, Any
     started = time.perf_counter()
     corpus, tokenizer, hardware = inputs.corpus, inputs.tokenizer, inputs.hardware
     data = TextDataModule(corpus, tokenizer, config.template, config.data, config.seed)
-    frozen_dtype = torch.float32 if config.lora.full else hardware.frozen_dtype
-    decoder = load_decoder(config.model, inputs.architecture, frozen_dtype, hardware.device, config.seed)
-    checkpointing = config.engine.gradient_checkpointing
-    classifier = build_classifier(
-        decoder, config, len(corpus.labels), hardware.accelerator == "gpu" if checkpointing is None else checkpointing
-    )
+    module = build_module(config, inputs, data)
+    classifier = module.classifier
     parameters, trainable = classifier.count_parameters()
     record["model"] |= {"parameters": parameters, "trainable_parameters": trainable}
     log.info(
@@ -147,7 +143,6 @@ def train(config: Config, directory: Path, inputs: Inputs, record: dict[str, Any
         config.model.name, corpus.name, f"{parameters:,}", f"{trainable:,}",
         " / ".join(f"{len(t):,}" for t in corpus.splits.values()), len(corpus.labels),
     )  # fmt: skip
-    module = ClassifierModule(classifier, config, data)
     recorder = RunRecorder(directory, tokens_per_epoch=len(data.tokens["train"].ids))
     with run_logger(config, directory, record, _is_first_process()) as logger, logging_redirect_tqdm():
         trainer = _trainer(config, hardware, directory, recorder, logger, data.steps_per_epoch)
@@ -174,6 +169,18 @@ def train(config: Config, directory: Path, inputs: Inputs, record: dict[str, Any
     write_json(directory / "run.json", record | {"finished_at": now()})
     write_json(directory / "metrics.json", metrics)
     recorder.remove_checkpoints()
+
+
+def build_module(config: Config, inputs: Inputs, data: TextDataModule) -> ClassifierModule:
+    """The network on this process's device, ready to train."""
+    hardware = inputs.hardware
+    frozen_dtype = torch.float32 if config.lora.full else hardware.frozen_dtype
+    decoder = load_decoder(config.model, inputs.architecture, frozen_dtype, hardware.device, config.seed)
+    checkpointing = config.engine.gradient_checkpointing
+    if checkpointing is None:
+        checkpointing = config.engine.name == "reference" and hardware.accelerator == "gpu"
+    classifier = build_classifier(decoder, config, len(inputs.corpus.labels), checkpointing)
+    return ClassifierModule(classifier, config, data)
 
 
 def read_metrics(directory: Path) -> dict[str, Any] | None:

@@ -1,0 +1,119 @@
+"""``python -m llm_cls.benchmark [overrides] [engine=fast,reference]``: speed and memory on this machine."""
+
+import sys
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra.errors import HydraException
+from omegaconf.errors import OmegaConfBaseException
+
+from llm_cls.cli import quiet_libraries, run_command
+from llm_cls.config import Config, parse_config
+from llm_cls.errors import ConfigError
+from llm_cls.files import write_json
+from llm_cls.hydra_config import CONF, allow_numeric_choices, explain
+
+USAGE = """Usage: python -m llm_cls.benchmark [group=choice] [key=value] [engine=fast,reference]
+         [steps=20] [warmup=5] [fit=true] [output=FILE]
+Measures each engine in the ordinary training path and prints a table."""
+
+
+def main() -> None:
+    """The command."""
+    if {"-h", "--help"} & set(sys.argv[1:]):
+        print(USAGE)
+        return
+    allow_numeric_choices()
+    own, overrides = _own_arguments(sys.argv[1:])
+    configs = [_compose([*overrides, f"engine={engine}"]) for engine in own["engine"].split(",")]
+
+    from llm_cls.training.run import prepare  # torch takes seconds to import
+    from llm_cls.training.speed import largest_micro_batch, matmul_tflops, measure
+
+    quiet_libraries()
+    results: list[dict[str, Any]] = []
+    inputs = [prepare(config) for config in configs]
+    hardware = inputs[0].hardware
+    ceiling = matmul_tflops(hardware.device, hardware.frozen_dtype)
+    for config, given in zip(configs, inputs, strict=True):
+        row = measure(config, given, int(own["steps"]), int(own["warmup"]))
+        row["matmul_fraction"] = row["tflops"] / ceiling
+        if own["fit"] == "true":
+            row["largest_micro_batch"] = largest_micro_batch(config, given)
+        results.append(row)
+    reference = next((row for row in results if row["engine"] == "reference"), None)
+    for row in results:
+        row["times_reference"] = reference["step_seconds"] / row["step_seconds"] if reference else None
+    record = {
+        "results": results,
+        "overrides": overrides,
+        "device": hardware.description,
+        "precision": hardware.precision,
+        "matmul_tflops": ceiling,
+        "versions": _versions(),
+        "measured_at": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+    }
+    path = Path(own["output"])
+    write_json(path, record)
+    print(_table(record))
+    print(f"Written to {path}")
+
+
+def _own_arguments(arguments: list[str]) -> tuple[dict[str, str], list[str]]:
+    """What is the benchmark's own, and the overrides of a run's configuration."""
+    stamp = datetime.now(timezone.utc).strftime("%Y-%m-%d_%H-%M-%S")
+    own = {"engine": "fast,reference", "steps": "20", "warmup": "5", "fit": "true",
+           "output": f"outputs/benchmark/{stamp}.json"}  # fmt: skip
+    overrides = []
+    for argument in arguments:
+        key, _, value = argument.partition("=")
+        if key in own:
+            own[key] = value
+        else:
+            overrides.append(argument)
+    for key in ("steps", "warmup"):
+        if not own[key].isdigit() or int(own[key]) < 1:
+            raise ConfigError(f"{key} must be a whole number >= 1, got {own[key]!r}")
+    return own, overrides
+
+
+def _compose(overrides: list[str]) -> Config:
+    try:
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            return parse_config(compose("config", overrides=overrides))
+    except (HydraException, OmegaConfBaseException, ValueError) as error:
+        if (explained := explain(error, overrides)) is None:
+            raise
+        raise explained from error
+
+
+def _versions() -> dict[str, str]:
+    import torch
+    import transformers
+
+    return {"torch": torch.__version__, "transformers": transformers.__version__, "cuda": str(torch.version.cuda)}
+
+
+def _table(record: dict[str, Any]) -> str:
+    lines = [
+        f"{record['device']}, {record['precision']}, matrix products {record['matmul_tflops']:.1f} TFLOP/s",
+        f"{'engine':<10} {'s/step':>8} {'spread':>15} {'texts/s':>8} {'tokens/s':>9} {'s/epoch':>8} {'eval tok/s':>10} "
+        f"{'GiB':>6} {'first step':>10} {'of ceiling':>10} {'fits':>5} {'x reference':>11}",
+    ]
+    for row in record["results"]:
+        low, high = row["step_seconds_spread"]
+        ratio = f"{row['times_reference']:.2f}" if row["times_reference"] else "-"
+        lines.append(
+            f"{row['engine']:<10} {row['step_seconds']:>8.4f} {f'{low:.3f}-{high:.3f}':>15} "
+            f"{row['texts_per_second']:>8.1f} {row['tokens_per_second']:>9.0f} {row['epoch_seconds']:>8.1f} "
+            f"{row['evaluation_tokens_per_second']:>10.0f} {row['peak_memory_gib']:>6.1f} "
+            f"{row['first_step_seconds']:>10.1f} {row['matmul_fraction']:>10.0%} "
+            f"{row.get('largest_micro_batch', '-'):>5} {ratio:>11}"
+        )
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))

@@ -1,0 +1,165 @@
+"""How fast a configuration trains and evaluates here, measured inside the ordinary training path."""
+
+import gc
+import statistics
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback
+from torch import nn
+
+from llm_cls.config import Config
+from llm_cls.data.batches import Step, collate
+from llm_cls.data.datamodule import TextDataModule
+from llm_cls.training.hardware import peak_memory_gib
+from llm_cls.training.module import ClassifierModule
+from llm_cls.training.run import Inputs, build_module
+
+
+@dataclass
+class StepClock(Callback):
+    """Times every training step and every evaluation, each until the device is done with it."""
+
+    seconds: list[float] = field(default_factory=list)
+    tokens: list[int] = field(default_factory=list)
+    evaluation_seconds: float = 0.0
+    _started: float = 0.0
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Step, batch_idx: int) -> None:
+        """Starts the clock once the device is idle."""
+        self._started = _now(pl_module.device)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Step, batch_idx: int
+    ) -> None:
+        """Stops it."""
+        self.seconds.append(_now(pl_module.device) - self._started)
+        self.tokens.append(sum(sum(micro.lengths) for micro in batch.micro_batches))
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Starts the clock."""
+        self._started = _now(pl_module.device)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Stops it."""
+        self.evaluation_seconds = _now(pl_module.device) - self._started
+
+
+def _now(device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
+
+
+def measure(config: Config, inputs: Inputs, steps: int, warmup: int) -> dict[str, Any]:
+    """Speed and memory of one engine.
+
+    Args:
+        config: The run; its first steps are trained, nothing is written.
+        inputs: Of ``run.prepare``.
+        steps: Steps that are measured.
+        warmup: Steps before them: compilation, the allocator, the clocks of the device.
+
+    Returns:
+        A row of the benchmark's results.
+    """
+    hardware = inputs.hardware
+    device = hardware.device
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(device)
+    began = time.perf_counter()
+    data = TextDataModule(inputs.corpus, inputs.tokenizer, config.template, config.data, config.seed)
+    module = build_module(config, inputs, data)
+    built = time.perf_counter()
+    clock = StepClock()
+    trainer = Trainer(
+        accelerator=hardware.accelerator, devices=1, precision=hardware.precision,  # type: ignore[arg-type]
+        max_steps=warmup + steps, max_epochs=-1, callbacks=[clock], logger=False, enable_checkpointing=False,
+        enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0, limit_val_batches=0,
+        reload_dataloaders_every_n_epochs=1, use_distributed_sampler=False,
+    )  # fmt: skip
+    trainer.fit(module, datamodule=data)
+    seconds, tokens = clock.seconds[warmup:], clock.tokens[warmup:]
+    memory = peak_memory_gib(device)
+    rate = sum(tokens) / sum(seconds)
+    row = {
+        "engine": config.engine.name,
+        "packed": module.classifier.packed,
+        "step_seconds": statistics.median(seconds),
+        "step_seconds_spread": [min(seconds), max(seconds)],
+        "steps": len(seconds),
+        "texts_per_second": config.data.batch_size * len(seconds) / sum(seconds),
+        "tokens_per_second": rate,
+        "epoch_seconds": int(data.tokens["train"].lengths.sum()) / rate,
+        "evaluation_tokens_per_second": _evaluate(module, data, trainer, clock),
+        "peak_memory_gib": memory,
+        "first_step_seconds": built - began + clock.seconds[0],
+        "tflops": _flops_per_token(module) * rate / 1e12,
+    }
+    del module, trainer
+    gc.collect()
+    torch.compiler.reset()
+    return row
+
+
+def _evaluate(module: ClassifierModule, data: TextDataModule, trainer: Trainer, clock: StepClock) -> float:
+    """Tokens per second of scoring val, the second time."""
+    evaluator = Trainer(
+        accelerator=trainer.accelerator, devices=1, precision=trainer.precision, callbacks=[clock], logger=False,
+        enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
+        use_distributed_sampler=False,
+    )  # fmt: skip
+    for _ in range(2):
+        evaluator.validate(module, datamodule=data, verbose=False)
+    return int(data.tokens["val"].lengths.sum()) / clock.evaluation_seconds
+
+
+def _flops_per_token(module: ClassifierModule) -> float:
+    """Of the matrix products of a training step: forward, input gradient, and weight gradient where trained."""
+    total = 0.0
+    for layer in module.classifier.decoder.modules():
+        if isinstance(layer, nn.Linear):
+            total += layer.weight.numel() * (6 if layer.weight.requires_grad else 4)
+    return total
+
+
+def matmul_tflops(device: torch.device, dtype: torch.dtype) -> float:
+    """The matrix products that this device reaches on large random matrices."""
+    size = 8192 if device.type == "cuda" else 1024
+    a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
+    times = []
+    for _ in range(15):
+        began = _now(device)
+        for _ in range(4):
+            a @ b
+        times.append((_now(device) - began) / 4)
+    return 2 * size**3 / statistics.median(times[5:]) / 1e12
+
+
+def largest_micro_batch(config: Config, inputs: Inputs) -> int:
+    """How many texts of full length fit into one forward and backward pass, up to the batch; 0 if none does."""
+    data = TextDataModule(inputs.corpus, inputs.tokenizer, config.template, config.data, config.seed)
+    module = build_module(config, inputs, data)
+    tokens, device = data.tokens["train"], inputs.hardware.device
+    longest = np.argsort(-tokens.lengths)[: config.data.batch_size]
+    module.classifier.train()
+    fits, size = 0, 1
+    while size <= config.data.batch_size:
+        batch = collate(tokens, data.labels("train"), longest[:size])
+        try:
+            with torch.autocast(
+                device.type, inputs.hardware.frozen_dtype, enabled=inputs.hardware.precision != "32-true"
+            ):
+                batch.input_ids = batch.input_ids.to(device)
+                loss = module.classifier(batch).sum()
+            loss.backward()
+        except torch.OutOfMemoryError:
+            break
+        module.zero_grad()
+        fits, size = size, size * 2
+    return fits

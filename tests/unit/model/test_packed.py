@@ -1,0 +1,138 @@
+"""The fast engine against the reference, in float32: logits, loss and every gradient."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from llm_cls.config import Config, ModelConfig
+from llm_cls.data.batches import Batch
+from llm_cls.model.classifier import TextClassifier, build_classifier
+from llm_cls.model.decoder import load_architecture, load_decoder
+from llm_cls.model.packed import LeanLoraLinear
+
+from .test_model import TINY, config
+
+ARCHITECTURES: dict[str, dict[str, Any]] = {
+    "neox": {"model_type": "gpt_neox", "use_parallel_residual": False, "rotary_pct": 1.0, **TINY},
+    "neox-parallel": {"model_type": "gpt_neox", "use_parallel_residual": True, "rotary_pct": 0.25, **TINY},
+    "llama": {"model_type": "llama", "num_key_value_heads": 2, **TINY},
+    "gpt2": {"model_type": "gpt2", "n_embd": 32, "n_layer": 2, "n_head": 4, "vocab_size": 99}
+    | dict.fromkeys(("attn_pdrop", "embd_pdrop", "resid_pdrop"), 0.0),
+}
+
+
+def build(engine: str, architecture: str, *overrides: str) -> TextClassifier:
+    made: Config = config(f"engine={engine}", "data.max_length=64", *overrides)
+    model = ModelConfig(name="tiny", weights="random", architecture=ARCHITECTURES[architecture])
+    made = made.model_copy(update={"model": model})
+    decoder = load_decoder(model, load_architecture(model), torch.float32, torch.device("cpu"), 3)
+    classifier = build_classifier(decoder, made, 5, gradient_checkpointing=False)
+    generator = torch.Generator().manual_seed(1)
+    for name, parameter in classifier.named_parameters():
+        if "lora_B" in name:  # as after some training: at the start the adapter is the identity
+            parameter.data.normal_(std=0.1, generator=generator)
+    return classifier.train()
+
+
+def batch(lengths: list[int]) -> Batch:
+    ids = torch.randint(4, 99, (sum(lengths),), generator=torch.Generator().manual_seed(0))
+    return Batch(ids, torch.arange(len(lengths)) % 5, lengths, list(range(len(lengths))))
+
+
+@pytest.mark.parametrize("lengths", [[1], [64], [1, 1, 1], [3, 17, 64, 1], [64, 17, 3, 1], [9, 9]])
+@pytest.mark.parametrize("targets", ["null", "all-linear"])
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_fast_is_the_reference(architecture: str, targets: str, lengths: list[int]) -> None:
+    overrides = [f"lora.target_modules={targets}", "lora.lora_dropout=0", "lora.r=4"]
+    some, results = batch(lengths), []
+    for engine in ("reference", "fast"):
+        model = build(engine, architecture, *overrides)
+        assert model.packed == (engine == "fast")
+        logits = model(some)
+        loss = F.cross_entropy(logits, some.labels)
+        loss.backward()
+        results.append((logits, loss, {n: p.grad for n, p in model.named_parameters() if p.requires_grad}))
+    (logits, loss, gradients), (fast_logits, fast_loss, fast_gradients) = results
+    assert close(fast_logits, logits) and close(fast_loss, loss)
+    assert gradients.keys() == fast_gradients.keys()
+    for name, gradient in gradients.items():
+        assert gradient is not None and fast_gradients[name] is not None
+        assert close(fast_gradients[name], gradient), name
+
+
+def close(found: torch.Tensor, expected: torch.Tensor) -> bool:
+    """Within 1e-5 of the tensor's own norm."""
+    return bool((found - expected).norm() <= 1e-5 * expected.norm() + 1e-9)
+
+
+def test_the_lean_layer_is_used_and_keeps_the_parameters() -> None:
+    model = build("fast", "neox", "lora.target_modules=all-linear")
+    lean = [m for m in model.modules() if isinstance(m, LeanLoraLinear)]
+    assert len(lean) == 2 * 4
+    assert set(model.state_dict()) == set(build("reference", "neox", "lora.target_modules=all-linear").state_dict())
+
+
+def test_dropout_has_its_rate_and_one_mask_in_forward_and_backward() -> None:
+    """With one mask the layer is linear in its input: the gradient is the finite difference, exactly."""
+    model = build("fast", "neox", "lora.lora_dropout=0.25", "lora.r=4")
+    layer = next(m for m in model.modules() if isinstance(m, LeanLoraLinear)).double()
+    x = torch.randn(64, 32, dtype=torch.float64, requires_grad=True)
+    direction, weight = torch.randn_like(x), torch.randn(64, 96, dtype=torch.float64)
+
+    def value(given: torch.Tensor) -> torch.Tensor:
+        torch.manual_seed(5)
+        return (layer(given) * weight).sum()
+
+    value(x).backward()
+    assert x.grad is not None
+    step = 1e-3
+    difference = (value(x + step * direction) - value(x - step * direction)) / (2 * step)
+    assert difference.item() == pytest.approx((x.grad * direction).sum().item(), rel=1e-7)
+    for name, parameter in layer.named_parameters():
+        if "lora_" in name:
+            assert parameter.grad is not None
+            before, along = parameter.data.clone(), torch.randn_like(parameter)
+            parameter.data = before + step * along
+            above = value(x)
+            parameter.data = before - step * along
+            below = value(x)
+            parameter.data = before
+            found = ((above - below) / (2 * step)).item()
+            assert found == pytest.approx((parameter.grad * along).sum().item(), rel=1e-6), name
+    kept = (layer.lora_dropout["default"](torch.ones(200, 1000)) > 0).double().mean().item()
+    assert kept == pytest.approx(0.75, abs=0.005)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "overrides", "packed", "lean"),
+    [
+        ("neox", ["lora.use_dora=true"], True, 0),
+        ("neox", ["lora=none"], True, 0),
+        ("gpt2", ["lora.target_modules=[c_attn]"], True, 0),
+        ("llama", [], True, 4),
+    ],
+)
+def test_what_cannot_be_fast_falls_back(architecture: str, overrides: list[str], packed: bool, lean: int) -> None:
+    model = build("fast", architecture, *overrides)
+    assert model.packed == packed
+    assert sum(isinstance(m, LeanLoraLinear) for m in model.modules()) == lean
+    assert torch.isfinite(model(batch([4, 2]))).all()
+
+
+def test_windowed_attention_is_padded(caplog: pytest.LogCaptureFixture) -> None:
+    ARCHITECTURES["mistral"] = {"model_type": "mistral", "num_key_value_heads": 2, "sliding_window": 4, **TINY}
+    model = build("fast", "mistral")
+    assert not model.packed and "attends to a window" in caplog.text
+
+
+def test_companions_do_not_matter() -> None:
+    model = build("fast", "llama").eval()
+    together = batch([30, 2, 11])
+    with torch.no_grad():
+        logits, start = model(together), 0
+        for i, length in enumerate(together.lengths):
+            alone = Batch(together.input_ids[start : start + length], together.labels[:1], [length], [0])
+            torch.testing.assert_close(model(alone)[0], logits[i], rtol=1e-5, atol=1e-6)
+            start += length
