@@ -24,23 +24,25 @@ def run_command(command: Callable[[], object]) -> int:
             signal.signal(number, _interrupt)
     try:
         command()
-    except (LlmClsError, RunInterrupted) as error:
-        return _report(error)
+    except SystemExit:
+        raise
     except BaseException as error:
-        if isinstance(error, SystemExit):
-            raise
-        known = _known(error)
-        if known is None or os.environ.get("HYDRA_FULL_ERROR") == "2":
-            traceback.print_exc()
-            return EXIT_UNEXPECTED
-        return _report(known)
+        return report(error)
     return 0
 
 
-def _report(error: LlmClsError | RunInterrupted) -> int:
-    for line in str(error).splitlines():
+def report(error: BaseException) -> int:
+    """Prints what the user reads of ``error``, a line for each fault, and returns its exit code.
+
+    Only an error that the user can't have caused is shown with its traceback.
+    """
+    known = error if isinstance(error, LlmClsError | RunInterrupted) else _known(error)
+    if known is None:
+        traceback.print_exception(error)
+        return EXIT_UNEXPECTED
+    for line in str(known).splitlines():
         print(f"Error: {printable(line)}", file=sys.stderr)
-    return error.exit_code
+    return known.exit_code
 
 
 def printable(text: str) -> str:
@@ -56,14 +58,18 @@ def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
 def _known(error: BaseException) -> LlmClsError | None:
     """What of the errors of libraries and of the machine a user can mend."""
     text = str(error).strip()
-    if isinstance(error, MemoryError) or re.search(r"out of memory|can't allocate memory|not enough memory", text, re.I):
+    if isinstance(error, MemoryError) or re.search(
+        r"out of memory|can't allocate memory|not enough memory", text, re.I
+    ):
         return ResourceError(
             "Out of memory. Try a smaller data.micro_batch_size (it changes memory and speed only), a smaller "
             f"data.max_length, or engine.gradient_checkpointing=true. {first_sentence(text)}"
         )
     if isinstance(error, OSError) and error.errno in _DISK:
         where = f"{error.filename}: " if error.filename else ""
-        return ResourceError(f"{where}{os.strerror(error.errno)}. Free some space, or write elsewhere with hydra.run.dir=DIR")
+        return ResourceError(
+            f"{where}{os.strerror(error.errno)}. Free some space, or write elsewhere with hydra.run.dir=DIR"
+        )
     match = re.search(r"No space left on device|file write failed|Disk quota exceeded|File too large", text)
     if match and isinstance(error, RuntimeError | OSError):
         return ResourceError(f"{match.group()}. Free some space, or write elsewhere with hydra.run.dir=DIR")

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 from typing_extensions import Self
@@ -148,9 +148,7 @@ class DataConfig(Section):
         elif self.file is not None and any(separate):
             faults.append("data.file and data.train_file exclude each other. Give one of them")
         elif self.file is None and not all(separate):
-            faults.append(
-                "data.train_file, data.val_file and data.test_file go together. Give all three, or data.file"
-            )
+            faults.append("data.train_file, data.val_file and data.test_file go together. Give all three, or data.file")
         if self.text is None and self.body is None:
             faults.append("data.text is missing. Try data.text=COLUMN, or data.title=COLUMN data.body=COLUMN")
         elif self.text is not None and (self.body is not None or self.title is not None):
@@ -175,7 +173,7 @@ class LoraConfig(Section):
     enabled: bool = True
     full: bool = False
     r: PositiveInt = Field(32, examples=["lora=r32"])
-    lora_alpha: float = Field(16, gt=0, examples=["lora.lora_alpha=16"])
+    lora_alpha: PositiveInt = Field(16, examples=["lora.lora_alpha=16"])
     lora_dropout: float = Field(0.1, ge=0, lt=1, examples=["lora.lora_dropout=0.1"])
     target_modules: str | list[str] | None = None
     use_rslora: bool = False
@@ -184,7 +182,9 @@ class LoraConfig(Section):
     @model_validator(mode="after")
     def _full_needs_no_adapter(self) -> Self:
         if self.full and self.enabled:
-            raise ValueError("lora.full=true trains the whole network and takes no adapter. Try lora=none lora.full=true")
+            raise ValueError(
+                "lora.full=true trains the whole network and takes no adapter. Try lora=none lora.full=true"
+            )
         return self
 
 
@@ -312,6 +312,8 @@ def parse_config(tree: DictConfig) -> Config:
     """
     try:
         values = OmegaConf.to_container(tree, resolve=True, throw_on_missing=True)
+    except MissingMandatoryValue as error:
+        raise ConfigError(f"{error.full_key} is missing. Try {error.full_key}=...") from None
     except OmegaConfBaseException as error:
         raise ConfigError(f"{error.full_key}: {str(error).splitlines()[0]}") from None
     assert isinstance(values, dict)
@@ -347,7 +349,7 @@ def validate(schema: type[T], values: Any) -> T:
 
 
 def nearest(name: str, known: list[str]) -> str:
-    """" Did you mean 'x'?" for the known name nearest to ``name``, or the list of all."""
+    """The question "Did you mean 'x'?" for the known name nearest to ``name``, or the list of all."""
     if match := difflib.get_close_matches(name, known, n=1, cutoff=0.5):
         return f"Did you mean {match[0]!r}?"
     return f"Known: {', '.join(known)}."
@@ -382,7 +384,7 @@ def _describe(schema: type[BaseModel], fault: ErrorDetails) -> list[str]:
         key = ".".join(location)
         return [f"{key} is not a key. {nearest(key, known_keys(schema))}"]
     key = ".".join(path)
-    if kind == "value_error" and field is None or section is not schema and field and field.annotation is section:
+    if (kind == "value_error" and field is None) or (section is not schema and field and field.annotation is section):
         # raised by a section's own validator: its message names keys and fixes
         message = str(context.get("error", fault["msg"]))
         return [line if "." in line.split()[0] or not key else f"{key}: {line}" for line in message.splitlines()]

@@ -34,6 +34,12 @@ class ArtifactError(LlmClsError):
     exit_code = 5
 
 
+class SweepError(LlmClsError):
+    """A sweep ended with failed runs."""
+
+    exit_code = 6
+
+
 class RunInterrupted(BaseException):
     """The run was stopped from outside and can be resumed.
 

@@ -1,10 +1,12 @@
 """Where pretrained files come from: the package itself, a local folder, or the Hugging Face hub."""
 
+import functools
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from huggingface_hub import hf_hub_download, try_to_load_from_cache
+import requests
+from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
 from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
 
 from llm_cls.errors import ConfigError
@@ -21,6 +23,23 @@ def source_name(name: str) -> str:
 def is_local(name: str) -> bool:
     """Whether ``name`` is shipped or a local folder."""
     return name in SHIPPED or Path(name).is_dir()
+
+
+@functools.cache
+def hub_is_reachable() -> bool:
+    """Whether the hub answers: asked once and briefly, because its client tries each file again for a minute."""
+    if constants.HF_HUB_OFFLINE:
+        return False
+    try:
+        requests.head(constants.ENDPOINT, timeout=5)
+    except requests.RequestException:
+        return False
+    return True
+
+
+def only_local(name: str) -> bool:
+    """The ``local_files_only`` with which to load ``name``."""
+    return is_local(name) or not hub_is_reachable()
 
 
 @contextmanager
@@ -59,7 +78,7 @@ def local_file(name: str, file: str, revision: str | None = None) -> Path | None
         return Path(cached)
     with hub_errors(name, "model.name"):
         try:
-            return Path(hf_hub_download(name, file, revision=revision))
+            return Path(hf_hub_download(name, file, revision=revision, local_files_only=only_local(name)))
         except LocalEntryNotFoundError:
             raise
         except EntryNotFoundError:

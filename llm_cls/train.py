@@ -9,12 +9,13 @@ from typing import Any
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
+from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from llm_cls.cli import quiet_libraries, run_command
+from llm_cls.cli import quiet_libraries, report, run_command
 from llm_cls.config import parse_config
-from llm_cls.errors import LlmClsError, RunInterrupted
+from llm_cls.errors import LlmClsError, RunInterrupted, SweepError
 from llm_cls.hydra_config import CONF, allow_numeric_choices, explain
 
 log = logging.getLogger(__name__)
@@ -25,19 +26,35 @@ def main() -> None:
     allow_numeric_choices()
     # Hydra prints errors and exits by itself unless this is set; run_command gives them their exit codes.
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
-    decorated = hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(_task)
+    failures: list[Exception] = []
+
+    def task(tree: DictConfig) -> float | None:
+        overrides = list(HydraConfig.get().overrides.task)
+        try:
+            return _run(tree, overrides)
+        except Exception as error:  # kept, because Hydra would report it in its own words
+            if HydraConfig.get().mode != RunMode.MULTIRUN:
+                failures.append(error)
+                return None
+            report(error)  # the other runs of the sweep go on
+            failures.append(SweepError(" ".join(overrides)))
+            return None
+
     try:
-        decorated()
+        hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(task)()
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         if (explained := explain(error, sys.argv[1:])) is None:
             raise
         raise explained from error
+    if failures and isinstance(failures[0], SweepError):
+        raise SweepError("\n".join(f"failed: {failure}" for failure in failures))
+    if failures:
+        raise failures[0]
 
 
-def _task(tree: DictConfig) -> float | None:
+def _run(tree: DictConfig, overrides: list[str]) -> float | None:
     """One run; the value is the best val F1, for Hydra's optimizing sweepers."""
     directory = Path(HydraConfig.get().runtime.output_dir)
-    overrides = list(HydraConfig.get().overrides.task)
     try:
         config = parse_config(tree)
         from llm_cls.training.run import run  # torch takes seconds to import, a misspelt key need not wait
@@ -78,9 +95,11 @@ def _summary(metrics: dict[str, Any], directory: Path) -> str:
     else:
         low, high = test["f1_ci95"]
         lines += [
-            f"Best epoch {metrics['best_epoch']} of {metrics['epochs_run']}, chosen on val; {metrics['seconds']['total']:.0f} s",
+            f"Best epoch {metrics['best_epoch']} of {metrics['epochs_run']}, chosen on val; "
+            f"{metrics['seconds']['total']:.0f} s",
             f"  val   F1 {val['f1']:.4f}   accuracy {val['accuracy']:.4f}   ({val['n']} texts)",
-            f"  test  F1 {test['f1']:.4f}   accuracy {test['accuracy']:.4f}   ({test['n']} texts; 95% of F1: {low:.4f} to {high:.4f})",
+            f"  test  F1 {test['f1']:.4f}   accuracy {test['accuracy']:.4f}   ({test['n']} texts; "
+            f"95% interval of F1: {low:.4f} to {high:.4f})",
         ]
         if metrics["status"] == "diverged":
             lines += ["The training diverged after that epoch. Try a smaller optimizer.lr."]

@@ -34,13 +34,13 @@ class Batch:
     indices: list[int]
 
 
-def collate(tokens: Tokens, labels: npt.NDArray[np.int64], indices: Sequence[int]) -> Batch:
+def collate(tokens: Tokens, labels: npt.NDArray[np.int64], indices: Sequence[int] | npt.NDArray[np.int64]) -> Batch:
     """The texts at ``indices`` as one batch."""
     rows = [tokens[i] for i in indices]
     flat = np.concatenate(rows).astype(np.int64)
     return Batch(
         input_ids=torch.from_numpy(flat),
-        labels=torch.from_numpy(labels[list(indices)]),
+        labels=torch.from_numpy(labels[np.asarray(indices)]),
         lengths=[len(row) for row in rows],
         indices=[int(i) for i in indices],
     )
@@ -105,7 +105,7 @@ class EvalBatches(Dataset[Batch]):
         self, tokens: Tokens, labels: npt.NDArray[np.int64], batch_size: int, rank: int = 0, world_size: int = 1
     ) -> None:
         """Takes every ``world_size``-th text, beginning at ``rank``."""
-        order = np.argsort(-tokens.lengths, kind="stable")[rank::world_size]
+        order = np.argsort(-tokens.lengths, kind="stable").astype(np.int64)[rank::world_size]
         self._tokens, self._labels = tokens, labels
         self._batches = [order[first : first + batch_size] for first in range(0, len(order), batch_size)]
 

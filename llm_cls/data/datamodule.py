@@ -58,9 +58,7 @@ class TextDataModule(LightningDataModule):
         rank, world_size = self.trainer.global_rank, self.trainer.world_size
         tokens = self.tokens["train"]
         steps = step_indices(len(tokens), self._config.batch_size, self._seed, self.trainer.current_epoch)
-        dataset = TrainSteps(
-            tokens, self._labels["train"], steps, self.micro_batch_size(world_size), rank, world_size
-        )
+        dataset = TrainSteps(tokens, self._labels["train"], steps, self.micro_batch_size(world_size), rank, world_size)
         return DataLoader(dataset, batch_size=None)
 
     def val_dataloader(self) -> DataLoader[Batch]:

@@ -1,15 +1,34 @@
-import random, tarfile, unicodedata
-from llm_cls.data.corpus import *
-def load_corpus(config):
-    texts=[]
-    t=tarfile.open('/work/shared/data/ldcc-20140209.tar.gz')
-    for m in t:
-        if m.isfile() and m.name.count('/')==2 and not m.name.endswith('LICENSE.txt'):
-            L=t.extractfile(m).read().decode().split('\n')
-            c=lambda x: unicodedata.normalize('NFKC',x).strip(' \t\r\u3000')
-            texts.append(Text(m.name[5:-4],m.name.split('/')[1],c(L[2]),'\n'.join(filter(None,map(c,L[3:])))))
-    texts.sort(key=lambda t:t.id); random.Random(42).shuffle(texts)
-    n=len(texts);sz=[n//10+(i<n%10) for i in range(10)]; a=sum(sz[:8]); b=a+sz[8]
-    s={'train':texts[:a],'val':texts[a:b],'test':texts[b:]}
-    if config.limit: s={k:v[:config.limit] for k,v in s.items()}
-    return Corpus('livedoor',tuple(sorted({t.label for t in texts})),s,digest_splits(s),True)
+"""The corpus that a configuration names."""
+
+from dataclasses import replace
+
+from llm_cls.config import DataConfig
+from llm_cls.data.corpus import Corpus
+from llm_cls.data.livedoor import load_livedoor
+from llm_cls.data.sample import load_sample
+from llm_cls.data.table import load_table
+from llm_cls.errors import ConfigError, DataError
+
+_READERS = {"livedoor": load_livedoor, "sample": load_sample, "table": load_table}
+
+
+def load_corpus(config: DataConfig) -> Corpus:
+    """Reads, checks and splits the corpus.
+
+    Raises:
+        DataError: Texts, labels or their files are not as they must be.
+        ConfigError: There are fewer training texts than a batch has.
+    """
+    corpus = _READERS[config.name](config)
+    if config.limit is not None:
+        corpus = replace(corpus, splits={name: texts[: config.limit] for name, texts in corpus.splits.items()})
+    for name, texts in corpus.splits.items():
+        if not texts:
+            raise DataError(f"{corpus.name}: the {name} split has no texts. Give more texts")
+    n_train = len(corpus.splits["train"])
+    if n_train < config.batch_size:
+        raise ConfigError(
+            f"data.batch_size must be <= the number of training texts ({n_train}), got {config.batch_size}. "
+            f"Try data.batch_size={2 ** (n_train.bit_length() - 1)}"
+        )
+    return corpus

@@ -4,10 +4,10 @@ import string
 
 
 def render(template: str, title: str, body: str) -> tuple[str, str]:
-    """``template`` filled in, as ``(head, tail)``: the head ends with the body, the tail follows it.
+    r"""``template`` filled in, as ``(head, tail)``: the head ends with the body, the tail follows it.
 
-    >>> render("タイトル: {title}\\n本文: {body}\\nラベル: ", "雨", "明日は雨。")
-    ('タイトル: 雨\\n本文: 明日は雨。', '\\nラベル: ')
+    >>> render("タイトル: {title}\n本文: {body}\nラベル: ", "雨", "明日は雨。")
+    ('タイトル: 雨\n本文: 明日は雨。', '\nラベル: ')
     """
     parts = [""]
     for literal, field, _, _ in string.Formatter().parse(template):

@@ -16,7 +16,7 @@ from transformers import AutoTokenizer
 from llm_cls.config import ModelConfig
 from llm_cls.errors import ConfigError
 from llm_cls.files import sha256_json
-from llm_cls.hub import hub_errors, local_file, source_name
+from llm_cls.hub import hub_errors, local_file, only_local, source_name
 
 # T5Tokenizer is what transformers 5 makes of rinna's files: a fixed unk id, no byte fallback, newlines lost.
 _SENTENCEPIECE_FILES = ("spiece.model", "tokenizer.model")
@@ -140,7 +140,10 @@ def load_tokenizer(config: ModelConfig, eos_id: int | None = None) -> Tokenizer:
             raise ConfigError(f"{name} has no SentencePiece model ({' or '.join(_SENTENCEPIECE_FILES)})")
     with hub_errors(name, "model.tokenizer" if config.tokenizer else "model.name"):
         tokenizer = AutoTokenizer.from_pretrained(
-            source_name(name), revision=revision, trust_remote_code=config.trust_remote_code
+            source_name(name),
+            revision=revision,
+            local_files_only=only_local(name),
+            trust_remote_code=config.trust_remote_code,
         )
     return HubTokenizer(tokenizer, config.add_bos, eos_id)
 

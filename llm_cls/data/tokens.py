@@ -5,6 +5,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -93,15 +94,15 @@ def tokenize_cached(
     The key is made of the very strings, so the data and the template need no part of their own in it.
     A file that is damaged, or whose content isn't what its own record says, is made again.
     """
-    key = sha256_json([_FORMAT, list(pieces), tokenizer.fingerprint, tokenizer.bos_id, tokenizer.eos_id]
-                      + [max_length, truncation])  # fmt: skip
+    ends = [tokenizer.bos_id, tokenizer.eos_id]
+    key = sha256_json([_FORMAT, list(pieces), tokenizer.fingerprint, ends, max_length, truncation])
     path = cache_dir / "tokens" / f"{key}.safetensors"
     if (tokens := _read(path, key)) is not None:
         return tokens
     tokens = tokenize(pieces, tokenizer, max_length, truncation)
     try:
         with atomic_path(path) as temporary:
-            arrays = {"ids": tokens.ids, "offsets": tokens.offsets}
+            arrays: dict[str, npt.NDArray[Any]] = {"ids": tokens.ids, "offsets": tokens.offsets}
             save_file(arrays, temporary, metadata={"key": key, "sha256": _checksum(tokens)})
     except OSError as error:  # a run is possible without its cache
         log.warning("The token cache can't be written: %s: %s", path.parent, error.strerror or error)

@@ -100,7 +100,7 @@ def load_artifact(decoder: PreTrainedModel, config: Config, directory: Path) -> 
             settings = peft.LoraConfig.from_pretrained(str(directory))
             settings.inference_mode = True
             network = peft.get_peft_model(decoder, settings)
-            result = set_peft_model_state_dict(network, load_file(directory / "adapter_model.safetensors"))
+            result: Any = set_peft_model_state_dict(network, load_file(directory / "adapter_model.safetensors"))
             missing = [key for key in result.missing_keys if "lora_" in key]
             if missing or result.unexpected_keys:
                 raise ValueError(f"{(missing or result.unexpected_keys)[0]!r} is missing or unknown")

@@ -1,5 +1,6 @@
 """The pretrained network without its language-model head: only hidden states are needed."""
 
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -8,7 +9,7 @@ from transformers.utils import logging as transformers_logging
 
 from llm_cls.config import ModelConfig
 from llm_cls.errors import ArtifactError, ConfigError
-from llm_cls.hub import content_revision, hub_errors, is_local, source_name
+from llm_cls.hub import content_revision, hub_errors, is_local, only_local, source_name
 
 
 def load_architecture(config: ModelConfig) -> PretrainedConfig:
@@ -26,7 +27,10 @@ def load_architecture(config: ModelConfig) -> PretrainedConfig:
     else:
         with hub_errors(config.name, "model.name"):
             architecture = AutoConfig.from_pretrained(
-                source_name(config.name), revision=config.revision, trust_remote_code=config.trust_remote_code
+                source_name(config.name),
+                revision=config.revision,
+                local_files_only=only_local(config.name),
+                trust_remote_code=config.trust_remote_code,
             )
     architecture.use_cache = False
     return architecture
@@ -44,9 +48,7 @@ def load_decoder(
     architecture.dtype = dtype
     if config.weights == "random":
         with torch.device(device):
-            model: PreTrainedModel = AutoModel.from_config(
-                architecture, dtype=dtype, trust_remote_code=config.trust_remote_code
-            )
+            model = AutoModel.from_config(architecture, dtype=dtype, trust_remote_code=config.trust_remote_code)
     else:
         level = transformers_logging.get_verbosity()
         transformers_logging.set_verbosity_error()  # it reports the unused language-model head at length
@@ -56,6 +58,7 @@ def load_decoder(
                 model, report = AutoModel.from_pretrained(
                     source_name(config.name),
                     revision=config.revision,
+                    local_files_only=only_local(config.name),
                     config=architecture,
                     dtype=dtype,
                     trust_remote_code=config.trust_remote_code,
@@ -64,8 +67,9 @@ def load_decoder(
         finally:
             transformers_logging.set_verbosity(level)
         _check_complete(config.name, report)
-        model = model.to(device)
-    return model.eval()
+    network: Any = model
+    placed: PreTrainedModel = network.to(device).eval()
+    return placed
 
 
 def model_revision(config: ModelConfig, architecture: PretrainedConfig) -> str:
@@ -73,8 +77,6 @@ def model_revision(config: ModelConfig, architecture: PretrainedConfig) -> str:
     if config.weights == "random":
         return "random"
     if is_local(config.name):
-        from pathlib import Path
-
         return content_revision(Path(source_name(config.name)))
     return str(getattr(architecture, "_commit_hash", None) or config.revision or "unknown")
 

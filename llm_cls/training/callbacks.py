@@ -164,7 +164,9 @@ class RunRecorder(Checkpoint):
         try:
             state = load_file(path)
         except Exception as error:
-            raise ArtifactError(f"{path} is missing or damaged: {error}. Remove the run directory and start again") from None
+            raise ArtifactError(
+                f"{path} is missing or damaged: {error}. Remove the run directory and start again"
+            ) from None
         module.load_trainable_state(state, str(path))
         return True
 
@@ -194,6 +196,12 @@ class ProgressBar(TQDMProgressBar):
         items = super().get_metrics(trainer, pl_module)
         items.pop("v_num", None)
         return items
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Leaves the line, so that the message stands on its own."""
+        for bar in (self._train_progress_bar, self._val_progress_bar, self._test_progress_bar):
+            if bar is not None:
+                bar.close()
 
     def on_train_epoch_start(self, trainer: Trainer, *_: Any) -> None:
         """Shows which epoch of how many begins."""

@@ -59,9 +59,7 @@ def sum_gradients(module: LightningModule) -> None:
             bucket = []
 
 
-def gather_logits(
-    logits: list[Tensor], indices: list[int], n_texts: int, n_labels: int
-) -> npt.NDArray[np.float32]:
+def gather_logits(logits: list[Tensor], indices: list[int], n_texts: int, n_labels: int) -> npt.NDArray[np.float32]:
     """The logits of a whole split, in its own order, on every process.
 
     Args:

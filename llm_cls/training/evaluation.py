@@ -40,7 +40,8 @@ class Evaluation:
     @property
     def predictions(self) -> npt.NDArray[np.int64]:
         """The most probable label of each text, shape ``(n,)``; meaningless where not finite."""
-        return np.argmax(self.probabilities, axis=1)
+        best: npt.NDArray[np.int64] = np.argmax(self.probabilities, axis=1)
+        return best
 
     def figures(self) -> dict[str, float | None]:
         """Loss and scores as ``metrics.json`` has them."""

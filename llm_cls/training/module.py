@@ -59,7 +59,9 @@ class ClassifierModule(LightningModule):
     def on_train_epoch_start(self) -> None:
         """Gives each epoch its own random numbers, so that a resumed run draws what it would have drawn."""
         self.classifier.train()
-        torch.manual_seed(self._config.seed + 1_000_003 * (self.current_epoch * self.trainer.world_size + self.global_rank))
+        torch.manual_seed(
+            self._config.seed + 1_000_003 * (self.current_epoch * self.trainer.world_size + self.global_rank)
+        )
 
     def training_step(self, step: Step, batch_idx: int) -> None:
         """One optimizer step over all devices."""

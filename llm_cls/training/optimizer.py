@@ -24,6 +24,7 @@ def build_optimizer(module: nn.Module, config: OptimizerConfig) -> AdamW:
 
 def build_schedule(optimizer: AdamW, config: OptimizerConfig, steps_per_epoch: int, max_epochs: int) -> LambdaLR:
     """The learning rate per optimizer step: 0 at the first, ``lr`` after the warm-up, 0 after the last."""
-    return get_linear_schedule_with_warmup(
+    schedule: LambdaLR = get_linear_schedule_with_warmup(
         optimizer, round(config.warmup_epochs * steps_per_epoch), max_epochs * steps_per_epoch
     )
+    return schedule

@@ -95,5 +95,3 @@ def predict_logits(
             indices += batch.indices
             progress.update(len(batch.lengths))
     return gather_logits(logits, indices, len(tokens), n_labels)
-
-

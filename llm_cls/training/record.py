@@ -22,9 +22,7 @@ SCHEMA = 1
 _PACKAGES = ("llm_cls", "torch", "lightning", "transformers", "peft", "tokenizers", "sentencepiece", "numpy")
 
 
-def identity(
-    config: Config, corpus: Corpus, tokenizer: Tokenizer, revision: str, precision: str
-) -> dict[str, Any]:
+def identity(config: Config, corpus: Corpus, tokenizer: Tokenizer, revision: str, precision: str) -> dict[str, Any]:
     """Everything that can change the result of a run, and nothing else.
 
     Paths, loggers, the number of devices and the micro batch are left out: they may change between two

@@ -37,7 +37,6 @@ from llm_cls.training.record import (
     describe_run,
     identity,
     now,
-    run_id,
     summarize,
     write_predictions,
 )
@@ -150,7 +149,7 @@ def train(config: Config, directory: Path, inputs: Inputs, record: dict[str, Any
     )  # fmt: skip
     module = ClassifierModule(classifier, config, data)
     recorder = RunRecorder(directory, tokens_per_epoch=len(data.tokens["train"].ids))
-    with run_logger(config, directory, record) as logger, logging_redirect_tqdm():
+    with run_logger(config, directory, record, _is_first_process()) as logger, logging_redirect_tqdm():
         trainer = _trainer(config, hardware, directory, recorder, logger, data.steps_per_epoch)
         last = directory / "checkpoints" / LAST
         if last.is_file():
@@ -207,7 +206,9 @@ def _trainer(
         callbacks.append(EarlyStopping("val/f1", mode="max", patience=patience, check_finite=False))
     return Trainer(
         accelerator=hardware.accelerator,
-        devices=[hardware.device.index] if hardware.accelerator == "gpu" and hardware.devices == 1 else hardware.devices,
+        devices=[hardware.device.index]
+        if hardware.accelerator == "gpu" and hardware.devices == 1
+        else hardware.devices,
         num_nodes=hardware.num_nodes,
         strategy=ReplicatedStrategy() if hardware.world_size > 1 else "auto",
         precision=hardware.precision,  # type: ignore[arg-type]
@@ -243,7 +244,9 @@ def _lock(directory: Path) -> Iterator[None]:
     try:
         lock.acquire()
     except filelock.Timeout:
-        raise ResourceError(f"{directory} is in use by another process. Wait for it, or give another hydra.run.dir") from None
+        raise ResourceError(
+            f"{directory} is in use by another process. Wait for it, or give another hydra.run.dir"
+        ) from None
     try:
         yield
     finally:

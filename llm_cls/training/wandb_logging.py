@@ -10,7 +10,6 @@ from typing import Any
 from urllib.parse import urlparse
 
 from lightning.pytorch.loggers import WandbLogger
-from lightning.pytorch.utilities import rank_zero_only
 
 from llm_cls.config import Config
 from llm_cls.data.corpus import Corpus
@@ -39,7 +38,7 @@ class RunLogger:
         if not test.finite:
             return
         names = list(corpus.labels)
-        columns = ["id", "title", "label", "prediction", "correct", *(f"p({name})" for name in names)]
+        columns: list[str | int] = ["id", "title", "label", "prediction", "correct", *(f"p({name})" for name in names)]
         rows = [
             [text.id, text.title, text.label, names[best], text.label == names[best], *map(float, p)]
             for text, best, p in zip(corpus.splits["test"], test.predictions, test.probabilities, strict=True)
@@ -50,20 +49,20 @@ class RunLogger:
                 "test/confusion_matrix": wandb.plot.confusion_matrix(
                     y_true=test.labels.tolist(), preds=test.predictions.tolist(), class_names=names
                 ),
-                "test/per_class": wandb.Table(["label", "precision", "recall", "f1", "support"], classes),
-                "test/predictions": wandb.Table(columns, rows),
+                "test/per_class": wandb.Table(columns=["label", "precision", "recall", "f1", "support"], data=classes),
+                "test/predictions": wandb.Table(columns=columns, data=rows),
             }
         )
 
 
 @contextmanager
-def run_logger(config: Config, directory: Path, record: dict[str, Any]) -> Iterator[RunLogger]:
+def run_logger(config: Config, directory: Path, record: dict[str, Any], first: bool = True) -> Iterator[RunLogger]:
     """The run's logger; finished with the run's own exit code whatever happens.
 
     Online where an API key is configured and W&B answers, otherwise offline below ``directory``, with the
-    command that uploads it.
+    command that uploads it. Of several processes only the first logs.
     """
-    if config.logger.name == "none" or not rank_zero_only.rank == 0:
+    if config.logger.name == "none" or not first:
         yield RunLogger(None)
         return
     os.environ.setdefault("WANDB_SILENT", "true")  # its messages would break the progress bar
@@ -85,7 +84,7 @@ def _start(config: Config, directory: Path, record: dict[str, Any]) -> WandbLogg
     if os.environ.get("WANDB_MODE") in ("offline", "disabled"):
         modes = [os.environ["WANDB_MODE"]]
     for mode in modes:
-        settings = wandb.Settings(mode=mode, silent=True, console="off", init_timeout=30, disable_git=True)  # type: ignore[arg-type]
+        settings = wandb.Settings(mode=mode, silent=True, console="off", init_timeout=30, disable_git=True)
         try:
             logger = WandbLogger(
                 name=directory.name,

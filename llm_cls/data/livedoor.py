@@ -1,0 +1,178 @@
+"""The livedoor news corpus: 7,367 Japanese news articles in nine classes (RONDHUIT, CC BY-ND 2.1 JP)."""
+
+import hashlib
+import logging
+import os
+import tarfile
+import unicodedata
+import zlib
+from collections import Counter
+from pathlib import Path, PurePosixPath
+
+from filelock import FileLock
+
+from llm_cls.config import DataConfig
+from llm_cls.data.corpus import Corpus, Text
+from llm_cls.data.download import download
+from llm_cls.data.split import reference_split
+from llm_cls.errors import DataError
+
+log = logging.getLogger(__name__)
+
+# sha256 over the sorted "label/file\0" + sha256(file bytes) of all articles of the official archive.
+OFFICIAL_DIGEST = "2e3468d1e4d4fa85db82272d5a3764e608ea7d1219ffb94030b40ab3355c9d53"
+OFFICIAL_COUNTS = {
+    "dokujo-tsushin": 870,
+    "it-life-hack": 870,
+    "kaden-channel": 864,
+    "livedoor-homme": 511,
+    "movie-enter": 870,
+    "peachy": 842,
+    "smax": 870,
+    "sports-watch": 900,
+    "topic-news": 770,
+}
+_MAX_MEMBERS = 20_000
+_MAX_MEMBER_BYTES = 2**20
+_MAX_TOTAL_BYTES = 2**28
+_SPACES = " \t\r\v\f\u3000"
+
+
+def load_livedoor(config: DataConfig) -> Corpus:
+    """Downloads the archive if need be, reads it and splits it.
+
+    Raises:
+        DataError: The archive can't be had, or is not the corpus.
+    """
+    if config.archive is not None:
+        if not config.archive.is_file():
+            raise DataError(f"data.archive={config.archive} is not a file")
+        files = read_archive(config.archive)
+    else:
+        files = _read_or_download(config)
+    texts = [_article(name, content) for name, content in files.items()]
+    labels = tuple(sorted({text.label for text in texts}))
+    if len(labels) < 2:
+        raise DataError(
+            f"{config.archive or config.url}: it must hold articles of two labels at least, found {len(labels)}"
+        )
+    digest = corpus_digest(files)
+    splits = reference_split(texts, config.split_seed)
+    return Corpus("livedoor", labels, splits, digest, has_titles=True, warnings=_deviations(texts, digest))
+
+
+def corpus_digest(files: dict[str, bytes]) -> str:
+    """Hex sha256 of the articles' content, whatever the archive's own format."""
+    digest = hashlib.sha256()
+    for name, content in sorted(files.items()):
+        digest.update(name.encode() + b"\0" + hashlib.sha256(content).digest())
+    return digest.hexdigest()
+
+
+def _deviations(texts: list[Text], digest: str) -> tuple[str, ...]:
+    """What differs from the official corpus: usable, but other figures than the published ones."""
+    counts = Counter(text.label for text in texts)
+    warnings = [
+        f"livedoor: {label} must have {OFFICIAL_COUNTS.get(label, 0)} articles, found {counts[label]}"
+        for label in sorted(OFFICIAL_COUNTS.keys() | counts.keys())
+        if counts[label] != OFFICIAL_COUNTS.get(label, 0)
+    ]
+    if digest != OFFICIAL_DIGEST:
+        warnings.append(f"livedoor: the articles are not the official ones: digest {digest}")
+    return tuple(warnings)
+
+
+def _read_or_download(config: DataConfig) -> dict[str, bytes]:
+    """The cached archive's articles; a broken copy is fetched again, once."""
+    assert config.url is not None
+    path = config.cache_dir / "livedoor" / PurePosixPath(config.url).name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{path}.lock"):  # several processes share one download
+        if path.is_file():
+            try:
+                return read_archive(path)
+            except DataError as error:
+                log.warning("%s Fetching it again", error)
+                path.unlink()
+        part = path.with_name(f"{path.name}.part")
+        download(config.url, part, "data.archive=PATH")
+        try:
+            files = read_archive(part)
+        except DataError:
+            part.unlink()
+            raise
+        part.replace(path)
+        return files
+
+
+def read_archive(path: Path) -> dict[str, bytes]:
+    """The articles of an archive by "label/file", read without unpacking anything to disk.
+
+    Raises:
+        DataError: It is damaged, has members that no corpus has, or is larger than a corpus can be.
+    """
+    files: dict[str, bytes] = {}
+    total = 0
+    try:
+        with tarfile.open(path, "r:gz") as archive:
+            for count, member in enumerate(archive):
+                total += max(0, member.size)
+                if count >= _MAX_MEMBERS or member.size > _MAX_MEMBER_BYTES or total > _MAX_TOTAL_BYTES:
+                    raise DataError(
+                        f"{path}: more or larger files than the corpus can have (at {member.name!r}). "
+                        "Get the official archive"
+                    )
+                _check_member(path, member)
+                parts = PurePosixPath(member.name).parts
+                if not member.isfile() or len(parts) != 3 or parts[2] == "LICENSE.txt" or not parts[2].endswith(".txt"):
+                    continue
+                file = archive.extractfile(member)
+                assert file is not None
+                name = f"{parts[1]}/{parts[2]}"
+                if name in files:
+                    raise DataError(f"{path}: {member.name!r} occurs twice. Get the official archive")
+                files[name] = file.read()
+                if len(files[name]) != member.size:
+                    raise tarfile.ReadError("unexpected end of data")
+    except (tarfile.TarError, EOFError, zlib.error) as error:
+        raise DataError(
+            f"{path} is not a whole .tar.gz archive: {str(error) or type(error).__name__}. Remove it and fetch it again"
+        ) from None
+    except OSError as error:
+        if error.errno is not None:
+            raise DataError(f"{path} can't be read: {os.strerror(error.errno)}") from None
+        raise DataError(f"{path} is not a whole .tar.gz archive: {error}. Remove it and fetch it again") from None
+    if not files:
+        raise DataError(f"{path}: no articles in it (expected text/LABEL/FILE.txt). Get the official archive")
+    return files
+
+
+def _check_member(path: Path, member: tarfile.TarInfo) -> None:
+    """Refuses what the official archive hasn't: links, devices, names outside its folder."""
+    parts = PurePosixPath(member.name).parts
+    if not (member.isfile() or member.isdir()):
+        kind = "a link" if member.issym() or member.islnk() else "a special file"
+        raise DataError(f"{path}: {member.name!r} is {kind}, expected files and folders only. Get the official archive")
+    if not parts or parts[0] != "text" or ".." in parts:
+        raise DataError(f"{path}: {member.name!r} lies outside the folder text/. Get the official archive")
+
+
+def _article(name: str, content: bytes) -> Text:
+    """One file as a text: line 1 is the address, 2 the date, 3 the title, the rest the body."""
+    try:
+        lines = content.decode("utf-8").split("\n")  # splitlines() would also cut at other characters
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"{name}: must be UTF-8, found byte {content[error.start]:#04x} at position {error.start}"
+        ) from None
+    title = _clean(lines[2]) if len(lines) > 2 else ""
+    body = "\n".join(filter(None, map(_clean, lines[3:])))
+    if not title and not body:
+        raise DataError(
+            f"{name}: the article is empty: expected address, date, title and body, found {len(lines)} lines"
+        )
+    return Text(name.removesuffix(".txt"), name.partition("/")[0], title, body)
+
+
+def _clean(line: str) -> str:
+    return unicodedata.normalize("NFKC", line).strip(_SPACES)
