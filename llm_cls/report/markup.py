@@ -17,7 +17,7 @@ class Safe(str):
 Child = str | int | float | None
 
 
-def tag(name: str, *children: Child, **attributes: str | int | float | bool | None) -> Safe:
+def tag(name: str, /, *children: Child, **attributes: str | int | float | bool | None) -> Safe:
     """An element.
 
     Args:
