@@ -89,7 +89,15 @@ def log_axis(label: str, values: Sequence[float], own_ticks: bool = False) -> Ax
         decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
         steps = (1, 2, 5) if high / low < 300 else (1,)
         marks = [m * 10.0**d for d in decades for m in steps if low <= m * 10.0**d <= high]
-    return Axis(label, low, high, [(v, f"{v:g}".replace("e-0", "e-")) for v in marks], "log")
+    return Axis(label, low, high, [(v, _short(v)) for v in marks], "log")
+
+
+def _short(value: float) -> str:
+    """Small values as 5e-4, which is how learning rates are typed."""
+    if value >= 0.01:
+        return f"{value:g}"
+    exponent = math.floor(math.log10(value) + 1e-9)
+    return f"{value / 10.0**exponent:g}e{exponent}"
 
 
 def category_axis(label: str, names: Sequence[str]) -> Axis:
@@ -112,7 +120,7 @@ def plot(series: Sequence[Series], x: Axis, y: Axis, title: str, description: st
     if diagonal:
         low, high = max(x.low, y.low), min(x.high, y.high)
         parts.append(tag("path", d=_path([(_x(x, low), _y(y, low)), (_x(x, high), _y(y, high))]), class_="reference"))
-    dodge = min(7.0, 30 / len(series)) if x.kind != "linear" and any(p.low for s in series for p in s.points) else 0.0
+    dodge = _dodge(series, x)
     for i, one in enumerate(series):
         parts.append(_series(one, x, y, i % N_STYLES, (i - (len(series) - 1) / 2) * dodge))
     drawing = tag(
@@ -120,6 +128,15 @@ def plot(series: Sequence[Series], x: Axis, y: Axis, title: str, description: st
         viewBox=f"0 0 {WIDTH} {HEIGHT}", role="img", aria_label=f"{title}. {description}",
     )  # fmt: skip
     return join([drawing, legend(series) if len(series) > 1 else None])
+
+
+def _dodge(series: Sequence[Series], x: Axis) -> float:
+    """Pixels between the intervals of neighbouring series at one place, so that they don't cover one another."""
+    several = len({p.x for s in series for p in s.points}) < sum(len(s.points) for s in series if s.marks)
+    if not several or x.kind == "linear" or all(p.low is None for s in series for p in s.points):
+        return 0.0
+    room = 0.7 * (WIDTH - LEFT - RIGHT) / len(x.ticks) if x.kind == "category" else 24.0
+    return min(14.0, room / len(series))
 
 
 def legend(series: Sequence[Series]) -> Safe:

@@ -58,10 +58,12 @@ class Table:
 
     @property
     def shown_columns(self) -> tuple[Column, ...]:
-        """The columns of the page and the Markdown, in their order; one without a value is left out."""
+        """The columns of the page and the Markdown, in their order; without those that say nothing."""
         by_key = {column.key: column for column in self.columns}
         wanted = [by_key[key] for key in self.shown or by_key]
-        return tuple(c for c in wanted if any(row.get(c.key) is not None for row in self.rows))
+        once = all(row.get("runs") == 1 for row in self.rows)
+        filled = (c for c in wanted if any(row.get(c.key) is not None for row in self.rows))
+        return tuple(c for c in filled if not (once and c.key == "runs"))
 
 
 _AXES = (
@@ -80,10 +82,10 @@ _FIGURES = (
     Column("test_f1", "F1", "percent"),
 )
 _BESIDE = (
-    Column("published_test_f1", "Published F1", "percent"),
+    Column("published_test_f1", "Published", "percent"),
     Column("difference", "Difference", "points"),
-    Column("test_f1_low", "95 % from", "percent"),
-    Column("test_f1_high", "95 % to", "percent"),
+    Column("test_f1_low", "95 % low", "percent"),
+    Column("test_f1_high", "95 % high", "percent"),
 )
 _REPEATED = (Column("test_f1_sd", "SD of F1", "percent"), Column("runs", "Runs", "number"))
 _SHOWN = tuple(column.key for column in (*_FIGURES[1:], *_BESIDE, *_REPEATED))
