@@ -51,8 +51,18 @@ class Analysis:
 
     def verdict(self) -> list[str]:
         """What the comparisons mean, in plain sentences."""
-        pairs = (self.runner_up, self.against_baseline)
-        return [sentence(self.name, pair) for pair in pairs if pair is not None]
+        lines = []
+        if self.runner_up is not None:
+            lines.append(
+                sentence(
+                    f"the winner ({self.runner_up.winner})",
+                    f"the second best on val ({self.runner_up.other})",
+                    self.runner_up,
+                )
+            )
+        if self.against_baseline is not None:
+            lines.append(sentence("the winner", self.against_baseline.other, self.against_baseline))
+        return lines
 
 
 def analyse(directory: Path, data: str | None, with_baseline: bool) -> Analysis:
@@ -79,9 +89,10 @@ def analyse(directory: Path, data: str | None, with_baseline: bool) -> Analysis:
     pairs: list[Comparison] = []
     second: str | None = None
     for i, other in enumerate(rivals(settings, winner)):
-        other_name = name_setting(other, settings)
+        both = (winner, other)
+        other_name = name_setting(other, both)
         second = other_name if i == 0 else second
-        pair = judge.compare(winner, other, other_name)
+        pair = judge.compare(winner, other, name_setting(winner, both), other_name)
         if pair is None:
             notes.append(f"{other_name} is not compared: no readable predictions on the winner's test texts.")
         else:

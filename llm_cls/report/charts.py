@@ -7,7 +7,7 @@ from llm_cls.files import read_jsonl
 from llm_cls.report.comparison import name_setting
 from llm_cls.report.markup import Safe, tag
 from llm_cls.report.runs import Run
-from llm_cls.report.settings import Setting, best_per, longest_series, lr_series, sort_key
+from llm_cls.report.settings import Setting, axes_of, best_per, longest_series, lr_series, sort_key
 from llm_cls.report.svg import (
     N_STYLES,
     Axis,
@@ -25,7 +25,7 @@ _SHOWN_RANGE = 0.15
 _PERCENT = 100
 
 
-def by_lr(settings: Sequence[Setting], baseline: float | None) -> Safe | None:
+def by_lr(settings: Sequence[Setting], baseline: float | None, runs: Sequence[Run]) -> Safe | None:
     """Test F1 over the learning rate, a line for each setting of the rest; of each model only one where many."""
     series = lr_series(settings)
     if len(series) > N_STYLES:
@@ -35,11 +35,20 @@ def by_lr(settings: Sequence[Setting], baseline: float | None) -> Safe | None:
     firsts = [s[0] for s in series]
     lines = [Series(_without_lr(s[0], firsts), [_point(one, float(one.axes["lr"])) for one in s]) for s in series]
     rates = [p.x for line in lines for p in line.points]
+    gone = [run for run in runs if run.state == "diverged"]
+    lost = [(axes_of(run.config)["lr"], run.name) for run in gone]
+    crosses = [
+        Point(float(lr), 0.0, label=f"{name}: diverged", crossed=True) for lr, name in lost if sort_key(lr)[0] == 0
+    ]
+    if crosses:
+        lines.append(Series("diverged, not scored", crosses, line=False))
+        rates += [p.x for p in crosses]
     if baseline is not None:
         flat = [Point(min(rates), baseline), Point(max(rates), baseline)]
-        lines.append(Series("TF-IDF baseline", flat, marks=False))
-    return plot(lines, log_axis("learning rate", rates, own_ticks=True), _f1_axis(lines), "F1 over learning rate",
-                "Test F1 with 95 % intervals; crosses mark collapsed runs and those below the axis")  # fmt: skip
+        lines.append(Series("TF-IDF baseline", flat, marks=False, dashed=True))
+    x = log_axis("learning rate", rates, own_ticks=True)
+    description = "Test F1 with 95 % intervals; crosses mark collapsed runs, arrows what lies below the axis"
+    return plot(lines, x, _f1_axis(lines), "F1 over learning rate", description)
 
 
 def by_axis(settings: Sequence[Setting], axis: str, label: str) -> Safe | None:
@@ -73,7 +82,7 @@ def by_model(settings: Sequence[Setting], baseline: float | None) -> Safe | None
     y = _f1_axis(series)
     if baseline is not None and baseline >= y.low:
         ends = [Point(-0.5, baseline), Point(len(chosen) - 0.5, baseline)]
-        series.append(Series("TF-IDF baseline", ends, marks=False))
+        series.append(Series("TF-IDF baseline", ends, marks=False, dashed=True))
     x = category_axis("models, in the order of the table", names)
     return plot(series, x, y, "F1 by model", "Test F1 with 95 % intervals of the best setting of each model")
 
@@ -95,7 +104,9 @@ def learning_curves(settings: Sequence[Setting], everything: Sequence[Setting]) 
     values = [p.y for s in losses for p in s.points]
     if values:
         y = linear_axis("val loss", 0, max(values) * 1.05)
-        plots.append(plot(losses, epochs, y, "Val loss by epoch", "Learning curves of the best settings"))
+        plots.append(
+            plot(losses, epochs, y, "Val loss by epoch", "Learning curves of the same settings", with_legend=False)
+        )
     return plots
 
 
@@ -124,7 +135,7 @@ def cost(settings: Sequence[Setting], field: str, label: str) -> Safe | None:
     values = [p.x for s in series for p in s.points]
     if not values:
         return None
-    x = log_axis(label, values)
+    x = log_axis(label, values) if max(values) > 4 * min(values) else linear_axis(label, *_widened(values))
     return plot(series[:N_STYLES], x, _f1_axis(series), f"F1 against {label}", "Test F1 of each setting")
 
 
@@ -158,6 +169,11 @@ def _f1_axis(series: Sequence[Series], label: str = "test F1 (%)") -> Axis:
     high = max((p.y if p.high is None else p.high for p in shown), default=1.0)
     margin = max(0.002, 0.05 * (high - low))
     return linear_axis(label, max(0.0, low - margin), min(1.0, high + margin), _PERCENT)
+
+
+def _widened(values: Sequence[float]) -> tuple[float, float]:
+    margin = 0.05 * (max(values) - min(values)) or 0.1 * max(values)
+    return max(0.0, min(values) - margin), max(values) + margin
 
 
 def _without_lr(setting: Setting, others: Sequence[Setting]) -> str:

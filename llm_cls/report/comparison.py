@@ -28,7 +28,7 @@ class Comparison:
     """The winner against another on the same test texts.
 
     Attributes:
-        other: Name of the other.
+        winner, other: Names of the two, by what differs between them.
         difference: Mean test F1 of the winner minus that of the other.
         interval: 95 % of the difference, by the paired bootstrap.
         p_bootstrap, p_mcnemar: Two-sided, Holm-corrected over all pairs of the report.
@@ -36,6 +36,7 @@ class Comparison:
         n_texts: Different test texts.
     """
 
+    winner: str
     other: str
     difference: float
     interval: tuple[float, float]
@@ -70,6 +71,7 @@ class Judge:
     def __init__(self) -> None:
         """Starts without draws; each set of texts gets its own at its first use."""
         self._draws: dict[str, Ints] = {}
+        self._known: dict[object, _ByTexts] = {}
 
     def _judge(self, texts: Predictions, predictions: Ints) -> _Judged:
         if texts.digest not in self._draws:
@@ -82,10 +84,10 @@ class Judge:
             float(resampled_f1(once, texts.labels, predictions, n_labels)[0]),
         )
 
-    def compare(self, winner: Setting, other: Setting, name: str) -> Comparison | None:
+    def compare(self, winner: Setting, other: Setting, own_name: str, name: str) -> Comparison | None:
         """The winner against another setting; None where they have no readable test texts in common."""
         first, second = self._by_texts(winner), self._by_texts(other)
-        return self._pair(first, second, name)
+        return self._pair(first, second, own_name, name)
 
     def compare_baseline(self, winner: Setting, baseline: Baseline) -> Comparison | None:
         """The winner against the classical baseline, on the texts that the baseline was scored on."""
@@ -95,10 +97,12 @@ class Judge:
             for digest, (texts, _) in first.items()
             if baseline.covers(texts)
         }
-        return self._pair(first, second, "the TF-IDF baseline")
+        return self._pair(first, second, "the winner", "the TF-IDF baseline")
 
     def _by_texts(self, setting: Setting) -> _ByTexts:
-        found: _ByTexts = {}
+        if setting.key in self._known:
+            return self._known[setting.key]
+        found = self._known[setting.key] = {}
         for run in setting.runs:
             try:
                 texts = read_test_predictions(run)
@@ -111,6 +115,7 @@ class Judge:
         self,
         first: _ByTexts,
         second: _ByTexts,
+        own_name: str,
         name: str,
     ) -> Comparison | None:
         common = [digest for digest in first if digest in second]
@@ -130,6 +135,7 @@ class Judge:
             discordant["second"] += int((other_right & ~right).sum())
         differences = np.mean(resampled, axis=0)
         return Comparison(
+            winner=own_name,
             other=name,
             difference=float(np.mean(difference)),
             interval=percentile_ci95(differences),
@@ -158,17 +164,18 @@ def corrected(pairs: Sequence[Comparison]) -> list[Comparison]:
 
 
 def name_setting(setting: Setting, settings: Sequence[Setting]) -> str:
-    """A setting by what varies between the settings of the report; by its model where nothing does."""
+    """A setting by what varies between ``settings``; by its model where nothing does."""
     varied = [axis for axis in AXES if len({repr(s.axes[axis]) for s in settings}) > 1]
     words = {"model": "{}", "template": "template {}", "lr": "lr {:g}", "batch_size": "batch size {}", "lora_r": "r {}"}
     parts = []
-    for axis in varied or ["model"]:
+    extras = [key for key in setting.extras if len({repr(s.extras.get(key)) for s in settings}) > 1]
+    for axis in varied or ([] if extras else ["model"]):
         item = setting.axes[axis]
         if item is None:
             parts.append("no LoRA" if axis == "lora_r" else f"no {axis}")
         else:
             parts.append(words[axis].format(item) if axis != "lr" or isinstance(item, int | float) else f"lr {item}")
-    parts += [f"{key.rpartition('.')[2]} {item}" for key, item in setting.extras.items()]
+    parts += [f"{key.rpartition('.')[2]} {setting.extras[key]}" for key in extras]
     return ", ".join(parts)
 
 
@@ -180,17 +187,23 @@ def replicates(setting: Setting) -> str:
     return ", ".join(several) or f"{len(setting.runs)} run{'s' if len(setting.runs) > 1 else ''}"
 
 
-def sentence(winner: str, pair: Comparison) -> str:
-    """What a comparison means, in plain words."""
-    points, low, high = (100 * x for x in (pair.difference, *pair.interval))
+def sentence(winner: str, other: str, pair: Comparison) -> str:
+    """What a comparison means, in plain words.
+
+    Args:
+        winner: Name of the winner, beside that of the other.
+        other: Name of the other, beside that of the winner.
+        pair: The comparison.
+    """
+    points, (low, high) = 100 * pair.difference, (100 * x for x in pair.interval)
     if not pair.told_apart:
         return (
-            f"The difference between {winner} and {pair.other} ({abs(points):.2f} points) is within what "
+            f"The difference between {winner} and {other} ({abs(points):.2f} points) is within what "
             f"{pair.n_texts:,} texts can tell apart."
         )
-    better, worse = (winner, pair.other) if points > 0 else (pair.other, winner)
+    better, worse = (winner, other) if points > 0 else (other, winner)
     low, high = (low, high) if points > 0 else (-high, -low)
     return (
-        f"{better} is better than {worse} by {abs(points):.2f} points (95 %: {low:.2f} to {high:.2f}), more than "
-        f"chance explains on {pair.n_texts:,} texts."
+        f"The difference between {better} and {worse} ({abs(points):.2f} points, 95 %: {low:.2f} to {high:.2f}) is "
+        f"more than chance explains on {pair.n_texts:,} texts: {better} is better."
     )

@@ -3,6 +3,7 @@
 import csv
 import io
 import re
+from decimal import ROUND_HALF_UP, Decimal
 from pathlib import Path
 from typing import Any
 
@@ -46,12 +47,17 @@ def cell(value: Any, column: Column) -> str:
     if value is None:
         return ""
     if column.kind == "percent" and isinstance(value, int | float):
-        return f"{100 * value:.2f}"
+        return str(hundredfold(value))
     if column.kind == "points" and isinstance(value, int | float):
-        return f"{round(100 * value, 2) + 0.0:+.2f}"
+        return f"{hundredfold(value):+}"
     if isinstance(value, float):
         return f"{value:g}"
     return printable(str(value))
+
+
+def hundredfold(value: float) -> Decimal:
+    """``100 * value`` with two digits, ties away from zero as people round; never -0.00."""
+    return (100 * Decimal(repr(float(value)))).quantize(Decimal("0.01"), ROUND_HALF_UP) + Decimal("0.00")
 
 
 def printable(text: str) -> str:
@@ -69,7 +75,7 @@ def _csv_cell(value: Any, column: Column) -> str:
     if isinstance(value, bool) or not isinstance(value, int | float):
         return "" if value is None else defuse(str(value))
     if column.kind in ("percent", "points"):
-        return f"{round(100 * value, 2) + 0.0:.2f}"
+        return str(hundredfold(value))
     return repr(value)
 
 

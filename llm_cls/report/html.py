@@ -63,7 +63,7 @@ def _hash(text: str) -> str:
 
 
 def results_table(table: Table) -> Safe:
-    """A results table with its note as the caption."""
+    """A results table under its note."""
     return rows_table(table.title, table.note, table.shown_columns, table.rows)
 
 
@@ -71,15 +71,14 @@ def rows_table(title: str, note: str, columns: Sequence[Column], rows: Sequence[
     """A sortable table; values that are markup are put in as such."""
     head = tag("tr", *(tag("th", c.heading, scope="col", class_=_numeric(c)) for c in columns))
     body = [tag("tr", *(_cell(row.get(c.key), c, i == 0) for i, c in enumerate(columns))) for row in rows]
-    table = tag(
-        "table", tag("caption", note) if note else None, tag("thead", head), tag("tbody", *body), class_="sortable"
-    )
-    return scrollable(title, table)
+    table = tag("table", tag("thead", head), tag("tbody", *body), class_="sortable", aria_label=title)
+    return scrollable(title, note, table)
 
 
-def scrollable(title: str, table: Safe) -> Safe:
-    """A region that scrolls sideways on small screens, reachable by keyboard."""
-    return tag("div", table, class_="scroll", role="region", aria_label=f"Table: {title}", tabindex=0)
+def scrollable(title: str, note: str, table: Safe) -> Safe:
+    """A note, and a table in a region that scrolls sideways on small screens, reachable by keyboard."""
+    region = tag("div", table, class_="scroll", role="region", aria_label=f"{title}, scrollable", tabindex=0)
+    return join([tag("p", note, class_="soft") if note else None, region])
 
 
 def _cell(value: Any, column: Column, first: bool) -> Safe:

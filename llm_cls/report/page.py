@@ -87,10 +87,10 @@ def _results(found: Analysis) -> list[Section]:
     """A section for each results table, with its plot."""
     baseline = found.baseline.scores.f1 if found.baseline is not None else None
     settings = found.settings
-    crosses = "Crosses on the lower edge are collapsed runs and those too far below to show."
+    crosses = "Crosses are collapsed or diverged runs, arrows on the lower edge settings too far below to show."
     drawings = {
         "best": (charts.by_model(settings, baseline), "Best setting of each model, scored on test."),
-        "lr": (charts.by_lr(settings, baseline), crosses),
+        "lr": (charts.by_lr(settings, baseline, found.runs), crosses),
         "template": (charts.by_axis(settings, "template", "template"), "Best setting for each template."),
         "batch_size": (charts.by_axis(settings, "batch_size", "batch size"), "Best setting for each batch size."),
         "r": (charts.by_axis(settings, "lora_r", "LoRA r"), "Best setting for each rank."),
@@ -102,9 +102,8 @@ def _results(found: Analysis) -> list[Section]:
             sections.append(
                 (table.name, table.title, join([plots(figure(drawing, caption)), _with_baseline(table, found)]))
             )
-    if sections:
-        anchor, heading, content = sections[-1]
-        sections[-1] = (anchor, heading, join([content, _curves(found)]))
+    if (curves := _curves(found)) is not None:
+        sections.append(("curves", "Learning curves", curves))
     return sections
 
 
@@ -126,17 +125,17 @@ def _curves(found: Analysis) -> Safe | None:
     curves = charts.learning_curves(chosen, found.settings)
     if not curves:
         return None
-    captions = ("The best epoch is chosen on this curve.", "Of the same runs.")
+    captions = ("The best epoch is chosen on this curve.", "The same runs in the same colours.")
     drawn = [figure(curve, caption) for curve, caption in zip(curves, captions, strict=False)]
-    return join([tag("h3", "Learning curves"), plots(*drawn)])
+    return plots(*drawn)
 
 
 def _comparisons(found: Analysis) -> Safe:
     columns = (
         Column("other", "Winner against"),
         Column("difference", "Difference", "points"),
-        Column("low", "95 % from", "points"),
-        Column("high", "95 % to", "points"),
+        Column("low", "95 % low", "points"),
+        Column("high", "95 % high", "points"),
         Column("p_bootstrap", "p (bootstrap)", "number"),
         Column("p_mcnemar", "p (McNemar)", "number"),
         Column("only_winner", "Only winner right", "number"),
@@ -151,7 +150,8 @@ def _comparisons(found: Analysis) -> Safe:
         rows.append(row)
     texts = found.comparisons[0].n_texts
     note = (
-        f"Test F1 of the winner minus that of the other, in points, on the same {texts:,} texts. p-values are "
+        f"Test F1 of the winner ({found.name}) minus that of another, which is named by what differs, in points, on "
+        f"the same {texts:,} texts. p-values are "
         f"Holm-corrected over {len(rows)} pair{'s' if len(rows) > 1 else ''}; told apart: bootstrap p below 0.05."
     )
     return rows_table("Comparisons", note, columns, rows)

@@ -2,7 +2,6 @@
 
 import json
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +36,6 @@ class Predictions:
     digest: str
 
 
-@lru_cache(maxsize=64)
 def _read(path: Path, names: tuple[str, ...], n_texts: int) -> Predictions:
     index = {name: i for i, name in enumerate(names)}
     rows: list[dict[str, Any]] = read_jsonl(path)

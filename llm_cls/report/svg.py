@@ -24,6 +24,7 @@ _SHAPES = (
     "M-2.2-5h4.4v10h-4.4z",
 )
 _CROSS = "M-4.5-4.5L4.5 4.5M-4.5 4.5L4.5-4.5"
+_ARROW = "M0-11V-1M-4-5L0-1L4-5"
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,7 @@ class Series:
     points: Sequence[Point]
     line: bool = True
     marks: bool = True
+    dashed: bool = False
 
 
 @dataclass(frozen=True)
@@ -66,12 +68,12 @@ class Axis:
 
 
 def linear_axis(label: str, low: float, high: float, unit: float = 1) -> Axis:
-    """An axis with four to eight round ticks; ``unit`` multiplies what the ticks say."""
+    """An axis with four to nine round ticks; ``unit`` multiplies what the ticks say."""
     if not high > low:
         low, high = low - 0.05 / unit, high + 0.05 / unit
     span = (high - low) * unit
     step = 10 ** math.floor(math.log10(span / 4))
-    step *= next(m for m in (1, 2, 5, 10) if span / (step * m) <= 7)
+    step *= next(m for m in (1, 2, 5, 10) if span / (step * m) <= 9)
     first, last = math.ceil(low * unit / step - 1e-9), math.floor(high * unit / step + 1e-9)
     digits = max(0, -math.floor(math.log10(step) + 1e-9))
     ticks = [(i * step / unit, f"{i * step:.{digits}f}") for i in range(first, last + 1)]
@@ -105,8 +107,16 @@ def category_axis(label: str, names: Sequence[str]) -> Axis:
     return Axis(label, -0.5, len(names) - 0.5, list(enumerate(names)), "category")
 
 
-def plot(series: Sequence[Series], x: Axis, y: Axis, title: str, description: str, diagonal: bool = False) -> Safe:
-    """A plot of the series with a legend; points below the y axis are crosses on its lower end.
+def plot(
+    series: Sequence[Series],
+    x: Axis,
+    y: Axis,
+    title: str,
+    description: str,
+    diagonal: bool = False,
+    with_legend: bool = True,
+) -> Safe:
+    """A plot of the series with a legend; crosses mark what collapsed, arrows what lies below the y axis.
 
     Args:
         series: What to draw; those after the eighth repeat the styles.
@@ -115,6 +125,7 @@ def plot(series: Sequence[Series], x: Axis, y: Axis, title: str, description: st
         title: For people who don't see the plot.
         description: What the plot says, for them.
         diagonal: Whether the line of equal values is drawn.
+        with_legend: Whether the names of several series are listed.
     """
     parts = [_axes(x, y)]
     if diagonal:
@@ -127,7 +138,7 @@ def plot(series: Sequence[Series], x: Axis, y: Axis, title: str, description: st
         "svg", tag("title", title), tag("desc", description), *parts,
         viewBox=f"0 0 {WIDTH} {HEIGHT}", role="img", aria_label=f"{title}. {description}",
     )  # fmt: skip
-    return join([drawing, legend(series) if len(series) > 1 else None])
+    return join([drawing, legend(series) if with_legend and len(series) > 1 else None])
 
 
 def _dodge(series: Sequence[Series], x: Axis) -> float:
@@ -147,7 +158,9 @@ def legend(series: Sequence[Series]) -> Safe:
         swatch = tag(
             "svg", tag("path", d="M-10 0H10", class_="line"), shape, viewBox="-11 -7 22 14", aria_hidden="true"
         )
-        items.append(tag("li", swatch, one.name, class_=f"s{i % N_STYLES}"))
+        items.append(
+            tag("li", swatch, one.name, class_=f"s{i % N_STYLES} dashed" if one.dashed else f"s{i % N_STYLES}")
+        )
     return tag("ul", *items, class_="legend")
 
 
@@ -163,13 +176,16 @@ def _series(one: Series, x: Axis, y: Axis, style: int, shift: float) -> Safe:
         if not below and point.low is not None and point.high is not None:
             ends = _y(y, max(point.low, y.low)), _y(y, min(point.high, y.high))
             drawn.append(tag("path", d=f"M{across:.1f} {ends[0]:.1f}V{ends[1]:.1f}", class_="interval"))
-        if below or point.crossed:
+        if below and not point.crossed:
+            if x.kind != "linear":  # on a curve the line says enough
+                drawn.append(tag("path", d=_ARROW, class_="arrow", transform=f"translate({across:.1f} {up:.1f})"))
+        elif point.crossed:
             drawn.append(tag("path", d=_CROSS, class_="cross", transform=f"translate({across:.1f} {up:.1f})"))
         elif one.marks:
             drawn.append(tag("path", d=_SHAPES[style], class_="mark", transform=f"translate({across:.1f} {up:.1f})"))
         if drawn:
             parts.append(tag("g", tag("title", point.label) if point.label else None, *drawn))
-    return tag("g", *parts, class_=f"s{style}")
+    return tag("g", *parts, class_=f"s{style} dashed" if one.dashed else f"s{style}")
 
 
 def _axes(x: Axis, y: Axis) -> Safe:

@@ -61,12 +61,11 @@ def _confusion_table(confusion: Ints, names: tuple[str, ...]) -> Safe:
         cells = []
         for j, count in enumerate(confusion[i].tolist()):
             shade = f"h{shades[i, j]}" if i == j else f"w{int(np.ceil(4 * count / wrong_most))}"
-            cells.append(tag("td", count, class_=shade if count else None))
+            cells.append(tag("td", count, class_=shade if count else "zero"))
         body.append(tag("tr", tag("th", japanese(name), scope="row"), *cells))
-    caption = tag("caption", "Rows are the true labels, columns the predictions; texts of the test split.")
-    return scrollable(
-        "Confusion matrix", tag("table", caption, tag("thead", head), tag("tbody", *body), class_="confusion")
-    )
+    note = "Rows are the true labels, columns the predictions; texts of the test split."
+    table = tag("table", tag("thead", head), tag("tbody", *body), class_="confusion", aria_label="Confusion matrix")
+    return scrollable("Confusion matrix", note, table)
 
 
 def texts_section(texts: Predictions, is_livedoor: bool) -> Safe:
@@ -105,7 +104,11 @@ def _text_row(texts: Predictions, i: int, is_livedoor: bool) -> Mapping[str, Any
     number = re.search(r"-([0-9]{1,12})(\.txt)?$", texts.ids[i]) if is_livedoor else None
     link = tag("a", name, href=_ARTICLE.format(number[1]), rel="noopener noreferrer") if number else name
     p = texts.probabilities[i]
-    most = [f"{texts.names[j]} {100 * p[j]:.1f} %" for j in np.argsort(-p, kind="stable")[:3] if p[j] >= 0.0005]
+    most = [
+        f"{texts.names[j]} {100 * p[j]:.1f}\N{NO-BREAK SPACE}%"
+        for j in np.argsort(-p, kind="stable")[:3]
+        if p[j] >= 0.0005
+    ]
     return {
         "title": tag("span", link),
         "label": texts.names[texts.labels[i]],

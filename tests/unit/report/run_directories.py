@@ -73,8 +73,9 @@ def predict(
     hardness = np.random.default_rng(0).random(n_texts)
     rng = np.random.default_rng(seed + 1)
     other = (true + rng.integers(1, len(labels), n_texts)) % len(labels)
-    right = 0.7 * hardness + 0.3 * rng.random(n_texts) < quality
-    top = rng.uniform(0.4, 0.95, n_texts) ** np.where(right, 0.1, 0.8)
+    ranks = np.argsort(np.argsort(0.7 * hardness + 0.3 * rng.random(n_texts)))
+    right = ranks < round(quality * n_texts)
+    top = rng.uniform(0.3, 1, n_texts) ** np.where(right, 0.15, 0.8)
     rows = []
     for i in range(n_texts):
         best = int(true[i] if right[i] else other[i])
@@ -161,7 +162,8 @@ def make_run(
         rows = predict(quality, n_test, seed, labels, titles)
         write_jsonl(folder / "test.jsonl", rows)
     metrics: dict[str, Any] = {
-        "schema": 1, "status": status, "collapsed": f1 < COLLAPSED_BELOW, "best_epoch": best_epoch, "epochs_run": epochs,
+        "schema": 1, "status": status, "collapsed": f1 < COLLAPSED_BELOW, "best_epoch": best_epoch,
+        "epochs_run": epochs,
         "val": {"loss": 0.2, "accuracy": f1, "precision": f1, "recall": f1, "f1": f1, "n": n_test},
         "test": {"loss": 0.2, "n": n_test}, "per_class": {},
         "seconds": {"total": seconds, "per_epoch": seconds / 10}, "tokens_per_second": 14000.0, "peak_memory_gib": 38.0,
@@ -194,11 +196,12 @@ def make_published(directory: Path, n_test: int = 736) -> None:
     for i, row in enumerate(csv.DictReader(text.splitlines())):
         test = {name: float(row[f"test_{name}"]) for name in ("accuracy", "precision", "recall", "f1")}
         kind = round(100 * test["accuracy"])
+        batch_size = int(row["batch_size"])
         run = make_run(
-            directory / f"{i:03}", quality=test["accuracy"], seed=42, n_test=n_test, val_f1=float(row["val_f1"]), test=test,
-            best_epoch=int(row["best_epoch"]) if row["best_epoch"] else None, predictions=linked.get(kind),
-            seconds=900 + 2200 * (32 / int(row["batch_size"])) ** 0.5 + i, model=row["model"], template=int(row["template"]),
-            lr=float(row["lr"]), batch_size=int(row["batch_size"]), lora_r=int(row["lora_r"]),
+            directory / f"{i:03}", quality=test["accuracy"], seed=42, n_test=n_test, val_f1=float(row["val_f1"]),
+            test=test, best_epoch=int(row["best_epoch"]) if row["best_epoch"] else None, predictions=linked.get(kind),
+            seconds=900 + 2200 * (32 / batch_size) ** 0.5 + i, model=row["model"], template=int(row["template"]),
+            lr=float(row["lr"]), batch_size=batch_size, lora_r=int(row["lora_r"]),
         )  # fmt: skip
         linked.setdefault(kind, run / "predictions")
 
