@@ -84,9 +84,6 @@ def _fit(run: Run) -> dict[str, dict[str, str]]:
         LlmClsError: The texts are not to be had without a network, or have changed since the run.
         ImportError: scikit-learn is missing.
     """
-    from sklearn.feature_extraction.text import TfidfVectorizer
-    from sklearn.linear_model import LogisticRegression
-
     from llm_cls.config import read_config
     from llm_cls.data.load import load_corpus
 
@@ -101,6 +98,10 @@ def _fit(run: Run) -> dict[str, dict[str, str]]:
     assert run.record is not None
     if corpus.digest != run.record.data.digest:
         raise LlmClsError("the texts on this machine are not those of the runs")
+
+    from sklearn.feature_extraction.text import TfidfVectorizer  # takes seconds: after all that can go wrong
+    from sklearn.linear_model import LogisticRegression
+
     train, test = ([f"{text.title}\n{text.body}" for text in corpus.splits[split]] for split in ("train", "test"))
     vectorizer = TfidfVectorizer(
         analyzer="char",
