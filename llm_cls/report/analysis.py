@@ -94,7 +94,7 @@ def analyse(directory: Path, data: str | None, with_baseline: bool) -> Analysis:
         second = other_name if i == 0 else second
         pair = judge.compare(winner, other, name_setting(winner, both), other_name)
         if pair is None:
-            notes.append(f"{other_name} is not compared: no readable predictions on the winner's test texts.")
+            notes.append(f"Not compared: {other_name} (no readable predictions on the winner's test texts).")
         else:
             pairs.append(pair)
     baseline, why = baseline_of(winner.best_run) if with_baseline else (None, "switched off by baseline=false")

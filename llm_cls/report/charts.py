@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from llm_cls.files import read_jsonl
-from llm_cls.report.comparison import name_setting
+from llm_cls.report.comparison import full_name, name_setting
 from llm_cls.report.markup import Safe, tag
 from llm_cls.report.runs import Run
-from llm_cls.report.settings import Setting, axes_of, best_per, longest_series, lr_series, sort_key
+from llm_cls.report.settings import Setting, axes_of, best_per, shown_lr_series, sort_key
 from llm_cls.report.svg import (
     N_STYLES,
     Axis,
@@ -27,9 +27,7 @@ _PERCENT = 100
 
 def by_lr(settings: Sequence[Setting], baseline: float | None, runs: Sequence[Run]) -> Safe | None:
     """Test F1 over the learning rate, a line for each setting of the rest; of each model only one where many."""
-    series = lr_series(settings)
-    if len(series) > N_STYLES:
-        series = sorted(longest_series(series), key=lambda s: -max(one.val_f1 for one in s))[:N_STYLES]
+    series = shown_lr_series(settings)
     if not series:
         return None
     firsts = [s[0] for s in series]
@@ -113,11 +111,12 @@ def learning_curves(settings: Sequence[Setting], everything: Sequence[Setting]) 
 def reliability_plot(found: Reliability) -> Safe:
     """Accuracy over confidence."""
     points = [
-        Point(float(c), float(a), label=f"{n} texts: confidence {100 * c:.1f} %, accuracy {100 * a:.1f} %")
+        Point(float(c), float(a), label=f"{n} texts: confidence {100 * c:.1f} %, accuracy {100 * a:.1f} %", note=str(n))
         for c, a, n in zip(found.confidence, found.accuracy, found.counts, strict=True)
     ]
-    x, y = linear_axis("confidence (%)", 0, 1, _PERCENT), linear_axis("accuracy (%)", 0, 1.02, _PERCENT)
-    description = f"Accuracy in bins of confidence; expected calibration error {100 * found.ece:.2f} points"
+    x, y = linear_axis("confidence (%)", 0, 1, _PERCENT), linear_axis("accuracy (%)", 0, 1.08, _PERCENT)
+    error = f"expected calibration error {100 * found.ece:.2f} points"
+    description = f"Accuracy in bins of confidence, with the number of texts; {error}"
     return plot([Series("winner", points)], x, y, "Reliability", description, diagonal=True)
 
 
@@ -155,9 +154,7 @@ def _point(setting: Setting, x: float, interval: bool = True, more: str = "") ->
     f1 = setting.test("f1")
     low, high = setting.interval if interval and setting.interval else (None, None)
     words = f", 95 % {100 * low:.2f} to {100 * high:.2f}" if low is not None and high is not None else ""
-    name = name_setting(setting, [setting])
-    label = f"{name}, template {setting.axes['template']}, lr {setting.axes['lr']}, "
-    label += f"batch size {setting.axes['batch_size']}, r {setting.axes['lora_r']}: F1 {100 * f1:.2f}{words}{more}"
+    label = f"{full_name(setting)}: F1 {100 * f1:.2f}{words}{more}"
     return Point(x, f1, low, high, label + (", collapsed" if setting.collapsed else ""), setting.collapsed)
 
 

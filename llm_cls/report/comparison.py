@@ -179,6 +179,13 @@ def name_setting(setting: Setting, settings: Sequence[Setting]) -> str:
     return ", ".join(parts)
 
 
+def full_name(setting: Setting) -> str:
+    """A setting by all of its axes."""
+    words = zip(AXES, ("", "template ", "lr ", "batch size ", "r "), strict=True)
+    parts = [f"{word}{setting.axes[axis]}" for axis, word in words if setting.axes[axis] is not None]
+    return ", ".join([*parts, *(f"{key.rpartition('.')[2]} {item}" for key, item in setting.extras.items())])
+
+
 def replicates(setting: Setting) -> str:
     """How often a setting was repeated: "3 seeds", "5 folds", or "1 run"."""
     names = {"seed": "seeds", "data.split_seed": "splits", "data.fold": "folds"}
@@ -188,7 +195,7 @@ def replicates(setting: Setting) -> str:
 
 
 def sentence(winner: str, other: str, pair: Comparison) -> str:
-    """What a comparison means, in plain words.
+    """What a comparison means, in plain words; a negative difference is to the winner's disadvantage.
 
     Args:
         winner: Name of the winner, beside that of the other.
@@ -198,7 +205,7 @@ def sentence(winner: str, other: str, pair: Comparison) -> str:
     points, (low, high) = 100 * pair.difference, (100 * x for x in pair.interval)
     if not pair.told_apart:
         return (
-            f"The difference between {winner} and {other} ({abs(points):.2f} points) is within what "
+            f"The difference between {winner} and {other} ({points:.2f} points) is within what "
             f"{pair.n_texts:,} texts can tell apart."
         )
     better, worse = (winner, other) if points > 0 else (other, winner)

@@ -6,7 +6,7 @@ from llm_cls.report import charts
 from llm_cls.report.analysis import Analysis
 from llm_cls.report.baseline import DESCRIPTION
 from llm_cls.report.charts import figure
-from llm_cls.report.comparison import replicates
+from llm_cls.report.comparison import full_name, replicates
 from llm_cls.report.html import page, paragraphs, plots, results_table, rows_table
 from llm_cls.report.markup import Safe, join, tag
 from llm_cls.report.provenance import provenance_section
@@ -71,6 +71,7 @@ def _summary(found: Analysis) -> Safe:
     card = tag(
         "div",
         tag("p", f"Winner: {found.name}", class_="name"),
+        tag("p", full_name(winner)),
         tag("dl", *figures, class_="figures"),
         tag("p", chosen, class_="soft"),
         class_="winner",

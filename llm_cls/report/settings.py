@@ -168,14 +168,21 @@ def lr_series(settings: Sequence[Setting]) -> list[list[Setting]]:
     return [sorted(s, key=lambda one: sort_key(one.axes["lr"])) for s in found if len({o.axes["lr"] for o in s}) > 1]
 
 
-def longest_series(series: Sequence[list[Setting]]) -> list[list[Setting]]:
-    """For each model the series with most learning rates; of equals the one with the most usual other values."""
+def shown_lr_series(settings: Sequence[Setting], most: int = 8) -> list[list[Setting]]:
+    """The series to show, the one with the best val F1 first.
+
+    Of more than ``most`` series, each model keeps the one with most learning rates; of equals the one with the
+    most usual other values.
+    """
+    series = lr_series(settings)
     usual = Counter((axis, repr(v)) for s in series for one in s for axis, v in one.axes.items())
 
     def rank(one: list[Setting]) -> tuple[int, int]:
         return len(one), sum(usual[axis, repr(v)] for axis, v in one[0].axes.items() if axis != "lr")
 
-    return [max(found, key=rank) for found in _by(series, lambda s: s[0].axes["model"]).values()]
+    if len(series) > most:
+        series = [max(found, key=rank) for found in _by(series, lambda s: s[0].axes["model"]).values()]
+    return sorted(series, key=lambda s: -best(s).val_f1)[:most]
 
 
 def _by(items: Iterable[Any], key: Callable[[Any], Any]) -> dict[Any, list[Any]]:

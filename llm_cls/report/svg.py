@@ -29,7 +29,7 @@ _ARROW = "M0-11V-1M-4-5L0-1L4-5"
 
 @dataclass(frozen=True)
 class Point:
-    """A point: position, interval, and the text shown when it is pointed at."""
+    """A point: position, interval, the text shown when it is pointed at, a note above it."""
 
     x: float
     y: float
@@ -37,6 +37,7 @@ class Point:
     high: float | None = None
     label: str = ""
     crossed: bool = False
+    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -155,6 +156,8 @@ def legend(series: Sequence[Series]) -> Safe:
     items = []
     for i, one in enumerate(series):
         shape = tag("path", d=_SHAPES[i % N_STYLES], class_="mark") if one.marks else None
+        if all(point.crossed for point in one.points):
+            shape = tag("path", d=_CROSS, class_="cross")
         swatch = tag(
             "svg", tag("path", d="M-10 0H10", class_="line"), shape, viewBox="-11 -7 22 14", aria_hidden="true"
         )
@@ -183,6 +186,8 @@ def _series(one: Series, x: Axis, y: Axis, style: int, shift: float) -> Safe:
             drawn.append(tag("path", d=_CROSS, class_="cross", transform=f"translate({across:.1f} {up:.1f})"))
         elif one.marks:
             drawn.append(tag("path", d=_SHAPES[style], class_="mark", transform=f"translate({across:.1f} {up:.1f})"))
+        if point.note:
+            drawn.append(tag("text", point.note, x=across, y=up - 8, class_="middle name"))
         if drawn:
             parts.append(tag("g", tag("title", point.label) if point.label else None, *drawn))
     return tag("g", *parts, class_=f"s{style} dashed" if one.dashed else f"s{style}")

@@ -13,8 +13,7 @@ from llm_cls.report.settings import (
     as_number,
     axes_of,
     best_per,
-    longest_series,
-    lr_series,
+    shown_lr_series,
     sort_key,
     value,
     varied_keys,
@@ -101,7 +100,7 @@ def all_tables(runs: Sequence[Run], settings: Sequence[Setting]) -> list[Table]:
     ):
         if len({repr(s.axes[axis]) for s in settings}) > 1:
             tables.append(_axis_table(settings, axis, name, title))
-    if series := longest_series(lr_series(settings)):
+    if series := shown_lr_series(settings):
         tables.insert(min(2, len(tables)), _lr_table(series))
     return [*tables, _all_table(runs)]
 
@@ -132,7 +131,10 @@ def _axis_table(settings: Sequence[Setting], axis: str, name: str, title: str) -
 
 def _lr_table(series: Sequence[Sequence[Setting]]) -> Table:
     rows = [setting for one in series for setting in sorted(one, key=lambda s: -float(s.axes["lr"]))]
-    note = "All learning rates at one template, batch size and r: for each model, where most were tried."
+    note = (
+        "Settings that differ in the learning rate alone. Where these are more than eight series: of each model the "
+        "one with most learning rates."
+    )
     return _table("lr", "Per learning rate", note, ("model", "template", "batch_size", "lora_r", "lr", *_SHOWN), rows)
 
 

@@ -71,7 +71,7 @@ def test_unreadable_predictions_are_noted_and_stop_nothing(tmp_path: Path) -> No
     (broken / "predictions" / "test.jsonl").write_text('{"id": 1}\n')
     found = _analyse(tmp_path)
     assert [pair.other for pair in found.comparisons] == ["lr 0.0003"]
-    assert any("lr 0.0005 is not compared" in note for note in found.notes)
+    assert any("Not compared: lr 0.0005" in note for note in found.notes)
     (tmp_path / "a" / "predictions" / "test.jsonl").unlink()
     found = _analyse(tmp_path)
     assert found.texts is None and found.comparisons == () and "test.jsonl" in found.notes[0]
@@ -106,6 +106,7 @@ def test_the_sentence_is_plain_and_honest() -> None:
     assert sentence("A", "B", _pair(0.0045, 0.2)) == (
         "The difference between A and B (0.45 points) is within what 736 texts can tell apart."
     )
+    assert "(-0.45 points)" in sentence("A", "B", _pair(-0.0045, 0.2))
     assert sentence("A", "B", _pair(0.012, 0.001)) == (
         "The difference between A and B (1.20 points, 95 %: 0.80 to 1.60) is more than chance explains on 736 texts: "
         "A is better."

@@ -10,7 +10,7 @@ from llm_cls.config import read_config
 from llm_cls.errors import ConfigError
 from llm_cls.report.corpora import same_data
 from llm_cls.report.runs import read_runs
-from llm_cls.report.settings import as_number, best, best_per, group, longest_series, lr_series
+from llm_cls.report.settings import as_number, best, best_per, group, shown_lr_series
 
 
 def _states(directory: Path) -> dict[str, str]:
@@ -141,13 +141,13 @@ def test_best_per_model_gives_each_model_the_same_chances(tmp_path: Path) -> Non
     assert best(settings).val_f1 == 0.95
 
 
-def test_the_longest_series_is_chosen_for_each_model(tmp_path: Path) -> None:
+def test_of_many_series_each_model_keeps_the_longest(tmp_path: Path) -> None:
     for template, lrs in ((0, (1e-4, 3e-4)), (2, (1e-4, 3e-4, 5e-4)), (1, (1e-4,))):
         for lr in lrs:
-            make_run(tmp_path / f"{template}-{lr}", template=template, lr=lr)
-    series = lr_series(group(read_runs(tmp_path)))
-    assert sorted(len(one) for one in series) == [2, 3]
-    assert [[s.axes["lr"] for s in one] for one in longest_series(series)] == [[1e-4, 3e-4, 5e-4]]
+            make_run(tmp_path / f"{template}-{lr}", template=template, lr=lr, val_f1=0.9 + template / 100)
+    settings = group(read_runs(tmp_path))
+    assert [[s.axes["lr"] for s in one] for one in shown_lr_series(settings)] == [[1e-4, 3e-4, 5e-4], [1e-4, 3e-4]]
+    assert [[s.axes["lr"] for s in one] for one in shown_lr_series(settings, most=1)] == [[1e-4, 3e-4, 5e-4]]
 
 
 def test_only_runs_on_the_same_data_are_compared(tmp_path: Path) -> None:
