@@ -55,24 +55,22 @@ def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
     raise RunInterrupted(f"Interrupted by {signal.Signals(number).name}")
 
 
-def _known(error: BaseException) -> LlmClsError | None:
-    """What of the errors of libraries and of the machine a user can mend."""
-    text = str(error).strip()
-    if isinstance(error, MemoryError) or re.search(
-        r"out of memory|can't allocate memory|not enough memory", text, re.I
-    ):
-        return ResourceError(
-            "Out of memory. Try a smaller data.micro_batch_size (it changes memory and speed only), a smaller "
-            f"data.max_length, or engine.gradient_checkpointing=true. {first_sentence(text)}"
-        )
-    if isinstance(error, OSError) and error.errno in _DISK:
-        where = f"{error.filename}: " if error.filename else ""
-        return ResourceError(
-            f"{where}{os.strerror(error.errno)}. Free some space, or write elsewhere with hydra.run.dir=DIR"
-        )
-    match = re.search(r"No space left on device|file write failed|Disk quota exceeded|File too large", text)
-    if match and isinstance(error, RuntimeError | OSError):
-        return ResourceError(f"{match.group()}. Free some space, or write elsewhere with hydra.run.dir=DIR")
+def _known(error: BaseException | None) -> LlmClsError | None:
+    """What of the errors of libraries and of the machine a user can mend; theirs may hide what was at the bottom."""
+    while error is not None:
+        text = str(error).strip()
+        if isinstance(error, MemoryError) or re.search(r"out of memory|allocate memory|not enough memory", text, re.I):
+            return ResourceError(
+                "Out of memory. Try a smaller data.micro_batch_size (it changes memory and speed only), a smaller "
+                f"data.max_length, or engine.gradient_checkpointing=true. {first_sentence(text)}"
+            )
+        if isinstance(error, OSError) and error.errno in _DISK:
+            where = f"{error.filename}: " if error.filename else ""
+            reason = os.strerror(error.errno)
+            return ResourceError(f"{where}{reason}. Free some space, or write elsewhere with hydra.run.dir=DIR")
+        if match := re.search(r"No space left on device|Disk quota exceeded|File too large", text):
+            return ResourceError(f"{match.group()}. Free some space, or write elsewhere with hydra.run.dir=DIR")
+        error = error.__cause__ or error.__context__
     return None
 
 

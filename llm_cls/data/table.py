@@ -1,5 +1,6 @@
 """The user's own texts: CSV, TSV, JSON lines or Parquet."""
 
+import csv
 import os
 from collections import Counter
 from collections.abc import Sequence
@@ -104,7 +105,9 @@ def read_rows(path: Path, cache_dir: Path) -> list[Row]:
     options: dict[str, Any] = {}
     if kind == "csv":
         separator = "\t" if path.suffix.lower() == ".tsv" else ","
-        options = {"sep": separator, "dtype": str, "keep_default_na": False, "encoding": "utf-8-sig"}
+        text = datasets.Value("string")  # else "007" would be 7
+        features = datasets.Features(dict.fromkeys(_header(path, separator), text))
+        options = {"sep": separator, "features": features, "keep_default_na": False, "encoding": "utf-8-sig"}
     reader = {
         "csv": datasets.Dataset.from_csv,
         "json": datasets.Dataset.from_json,
@@ -127,6 +130,19 @@ def read_rows(path: Path, cache_dir: Path) -> list[Row]:
     if not rows:
         raise DataError(f"{path}: has no rows")
     return rows
+
+
+def _header(path: Path, separator: str) -> list[str]:
+    """The column names of a CSV or TSV file."""
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            names = next(csv.reader(file, delimiter=separator), [])
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{path}: can't be read as csv: {_cause(error)}") from None
+    if len(set(names)) < len(names):
+        twice = next(name for name, n in Counter(names).items() if n > 1)
+        raise DataError(f"{path}: the column {twice!r} occurs twice. Rename one of them")
+    return names
 
 
 def _cause(error: BaseException) -> str:

@@ -6,6 +6,7 @@ because decoders differ in whether their tokenizer adds them.
 
 import hashlib
 import json
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -17,6 +18,8 @@ from llm_cls.config import ModelConfig
 from llm_cls.errors import ConfigError
 from llm_cls.files import sha256_json
 from llm_cls.hub import hub_errors, local_file, only_local, source_name
+
+log = logging.getLogger(__name__)
 
 # T5Tokenizer is what transformers 5 makes of rinna's files: a fixed unk id, no byte fallback, newlines lost.
 _SENTENCEPIECE_FILES = ("spiece.model", "tokenizer.model")
@@ -121,6 +124,8 @@ class HubTokenizer:
 def load_tokenizer(config: ModelConfig, eos_id: int | None = None) -> Tokenizer:
     """The tokenizer that ``config`` names.
 
+    For random weights, which are for trials, that of the shipped model stands in for one that isn't here.
+
     Args:
         config: ``tokenizer`` (a hub id, a folder, or a SentencePiece ``.model`` file) goes before ``name``.
         eos_id: The model's EOS id, for tokenizers that have none of their own.
@@ -128,6 +133,16 @@ def load_tokenizer(config: ModelConfig, eos_id: int | None = None) -> Tokenizer:
     Raises:
         ConfigError: It can't be had, or it has no EOS.
     """
+    try:
+        return _load_tokenizer(config, eos_id)
+    except ConfigError:
+        if config.weights != "random" or config.tokenizer is not None:
+            raise
+    log.warning("The tokenizer of %s is not here; that of ja-mini stands in for it", config.name)
+    return _load_tokenizer(ModelConfig(name="ja-mini"), None)
+
+
+def _load_tokenizer(config: ModelConfig, eos_id: int | None) -> Tokenizer:
     name = config.tokenizer or config.name
     if name.endswith(".model") and Path(name).is_file():
         return SentencePieceTokenizer(Path(name), config.add_bos)

@@ -37,9 +37,9 @@ def load_architecture(config: ModelConfig) -> PretrainedConfig:
 
 
 def load_decoder(
-    config: ModelConfig, architecture: PretrainedConfig, dtype: torch.dtype, device: torch.device
+    config: ModelConfig, architecture: PretrainedConfig, dtype: torch.dtype, device: torch.device, seed: int
 ) -> PreTrainedModel:
-    """The network in ``dtype`` on ``device``, in eval mode, with dropout of the network itself off.
+    """The network in ``dtype`` on ``device``, in eval mode; ``seed`` draws random weights.
 
     Raises:
         ConfigError: The weights can't be had.
@@ -47,7 +47,8 @@ def load_decoder(
     """
     architecture.dtype = dtype
     if config.weights == "random":
-        with torch.device(device):
+        with torch.device(device), torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+            torch.manual_seed(seed)  # a resumed run must find the same network
             model = AutoModel.from_config(architecture, dtype=dtype, trust_remote_code=config.trust_remote_code)
     else:
         level = transformers_logging.get_verbosity()

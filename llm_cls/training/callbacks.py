@@ -28,8 +28,8 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
         """Writes beside the target and renames."""
-        with atomic_path(Path(path)) as temporary:
-            torch.save(checkpoint, temporary)
+        with atomic_path(Path(path)) as temporary, temporary.open("wb") as file:  # a full disk is an OSError here
+            torch.save(checkpoint, file)
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
         """Reads tensors and plain values only.
@@ -155,6 +155,11 @@ class RunRecorder(Checkpoint):
         for path in (self._directory / "checkpoints").glob("best-*.safetensors"):
             if self.best_epoch is None or path != self._best_path(self.best_epoch):
                 path.unlink()
+
+    def remove_checkpoints(self) -> None:
+        """Frees the space once the run is finished: ``model/`` holds the best weights, and nothing resumes."""
+        for path in (self._directory / "checkpoints").iterdir():
+            path.unlink()
 
     def load_best(self, module: ClassifierModule) -> bool:
         """Puts the best epoch's weights into ``module``; False where there is none."""

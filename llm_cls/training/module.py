@@ -57,11 +57,17 @@ class ClassifierModule(LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": schedule}
 
     def on_train_epoch_start(self) -> None:
-        """Gives each epoch its own random numbers, so that a resumed run draws what it would have drawn."""
+        """Turns dropout on."""
         self.classifier.train()
-        torch.manual_seed(
-            self._config.seed + 1_000_003 * (self.current_epoch * self.trainer.world_size + self.global_rank)
-        )
+
+    def on_train_batch_start(self, batch: Step, batch_idx: int) -> None:
+        """Gives each epoch its own random numbers, so that a resumed run draws what it would have drawn.
+
+        Not earlier: what Lightning draws while it makes its data loader differs after a resume.
+        """
+        if batch_idx == 0:
+            stream = self.current_epoch * self.trainer.world_size + self.global_rank
+            torch.manual_seed(self._config.seed + 1_000_003 * stream)
 
     def training_step(self, step: Step, batch_idx: int) -> None:
         """One optimizer step over all devices."""

@@ -52,7 +52,8 @@ def predict_file(arguments: "PredictConfig") -> tuple[list[str], tuple[str, ...]
     tokenizer = load_tokenizer(config.model.model_copy(update=own), architecture.eos_token_id)
     tokens = tokenize(pieces, tokenizer, config.data.max_length, config.data.truncation)
     dtype = torch.float32 if config.lora.full else hardware.frozen_dtype
-    classifier = load_artifact(load_decoder(config.model, architecture, dtype, hardware.device), config, folder)
+    decoder = load_decoder(config.model, architecture, dtype, hardware.device, config.seed)
+    classifier = load_artifact(decoder, config, folder)
     labels = read_labels(folder)
     logits = predict_logits(classifier, tokens, len(labels), arguments.batch_size, hardware)
     if not np.isfinite(logits).all():

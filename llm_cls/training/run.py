@@ -135,7 +135,7 @@ def train(config: Config, directory: Path, inputs: Inputs, record: dict[str, Any
     corpus, tokenizer, hardware = inputs.corpus, inputs.tokenizer, inputs.hardware
     data = TextDataModule(corpus, tokenizer, config.template, config.data, config.seed)
     frozen_dtype = torch.float32 if config.lora.full else hardware.frozen_dtype
-    decoder = load_decoder(config.model, inputs.architecture, frozen_dtype, hardware.device)
+    decoder = load_decoder(config.model, inputs.architecture, frozen_dtype, hardware.device, config.seed)
     checkpointing = config.engine.gradient_checkpointing
     classifier = build_classifier(
         decoder, config, len(corpus.labels), hardware.accelerator == "gpu" if checkpointing is None else checkpointing
@@ -173,6 +173,7 @@ def train(config: Config, directory: Path, inputs: Inputs, record: dict[str, Any
         logger.log_results(metrics, test, corpus)
     write_json(directory / "run.json", record | {"finished_at": now()})
     write_json(directory / "metrics.json", metrics)
+    recorder.remove_checkpoints()
 
 
 def read_metrics(directory: Path) -> dict[str, Any] | None:

@@ -86,9 +86,9 @@ def _start(config: Config, directory: Path, record: dict[str, Any]) -> WandbLogg
     for mode in modes:
         settings = wandb.Settings(mode=mode, silent=True, console="off", init_timeout=30, disable_git=True)
         try:
-            logger = WandbLogger(
+            run = wandb.init(
                 name=directory.name,
-                save_dir=str(directory),
+                dir=str(directory),
                 project=config.logger.project,
                 entity=config.logger.entity,
                 group=config.logger.group,
@@ -96,7 +96,7 @@ def _start(config: Config, directory: Path, record: dict[str, Any]) -> WandbLogg
                 config={**config.model_dump(mode="json"), "run": record},
                 settings=settings,
             )
-            _ = logger.experiment  # starts the run
+            logger = WandbLogger(experiment=run)
         except Exception as error:  # whatever W&B raises, the training matters more
             log.warning("W&B can't be used %s: %s", mode, str(error).splitlines()[0] if str(error) else type(error))
         else:

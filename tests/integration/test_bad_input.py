@@ -1,0 +1,204 @@
+"""Each fault of a user's gives one clear line and its exit code, and leaves nothing half-written."""
+
+import io
+import os
+import subprocess
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from .conftest import TINY, Command, write_archive
+
+
+def check(done: subprocess.CompletedProcess[str], code: int, *parts: str) -> None:
+    """One line for the user, and no traceback."""
+    assert done.returncode == code, done.stdout + done.stderr
+    assert done.stderr.count("\n") == 1, done.stderr
+    assert done.stderr.startswith("Error: ")
+    for part in parts:
+        assert part in done.stderr
+
+
+@pytest.fixture
+def train(command: Command, tmp_path: Path) -> Iterator[Command]:
+    """The command in an empty folder, which must be as empty afterwards."""
+    folder = tmp_path / "cwd"
+    folder.mkdir()
+
+    def call(*arguments: str, **options: str) -> subprocess.CompletedProcess[str]:
+        return command("train", "logger=none", *arguments, cwd=folder, **options)
+
+    yield call
+    assert not list(folder.rglob("*")), "nothing half-written"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "parts"),
+    [
+        (["model=rinna-3.6"], ["model=rinna-3.6", "Did you mean 'rinna-3.6b'?"]),
+        (["template=7"], ["template=7", "0, 1, 2, text"]),
+        (["lora.r=0"], ["lora.r must be >= 1, got 0. Try lora=r32."]),
+        (["optimizer.lr=-1"], ["optimizer.lr must be > 0", "got -1", "Try optimizer.lr=5e-4"]),
+        (["optimizer.lr=fast"], ["optimizer.lr must be a number, got 'fast'"]),
+        (["optimizer.lrr=1e-3"], ["optimizer.lrr is not a key", "'optimizer.lr'"]),
+        (["optimiser.lr=1e-3"], ["optimiser.lr is not a key", "'optimizer.lr'"]),
+        (["modle=ja-mini"], ["modle is not a key", "'model'"]),
+        (["+lora.rank=4"], ["lora.rank is not a key"]),
+        (["model=hf"], ["model.name is missing"]),
+        (["data=table", "data.file=a.csv", "data.text=t"], ["data.label is missing"]),
+    ],
+)
+def test_configuration(train: Command, arguments: list[str], parts: list[str]) -> None:
+    check(train(*arguments), 2, *parts)
+
+
+def test_all_faults_at_once(train: Command) -> None:
+    done = train("lora.r=0", "optimizer.lr=-1", "modle=x", "template=9", "seed=x", "trainer.epochs=3")
+    assert done.returncode == 2
+    lines = done.stderr.splitlines()
+    for key in ("lora.r ", "optimizer.lr ", "modle ", "template=9 ", "seed ", "trainer.epochs "):
+        assert sum(line.startswith(f"Error: {key}") for line in lines) == 1, (key, lines)
+    assert len(lines) == 6
+
+
+def test_model_not_cached_and_no_network(train: Command) -> None:
+    done = train("model=rinna-3.6b")
+    check(done, 2, "rinna/japanese-gpt-neox-3.6b", "hf download rinna/japanese-gpt-neox-3.6b", "model.name=FOLDER")
+
+
+def test_model_folder_without_a_model(train: Command, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    check(train("model=hf", f"model.name={tmp_path / 'empty'}"), 2, "model.name", "empty")
+
+
+def test_more_tokens_than_positions(train: Command, archive: Path) -> None:
+    done = train(*TINY, f"data.archive={archive}", "data.max_length=513")
+    check(done, 2, "data.max_length must be <= 512", "got 513", "Try data.max_length=512")
+
+
+def test_fewer_texts_than_a_batch(train: Command, archive: Path) -> None:
+    done = train(*TINY, f"data.archive={archive}", "data.batch_size=128")
+    check(done, 2, "data.batch_size must be <= the number of training texts (96), got 128", "Try data.batch_size=64")
+
+
+def member(name: str, content: bytes = b"u\nd\nt\nb\n", kind: bytes = tarfile.REGTYPE) -> tuple[tarfile.TarInfo, bytes]:
+    info = tarfile.TarInfo(name)
+    info.type, info.size, info.linkname = kind, len(content), "/etc/passwd"
+    return info, content
+
+
+@pytest.mark.parametrize(
+    ("extra", "parts"),
+    [
+        (member("../evil.txt"), ["'../evil.txt' lies outside"]),
+        (member("/tmp/evil.txt"), ["'/tmp/evil.txt' lies outside"]),
+        (member("text/smax/smax-1.txt", b"", tarfile.SYMTYPE), ["'text/smax/smax-1.txt' is a link"]),
+        (member("text/smax/smax-1.txt", b"", tarfile.LNKTYPE), ["'text/smax/smax-1.txt' is a link"]),
+        (member("text/smax/smax-1.txt", b"u\nd\nt\n\xff\xfe\n"), ["smax/smax-1.txt: must be UTF-8", "0xff"]),
+        (member("text/smax/smax-1.txt", b""), ["smax/smax-1.txt: the article is empty"]),
+        (member("text/smax/smax-1.txt", "u\nd\n　\n \n".encode()), ["smax/smax-1.txt: the article is empty"]),
+    ],
+)
+def test_archive_with_a_bad_member(
+    train: Command, tmp_path: Path, extra: tuple[tarfile.TarInfo, bytes], parts: list[str]
+) -> None:
+    path = write_archive(tmp_path / "a.tar.gz", per_label=12)
+    with tarfile.open(path) as old, tarfile.open(tmp_path / "bad.tar.gz", "w:gz") as new:
+        for info in old:
+            new.addfile(info, old.extractfile(info))
+        new.addfile(extra[0], io.BytesIO(extra[1]))
+    check(train(*TINY, f"data.archive={tmp_path / 'bad.tar.gz'}"), 3, *parts)
+
+
+def test_archive_cut_in_half_or_not_an_archive(train: Command, archive: Path, tmp_path: Path) -> None:
+    content = archive.read_bytes()
+    (tmp_path / "half.tar.gz").write_bytes(content[: len(content) // 2])
+    (tmp_path / "page.tar.gz").write_text("<html>404</html>")
+    for name in ("half.tar.gz", "page.tar.gz"):
+        check(train(*TINY, f"data.archive={tmp_path / name}"), 3, name, "is not a whole .tar.gz archive")
+
+
+def test_no_network_for_the_corpus(train: Command) -> None:
+    done = train("model=ja-mini", "data.url=http://127.0.0.1:9/ldcc.tar.gz")
+    assert done.returncode == 3 and "data.archive=PATH" in done.stderr.splitlines()[-1]
+
+
+TABLE = [*TINY, "data=table", "data.text=text", "data.label=label"]
+
+
+@pytest.mark.parametrize(
+    ("rows", "arguments", "parts"),
+    [
+        ("txet,label\nあ,x\n", [], ["no column 'text'", "Did you mean 'txet'?", "data.text=COLUMN"]),
+        ("text,label\n" + "い,x\n" * 30 + "あ,y\n", [], ["label 'y' has 1 text", "at least 3"]),
+        ('text,label\nあ,x\n"",y\n', [], ["row 2 of column 'text' is empty"]),
+        ("text,label\nあ,x\nい,x\nう,x\n", [], ["two labels at least"]),
+    ],
+)
+def test_table(train: Command, tmp_path: Path, rows: str, arguments: list[str], parts: list[str]) -> None:
+    (tmp_path / "t.csv").write_text(rows, encoding="utf-8")
+    check(train(*TABLE, f"data.file={tmp_path / 't.csv'}", *arguments), 3, *parts)
+
+
+def test_label_that_training_never_saw(train: Command, tmp_path: Path) -> None:
+    rows = "text,label\n" + "".join(f"文{i},{'xy'[i % 2]}\n" for i in range(20))
+    for name, more in (("train", ""), ("val", ""), ("test", "謎,z\n")):
+        (tmp_path / f"{name}.csv").write_text(rows + more, encoding="utf-8")
+    files = [f"data.{name}_file={tmp_path / name}.csv" for name in ("train", "val", "test")]
+    check(train(*TABLE, *files), 3, "test.csv: row 21", "'z'", "no training text")
+
+
+def test_out_of_memory(command: Command, archive: Path, tmp_path: Path) -> None:
+    """The shell's limit stands for a machine that is too small for a 7 B model."""
+    done = command(
+        "train", "model=open-calm-7b", "model.weights=random", "logger=none", f"data.archive={archive}",
+        "trainer=cpu", "hydra.run.dir=run", cwd=tmp_path, limit="ulimit -v 12000000",
+    )  # fmt: skip
+    assert done.returncode == 4, done.stderr
+    line = done.stderr.splitlines()[-1]
+    assert "Out of memory" in line and "data.micro_batch_size" in line and "Traceback" not in done.stderr
+
+
+def test_output_folder_that_cannot_be_written(command: Command, archive: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("not a folder")
+    done = command("train", *TINY, f"data.archive={archive}", "hydra.run.dir=file/run", cwd=tmp_path)
+    assert done.returncode == 4 and done.stderr.count("\n") == 1, done.stderr
+    assert "hydra.run.dir" in done.stderr
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 600 KB."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=600k", "tmpfs", str(disk)], capture_output=True, check=False
+    )
+    if mounted.returncode:
+        pytest.skip("mounting needs root")
+    yield disk
+    subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_full_disk(command: Command, archive: Path, tmp_path: Path, small_disk: Path) -> None:
+    done = command("train", *TINY, f"data.archive={archive}", "logger=none", "hydra.run.dir=disk/run", cwd=tmp_path)
+    assert done.returncode == 4, done.stderr
+    assert done.stderr.count("\n") == 1 and ("space" in done.stderr or "write" in done.stderr)
+    assert not (small_disk / "run" / "metrics.json").exists()
+    assert not list((small_disk / "run").rglob("*.tmp"))
+
+
+def test_read_only_disk(command: Command, archive: Path, tmp_path: Path, small_disk: Path) -> None:
+    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+    done = command("train", *TINY, f"data.archive={archive}", "logger=none", "hydra.run.dir=disk/run", cwd=tmp_path)
+    assert done.returncode == 4 and done.stderr.count("\n") == 1, done.stderr
+    assert "Read-only" in done.stderr
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_folder_without_permission(command: Command, archive: Path, tmp_path: Path) -> None:
+    (tmp_path / "locked").mkdir(mode=0o500)
+    done = command("train", *TINY, f"data.archive={archive}", "hydra.run.dir=locked/run", cwd=tmp_path)
+    assert done.returncode == 4 and done.stderr.count("\n") == 1, done.stderr

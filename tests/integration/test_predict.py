@@ -1,0 +1,90 @@
+"""``llm_cls.predict`` from a run directory alone."""
+
+import csv
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from llm_cls.config import read_config
+from llm_cls.data.load import load_corpus
+from llm_cls.files import read_jsonl
+
+from .conftest import Command
+
+
+@pytest.fixture(scope="module")
+def rows(finished_run: Path) -> list[dict[str, str]]:
+    texts = load_corpus(read_config(finished_run / "config.yaml").data).splits["test"]
+    return [{"id": t.id, "title": t.title, "body": t.body} for t in texts]
+
+
+def expected(run: Path) -> list[dict]:
+    return read_jsonl(run / "predictions" / "test.jsonl")
+
+
+def test_csv_and_jsonl_give_the_probabilities_of_the_run(
+    finished_run: Path, rows: list[dict[str, str]], command: Command, tmp_path: Path
+) -> None:
+    with (tmp_path / "in.csv").open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, ["id", "title", "body"])
+        writer.writeheader()
+        writer.writerows(rows)
+    done = command("predict", f"run={finished_run}", "input=in.csv", "output=out.csv", "batch_size=5", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    with (tmp_path / "out.csv").open(encoding="utf-8", newline="") as file:
+        found = list(csv.DictReader(file))
+    for row, before in zip(found, expected(finished_run), strict=True):  # the input's order
+        assert (row["id"], row["prediction"]) == (before["id"], before["prediction"])
+        for label, p in before["probabilities"].items():
+            assert float(row[f"p({label})"]) == pytest.approx(p, abs=1e-5)
+
+
+def test_jsonl_in_and_out(finished_run: Path, rows: list[dict[str, str]], command: Command, tmp_path: Path) -> None:
+    lines = [json.dumps({"title": r["title"], "body": r["body"]}, ensure_ascii=False) for r in reversed(rows)]
+    (tmp_path / "in.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    done = command("predict", f"run={finished_run}", "input=in.jsonl", "output=out.jsonl", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    found = read_jsonl(tmp_path / "out.jsonl")
+    assert [row["id"] for row in found] == [str(i + 1) for i in range(len(rows))]
+    for row, before in zip(reversed(found), expected(finished_run), strict=True):
+        assert row["probabilities"] == pytest.approx(before["probabilities"], abs=1e-5)
+
+
+@pytest.mark.parametrize("name", ["head.safetensors", "adapter_model.safetensors", "labels.json", "manifest.json"])
+def test_damaged_file_is_refused(finished_run: Path, command: Command, tmp_path: Path, name: str) -> None:
+    shutil.copytree(finished_run, tmp_path / "run")
+    file = tmp_path / "run" / "model" / name
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 0x10
+    file.write_bytes(content)
+    (tmp_path / "in.csv").write_text("title,body\nあ,い\n", encoding="utf-8")
+    done = command("predict", "run=run", "input=in.csv", "output=out.csv", cwd=tmp_path)
+    assert done.returncode == 5
+    assert done.stderr.count("\n") == 1 and not (tmp_path / "out.csv").exists()
+    assert "model" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "part"),
+    [
+        (["input=in.csv", "output=o.csv"], 2, "run is missing"),
+        (["run=nowhere", "input=in.csv", "output=o.csv"], 2, "nowhere"),
+        (["run={run}", "input=none.csv", "output=o.csv"], 3, "none.csv"),
+        (["run={run}", "input=in.csv", "output=o.xlsx"], 2, "o.xlsx"),
+        (["run={run}", "imput=in.csv", "input=in.csv", "output=o.csv"], 2, "Did you mean 'input'"),
+        (["run={run}", "input=other.csv", "output=o.csv"], 3, "no column 'body'"),
+        (["run=unfinished", "input=in.csv", "output=o.csv"], 5, "not a finished run"),
+    ],
+)
+def test_wrong_arguments(
+    finished_run: Path, command: Command, tmp_path: Path, arguments: list[str], code: int, part: str
+) -> None:
+    (tmp_path / "in.csv").write_text("title,body\nあ,い\n", encoding="utf-8")
+    (tmp_path / "other.csv").write_text("title,text\nあ,い\n", encoding="utf-8")
+    (tmp_path / "unfinished").mkdir()
+    done = command("predict", *(a.format(run=finished_run) for a in arguments), cwd=tmp_path)
+    assert done.returncode == code, done.stderr
+    assert part in done.stderr and done.stderr.count("\n") == 1
+    assert not (tmp_path / "o.csv").exists()

@@ -1,0 +1,212 @@
+"""What a run must survive: several devices, interruption, divergence, company."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from llm_cls.files import read_jsonl
+
+from .conftest import TINY, Command
+
+
+def load(path: Path) -> dict:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+@pytest.fixture
+def arguments(archive: Path) -> list[str]:
+    return [*TINY, f"data.archive={archive}", "logger=none"]
+
+
+def test_two_processes_give_what_one_gives(command: Command, arguments: list[str], tmp_path: Path) -> None:
+    """Batches of 15 and 96 training texts: uneven shares and a last step of 6 texts."""
+    same = [*arguments, "data.batch_size=15", "lora.lora_dropout=0"]
+    one = command("train", *same, "hydra.run.dir=one", cwd=tmp_path)
+    two = command(
+        "train", *same, "hydra.run.dir=two", "trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2",
+        cwd=tmp_path,
+    )  # fmt: skip
+    assert one.returncode == two.returncode == 0, one.stderr + two.stderr
+    runs = [load(tmp_path / name / "run.json") for name in ("one", "two")]
+    assert [run["world_size"] for run in runs] == [1, 2]
+    assert runs[0]["run_id"] == runs[1]["run_id"], "the number of devices doesn't change what is learnt"
+    assert {path.name for path in tmp_path.iterdir()} == {"one", "two"}, "the ranks made no directory of their own"
+    for split in ("val", "test"):
+        first, second = (read_jsonl(tmp_path / name / "predictions" / f"{split}.jsonl") for name in ("one", "two"))
+        assert [(r["id"], r["label"], r["prediction"]) for r in first] == [
+            (r["id"], r["label"], r["prediction"]) for r in second
+        ]
+        p, q = (np.array([list(r["probabilities"].values()) for r in rows]) for rows in (first, second))
+        assert np.abs(p - q).max() < 1e-4
+
+
+def test_micro_batches_do_not_change_what_is_learnt(command: Command, arguments: list[str], tmp_path: Path) -> None:
+    for size in (16, 3):
+        done = command(
+            "train", *arguments, "lora.lora_dropout=0", f"data.micro_batch_size={size}", f"hydra.run.dir=m{size}",
+            cwd=tmp_path,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+    whole, parts = (read_jsonl(tmp_path / f"m{size}" / "history.jsonl") for size in (16, 3))
+    for a, b in zip(whole, parts, strict=True):
+        assert a["train_loss"] == pytest.approx(b["train_loss"], rel=1e-4)
+        assert a["val"]["loss"] == pytest.approx(b["val"]["loss"], rel=1e-4)
+
+
+def test_killed_run_goes_on_bitwise_and_interrupts_end_with_75(
+    command: Command, arguments: list[str], environment: dict[str, str], tmp_path: Path
+) -> None:
+    line = [*arguments, "trainer.max_epochs=3"]
+    undisturbed = command("train", *line, "hydra.run.dir=whole", cwd=tmp_path)
+    assert undisturbed.returncode == 0, undisturbed.stderr
+    for number, code in ((signal.SIGKILL, -signal.SIGKILL), (signal.SIGINT, 75)):
+        process = subprocess.Popen(
+            [sys.executable, "-m", "llm_cls.train", *line, "hydra.run.dir=broken"],
+            cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        wait_for(tmp_path / "broken" / "checkpoints" / "last.ckpt", process)
+        process.send_signal(number)
+        _, errors = process.communicate(timeout=60)
+        assert process.returncode == code, errors
+        if code == 75:
+            assert "Go on with the same command and hydra.run.dir=broken" in errors and "Traceback" not in errors
+        assert not (tmp_path / "broken" / "metrics.json").exists()
+        resumed = command("train", *line, "hydra.run.dir=broken", cwd=tmp_path)
+        assert resumed.returncode == 0, resumed.stderr
+        assert "Going on after the last epoch" in resumed.stdout
+        for name in ("predictions/val.jsonl", "predictions/test.jsonl", "model/adapter_model.safetensors"):
+            assert (tmp_path / "broken" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
+        histories = [read_jsonl(tmp_path / run / "history.jsonl") for run in ("whole", "broken")]
+        for a, b in zip(*histories, strict=True):
+            assert (a["epoch"], a["train_loss"], a["val"]) == (b["epoch"], b["train_loss"], b["val"])
+        (tmp_path / "broken").rename(tmp_path / f"after-{number.name}")
+
+
+def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
+    """Until ``path`` exists; the process must still run then."""
+    deadline = time.monotonic() + 60
+    while not path.exists():
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.005)
+
+
+def test_diverged_run_is_a_result(command: Command, arguments: list[str], tmp_path: Path) -> None:
+    done = command(
+        "train", *arguments, "optimizer.lr=1e30", "optimizer.warmup_epochs=0", "hydra.run.dir=run", cwd=tmp_path
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    metrics = load(tmp_path / "run" / "metrics.json")
+    assert (metrics["status"], metrics["collapsed"], metrics["best_epoch"]) == ("diverged", True, None)
+    for split in ("val", "test"):
+        assert {metrics[split][k] for k in ("loss", "accuracy", "precision", "recall", "f1")} == {None}
+        rows = read_jsonl(tmp_path / "run" / "predictions" / f"{split}.jsonl")
+        assert all(row["prediction"] is None and set(row["probabilities"].values()) == {None} for row in rows)
+    assert metrics["epochs_run"] == 1, "what is not a number never becomes one again"
+    assert "diverged" in done.stdout
+    again = command("predict", "run=run", "input=x.csv", "output=y.csv", cwd=tmp_path)
+    assert again.returncode == 5 and "diverged" in again.stderr
+
+
+def test_collapsed_run_is_a_result(command: Command, arguments: list[str], tmp_path: Path) -> None:
+    """A learning rate of zero, nearly: the untrained head gives every text one label."""
+    done = command("train", *arguments, "optimizer.lr=1e-12", "trainer.max_epochs=1", "hydra.run.dir=run", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    metrics = load(tmp_path / "run" / "metrics.json")
+    rows = read_jsonl(tmp_path / "run" / "predictions" / "val.jsonl")
+    missing = {row["label"] for row in rows} - {row["prediction"] for row in rows}
+    assert metrics["collapsed"] == (2 * len(missing) >= 3)
+    assert metrics["status"] == "finished"
+
+
+def test_two_processes_in_one_directory(
+    command: Command, arguments: list[str], environment: dict[str, str], tmp_path: Path
+) -> None:
+    line = [sys.executable, "-m", "llm_cls.train", *arguments, "trainer.max_epochs=200", "hydra.run.dir=run"]
+    first = subprocess.Popen(
+        line, cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
+    wait_for(tmp_path / "run" / "run.json", first)
+    second = command("train", *arguments, "trainer.max_epochs=200", "hydra.run.dir=run", cwd=tmp_path)
+    assert second.returncode == 4 and "in use by another process" in second.stderr
+    assert second.stderr.count("\n") == 1
+    assert first.poll() is None, "the first is not disturbed"
+    first.send_signal(signal.SIGTERM)
+    _, errors = first.communicate(timeout=60)
+    assert first.returncode == 75, errors
+
+
+@pytest.mark.parametrize(
+    ("overrides", "files"),
+    [
+        (["lora=none"], {"head.safetensors"}),
+        (["lora=none", "lora.full=true", "optimizer.lr=1e-4"], {"head.safetensors", "model.safetensors"}),
+        (
+            ["lora.use_rslora=true", "lora.use_dora=true", "template=0"],
+            {"head.safetensors", "adapter_model.safetensors"},
+        ),
+    ],
+)
+def test_other_ways_to_train(
+    command: Command, arguments: list[str], tmp_path: Path, overrides: list[str], files: set[str]
+) -> None:
+    base = [a for a in arguments if not a.startswith("lora.r=") and not a.startswith("lora.target")]
+    lora = [] if "lora=none" in overrides else ["lora.target_modules=all-linear"]
+    done = command("train", *base, *lora, *overrides, "trainer.max_epochs=1", "hydra.run.dir=run", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    weights = {path.name for path in (tmp_path / "run" / "model").glob("*.safetensors")}
+    assert weights == files
+    (tmp_path / "in.jsonl").write_text(json.dumps({"title": "試合", "body": "選手が優勝。"}), encoding="utf-8")
+    again = command("predict", "run=run", "input=in.jsonl", "output=out.jsonl", cwd=tmp_path)
+    assert again.returncode == 0, again.stderr
+
+
+def test_sweep_runs_every_combination_and_outlives_a_failure(
+    command: Command, arguments: list[str], tmp_path: Path
+) -> None:
+    done = command(
+        "train", "--multirun", *arguments, "template=1,2", "data.max_length=32,4096", "trainer.max_epochs=1",
+        "hydra.sweep.dir=sweep", cwd=tmp_path,
+    )  # fmt: skip
+    assert done.returncode == 6, done.stderr
+    assert len(list((tmp_path / "sweep").rglob("metrics.json"))) == 2
+    assert done.stderr.count("data.max_length must be <= 512") == 2
+    templates = {load(path)["identity"]["template.text"] for path in (tmp_path / "sweep").rglob("run.json")}
+    assert len(templates) == 2
+
+
+def test_orphaned_ranks_end(environment: dict[str, str], arguments: list[str], tmp_path: Path) -> None:
+    """kill -9 of the command ends its ranks as well, so that the run can go on at once."""
+    line = [*arguments, "trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", "trainer.max_epochs=50"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "llm_cls.train", *line, "hydra.run.dir=run"],
+        cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    wait_for(tmp_path / "run" / "checkpoints" / "last.ckpt", process)
+    ranks = children(process.pid)
+    assert len(ranks) == 2
+    process.kill()
+    process.wait()
+    deadline = time.monotonic() + 30
+    while any(alive(pid) for pid in ranks):
+        assert time.monotonic() < deadline, "the ranks outlive their parent"
+        time.sleep(0.1)
+
+
+def children(pid: int) -> list[int]:
+    listed = subprocess.run(["ps", "-o", "pid=", "--ppid", str(pid)], capture_output=True, text=True, check=False)
+    return [int(line) for line in listed.stdout.split()]
+
+
+def alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+        return "Z" not in Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except (ProcessLookupError, FileNotFoundError):
+        return False
