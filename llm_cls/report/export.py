@@ -12,7 +12,8 @@ from llm_cls.report.tables import Column, Table
 
 # What makes a spreadsheet run a cell (OWASP, "CSV Injection"); the wide forms do so in Japanese settings.
 _FORMULA = re.compile(r"[=+\-@\t\r\n＝＋－＠]")
-_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]")
+# Controls, the marks that reverse the direction of text, and halves of surrogate pairs.
+_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 def write_table(table: Table, directory: Path) -> None:
@@ -61,7 +62,7 @@ def hundredfold(value: float) -> Decimal:
 
 
 def printable(text: str) -> str:
-    """``text`` without control characters and lone surrogates, which no file format here can hold."""
+    """``text`` without what no file here can hold, or what would mislead its reader."""
     return _CONTROL.sub("\N{REPLACEMENT CHARACTER}", text)
 
 
