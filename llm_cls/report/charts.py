@@ -97,7 +97,7 @@ def learning_curves(settings: Sequence[Setting], everything: Sequence[Setting]) 
     if last < 2:
         return []
     epochs = linear_axis("epoch", 1, last)
-    epochs = Axis(epochs.label, epochs.low, epochs.high, [t for t in epochs.ticks if t[0] == int(t[0])])
+    epochs = Axis(epochs.label, epochs.low, epochs.high, [(v, f"{v:.0f}") for v, _ in epochs.ticks if v == int(v)])
     plots = [plot(f1, epochs, _f1_axis(f1, "val F1 (%)"), "Val F1 by epoch", "Learning curves of the best settings")]
     values = [p.y for s in losses for p in s.points]
     if values:

@@ -169,9 +169,11 @@ def legend(series: Sequence[Series]) -> Safe:
 
 def _series(one: Series, x: Axis, y: Axis, style: int, shift: float) -> Safe:
     parts = []
-    inside = [(_x(x, p.x) + shift, _y(y, p.y)) for p in one.points if p.y >= y.low]
-    if one.line and len(inside) > 1:
-        parts.append(tag("path", d=_path(inside), class_="line"))
+    if one.line and len(one.points) > 1:
+        line = tag("path", d=_path([(_x(x, p.x) + shift, _y(y, p.y)) for p in one.points]), class_="line")
+        box = LEFT, TOP, WIDTH - LEFT - RIGHT, HEIGHT - TOP - BOTTOM
+        view = " ".join(map(str, box))  # an inner drawing cuts off what leaves it
+        parts.append(tag("svg", line, x=box[0], y=box[1], width=box[2], height=box[3], viewBox=view))
     for point in one.points:
         across, up = _x(x, point.x) + shift, _y(y, max(point.y, y.low))
         drawn: list[Safe] = []
