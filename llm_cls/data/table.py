@@ -123,7 +123,10 @@ def read_rows(path: Path, cache_dir: Path) -> list[Row]:
             raise
         raise DataError(f"{path}: can't be read as {kind}: {_cause(error)}") from None
     except Exception as error:  # pandas, pyarrow and datasets raise many kinds for a broken file
-        raise DataError(f"{path}: can't be read as {kind}: {_cause(error)}") from None
+        cause = _cause(error)
+        if "corresponds to no data" in cause:
+            raise DataError(f"{path}: has no rows") from None
+        raise DataError(f"{path}: can't be read as {kind}: {cause}") from None
     finally:
         if shown:
             datasets.enable_progress_bars()

@@ -7,7 +7,9 @@ because decoders differ in whether their tokenizer adds them.
 import hashlib
 import json
 import logging
+import re
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -84,6 +86,9 @@ class HubTokenizer:
     def __init__(self, tokenizer: Any, add_bos: bool | None = None, eos_id: int | None = None) -> None:
         """Wraps ``tokenizer``; ``eos_id`` is used where it has no end token of its own."""
         self._tokenizer = tokenizer
+        self._special_ids = {i for i in tokenizer.all_special_ids if i != tokenizer.unk_token_id}
+        literals = sorted((t for t in tokenizer.all_special_tokens if len(t) > 1), key=len, reverse=True)
+        self._literal = re.compile("|".join(map(re.escape, literals))) if literals else None
         own = [tokenizer.eos_token_id, tokenizer.sep_token_id, eos_id]
         end = next((i for i in own if i is not None), None)
         if end is None:
@@ -103,10 +108,20 @@ class HubTokenizer:
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         """See ``Tokenizer``."""
+        rows = self._encode(list(texts))
+        for i, row in enumerate(rows):
+            if self._literal is not None and not self._special_ids.isdisjoint(row):
+                # A unigram model may hold "</s>" as an ordinary piece: taken apart, it is text again.
+                cuts = [0, *(match.start() + 1 for match in self._literal.finditer(texts[i])), len(texts[i])]
+                parts = self._encode([texts[i][a:b] for a, b in pairwise(cuts)])
+                rows[i] = [token for part in parts for token in part]
+        return rows
+
+    def _encode(self, texts: list[str]) -> list[list[int]]:
         if not texts:
             return []
         encoded = self._tokenizer(
-            list(texts),
+            texts,
             add_special_tokens=False,
             split_special_tokens=True,  # special tokens written out in a text are text
             return_attention_mask=False,

@@ -154,7 +154,7 @@ def test_out_of_memory(command: Command, archive: Path, tmp_path: Path) -> None:
     """The shell's limit stands for a machine that is too small for a 7 B model."""
     done = command(
         "train", "model=open-calm-7b", "model.weights=random", "logger=none", f"data.archive={archive}",
-        "trainer=cpu", "hydra.run.dir=run", cwd=tmp_path, limit="ulimit -v 12000000",
+        "trainer=cpu", "hydra.run.dir=run", cwd=tmp_path, limit="ulimit -v 7000000",
     )  # fmt: skip
     assert done.returncode == 4, done.stderr
     line = done.stderr.splitlines()[-1]

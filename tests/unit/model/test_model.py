@@ -1,0 +1,172 @@
+"""Adapter, pooling and head against their definitions."""
+
+import itertools
+from typing import Any
+
+import peft
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from torch import Tensor
+from transformers import AutoModel
+
+from llm_cls.config import Config, ModelConfig, parse_config
+from llm_cls.data.batches import Batch
+from llm_cls.errors import ConfigError
+from llm_cls.hub import source_name
+from llm_cls.hydra_config import CONF
+from llm_cls.model.classifier import TextClassifier, build_classifier
+from llm_cls.model.decoder import load_architecture, load_decoder
+from llm_cls.model.pooling import pad, pool
+
+CPU = torch.device("cpu")
+
+
+def config(*overrides: str) -> Config:
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return parse_config(compose("config", overrides=["model=ja-mini", *overrides]))
+
+
+def classifier(*overrides: str, checkpointing: bool = False) -> TextClassifier:
+    made = config(*overrides)
+    decoder = load_decoder(made.model, load_architecture(made.model), torch.float32, CPU, made.seed)
+    return build_classifier(decoder, made, 9, checkpointing)
+
+
+def batch(lengths: list[int], seed: int = 0) -> Batch:
+    ids = torch.randint(4, 12000, (sum(lengths),), generator=torch.Generator().manual_seed(seed))
+    return Batch(ids, torch.arange(len(lengths)) % 9, lengths, list(range(len(lengths))))
+
+
+def test_pad_and_pool() -> None:
+    ids, mask = pad(torch.tensor([5, 6, 7]), [2, 1])
+    assert ids.tolist() == [[5, 6], [7, 0]] and mask.tolist() == [[1, 1], [1, 0]]
+    hidden = torch.arange(2 * 3 * 2.0).reshape(2, 3, 2)
+    assert pool(hidden, [2, 3], "last").tolist() == [[2, 3], [10, 11]]
+    assert pool(hidden, [2, 3], "first").tolist() == [[0, 1], [6, 7]]
+
+
+@pytest.mark.parametrize(
+    "overrides", [[], ["lora.use_dora=true"], ["lora.use_rslora=true"], ["lora.target_modules=all-linear"]]
+)
+def test_adapter_is_the_identity_at_the_start(overrides: list[str]) -> None:
+    model = classifier(*overrides).eval()
+    plain = AutoModel.from_pretrained(source_name("ja-mini"), dtype=torch.float32).eval()
+    some = batch([7, 1, 12])
+    ids, mask = pad(some.input_ids, some.lengths)
+    with torch.no_grad():
+        hidden = pool(plain(input_ids=ids, attention_mask=mask).last_hidden_state, some.lengths, "last")
+        torch.testing.assert_close(model(some), hidden @ model.head.weight.T, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_only_adapter_and_head_get_gradients(checkpointing: bool) -> None:
+    model = classifier(checkpointing=checkpointing).train()
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    torch.nn.functional.cross_entropy(model(batch([7, 3])), torch.tensor([0, 1])).backward()
+    for name, parameter in model.named_parameters():
+        trained = "lora_" in name or name == "head.weight"
+        assert parameter.requires_grad == trained, name
+        assert (parameter.grad is not None) == trained, name
+    with_gradient = [n for n, p in model.named_parameters() if p.grad is not None and p.grad.abs().sum() > 0]
+    assert any("layers.0." in n and "lora_B" in n for n in with_gradient), "the first layer is reached"
+    torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=0.1).step()
+    changed = {n for n, p in model.named_parameters() if not torch.equal(p, before[n])}
+    assert changed and all("lora_B" in n or "lora_A" in n or n == "head.weight" for n in changed)
+
+
+def test_checkpointing_changes_no_gradient() -> None:
+    gradients = []
+    for checkpointing in (False, True):
+        model = classifier("lora.lora_dropout=0.3", checkpointing=checkpointing).train()
+        torch.manual_seed(0)
+        torch.nn.functional.cross_entropy(model(batch([7, 3])), torch.tensor([0, 1])).backward()
+        gradients.append({n: p.grad for n, p in model.named_parameters() if p.grad is not None})
+    for name, gradient in gradients[0].items():
+        torch.testing.assert_close(gradient, gradients[1][name], msg=name)
+
+
+def test_logits_do_not_depend_on_companions() -> None:
+    model = classifier().eval()
+    lengths = [40, 3, 17, 1]
+    together = batch(lengths)
+    offsets = [sum(lengths[:i]) for i in range(len(lengths) + 1)]
+    with torch.no_grad():
+        logits = model(together)
+        for i, (a, b) in enumerate(itertools.pairwise(offsets)):
+            alone = Batch(together.input_ids[a:b], together.labels[i : i + 1], [b - a], [i])
+            torch.testing.assert_close(model(alone)[0], logits[i], rtol=1e-5, atol=1e-5)
+
+
+def test_default_target_modules_are_pefts() -> None:
+    model = classifier("lora.r=4")
+    adapted = {n.split(".lora_A")[0].rpartition(".")[2] for n, _ in model.named_parameters() if "lora_A" in n}
+    assert adapted == {"query_key_value"}
+
+
+def test_same_seed_same_weights() -> None:
+    def weights(seed: int) -> dict[str, Tensor]:
+        return {n: p.detach() for n, p in classifier(f"seed={seed}").trainable_state().items()}
+
+    first, again, other = weights(1), weights(1), weights(2)
+    assert all(torch.equal(first[n], again[n]) for n in first)
+    assert not torch.equal(first["head.weight"], other["head.weight"])
+
+
+def test_unknown_target_modules() -> None:
+    with pytest.raises(ConfigError, match=r"lora\.target_modules=.*q_proj.*all-linear.*query_key_value"):
+        classifier("lora.target_modules=[q_proj]")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "trained"),
+    [(["lora=none"], 9 * 256), (["lora=full"], 9 * 256 + 7_811_072)],
+)
+def test_head_alone_or_everything(overrides: list[str], trained: int) -> None:
+    assert classifier(*overrides).count_parameters()[1] == trained
+
+
+def test_random_weights_of_the_published_shapes() -> None:
+    """Counted on the meta device: the sizes that the names say."""
+    for name, billions in (("rinna-3.6b", 3.6), ("open-calm-1b", 1.4), ("open-calm-3b", 2.8), ("open-calm-7b", 6.9)):
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            made = parse_config(compose("config", overrides=[f"model={name}", "model.weights=random"]))
+        architecture = load_architecture(made.model)
+        with torch.device("meta"):
+            model = AutoModel.from_config(architecture)
+        head = architecture.vocab_size * architecture.hidden_size  # the untied output embedding, which isn't loaded
+        assert (sum(p.numel() for p in model.parameters()) + head) / 1e9 == pytest.approx(billions, abs=0.12), name
+
+
+def tiny(**keys: Any) -> ModelConfig:
+    return ModelConfig(name="tiny", weights="random", architecture=keys)
+
+
+TINY = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64, "vocab_size": 99}
+
+
+@pytest.mark.parametrize(
+    ("architecture", "pooling"),
+    [
+        ({"model_type": "gpt_neox", **TINY}, "last"),
+        ({"model_type": "llama", "num_key_value_heads": 2, **TINY}, "last"),
+        ({"model_type": "gpt2", "n_embd": 32, "n_layer": 2, "n_head": 4, "vocab_size": 99}, "last"),
+        ({"model_type": "luke", "entity_vocab_size": 4, "entity_emb_size": 8, **TINY}, "first"),
+    ],
+)
+def test_other_architectures(architecture: dict[str, Any], pooling: str) -> None:
+    made = config("lora.target_modules=all-linear").model_copy(
+        update={"model": ModelConfig(name="tiny", weights="random", architecture=architecture, pooling=pooling)}
+    )
+    decoder = load_decoder(made.model, load_architecture(made.model), torch.float32, CPU, 0)
+    model = build_classifier(decoder, made, 3, gradient_checkpointing=False).eval()
+    ids = torch.randint(4, 99, (9,))
+    logits = model(Batch(ids, torch.zeros(2, dtype=torch.long), [6, 3], [0, 1]))
+    assert logits.shape == (2, 3) and logits.dtype == torch.float32 and torch.isfinite(logits).all()
+    assert isinstance(model.decoder, peft.PeftModel)
+
+
+def test_random_weights_repeat() -> None:
+    made = tiny(model_type="gpt_neox", **TINY)
+    first, again = (load_decoder(made, load_architecture(made), torch.float32, CPU, 5) for _ in range(2))
+    assert all(torch.equal(p, q) for p, q in zip(first.parameters(), again.parameters(), strict=True))

@@ -1,0 +1,122 @@
+"""Every file below conf/ composes and validates, and every fault is reported in the user's terms."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+from llm_cls.config import Config, ConfigError, dump_config, parse_config, read_config
+from llm_cls.hydra_config import CONF, GROUPS, allow_numeric_choices
+
+allow_numeric_choices()
+CHOICES = sorted(p for p in CONF.rglob("*.yaml") if p.parent != CONF and not p.name.startswith("_"))
+NEEDED = {
+    "data/table.yaml": ["data.file=x.csv", "data.text=t", "data.label=l"],
+    "model/hf.yaml": ["model.name=some/model"],
+}
+
+
+def parse(*overrides: str) -> Config:
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return parse_config(compose("config", overrides=list(overrides)))
+
+
+@pytest.mark.parametrize("path", CHOICES, ids=lambda p: f"{p.parent.name}={p.stem}")
+def test_every_choice_composes_and_validates(path: Path) -> None:
+    more = NEEDED.get(f"{path.parent.name}/{path.name}", [])
+    assert isinstance(parse(f"{path.parent.name}={path.stem}", *more), Config)
+
+
+def test_every_folder_is_a_group() -> None:
+    assert {p.parent.name for p in CHOICES} == set(GROUPS)
+
+
+def test_published_experiment_is_the_default() -> None:
+    config = parse()
+    assert (config.model.name, config.data.name) == ("rinna/japanese-gpt-neox-3.6b", "livedoor")
+    lora, optimizer, data = config.lora, config.optimizer, config.data
+    assert (lora.r, lora.lora_alpha, lora.lora_dropout, lora.target_modules) == (32, 16, 0.1, None)
+    assert (optimizer.lr, optimizer.weight_decay, optimizer.warmup_epochs) == (5e-4, 0.01, 1)
+    assert (data.max_length, data.batch_size, data.split_seed, config.trainer.max_epochs) == (512, 32, 42, 10)
+
+
+@pytest.mark.parametrize(
+    ("name", "hidden", "layers", "heads", "intermediate", "vocabulary", "bos", "eos"),
+    [
+        ("rinna-3.6b", 2816, 36, 22, 11264, 32000, 2, 3),
+        ("rinna-3.6b-sft", 2816, 36, 22, 11264, 32000, 2, 3),
+        ("rinna-3.6b-sft-v2", 2816, 36, 22, 11264, 32000, 2, 3),
+        ("rinna-3.6b-ppo", 2816, 36, 22, 11264, 32000, 2, 3),
+        ("open-calm-1b", 2048, 24, 16, 8192, 52096, 0, 0),
+        ("open-calm-3b", 2560, 32, 32, 10240, 52096, 0, 0),
+        ("open-calm-7b", 4096, 32, 32, 16384, 52224, 0, 0),
+    ],
+)
+def test_published_architectures(name: str, hidden: int, layers: int, heads: int, intermediate: int,
+                                 vocabulary: int, bos: int, eos: int) -> None:  # fmt: skip
+    from llm_cls.model.decoder import load_architecture
+
+    found = load_architecture(parse(f"model={name}", "model.weights=random").model)
+    assert (found.hidden_size, found.num_hidden_layers, found.num_attention_heads) == (hidden, layers, heads)
+    assert (found.intermediate_size, found.vocab_size, found.max_position_embeddings) == (
+        intermediate,
+        vocabulary,
+        2048,
+    )
+    assert (found.bos_token_id, found.eos_token_id) == (bos, eos)
+    assert not found.use_parallel_residual and not found.tie_word_embeddings and found.hidden_act == "gelu"
+    assert found.rope_parameters["partial_rotary_factor"] == 1.0, "rotary over the whole head"
+
+
+def test_templates() -> None:
+    texts = [parse(f"template={i}").template.text for i in range(3)]
+    assert texts == ["タイトル: {title}\n本文: {body}\nラベル: ", "タイトル: {title}\n本文: {body}", "{title}\n{body}"]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "parts"),
+    [
+        (["template.text='{title}'"], ["exactly once", "0 times"]),
+        (["template.text='{body}{body}'"], ["2 times"]),
+        (["template.text='{body} {author}'"], ["{author}"]),
+        (["template.text='{body'"], ["template"]),
+        (["data.micro_batch_size=64"], ["data.micro_batch_size must be <= data.batch_size (32), got 64"]),
+        (["optimizer.warmup_epochs=11"], ["optimizer.warmup_epochs must be <= trainer.max_epochs (10), got 11"]),
+        (["lora.full=true"], ["Try lora=none lora.full=true"]),
+        (
+            ["data=table", "data.file=a.csv", "data.train_file=b.csv", "data.text=t", "data.label=l"],
+            ["exclude each other"],
+        ),
+        (["data=table", "data.train_file=b.csv", "data.text=t", "data.label=l"], ["go together"]),
+        (["data=table", "data.file=a.csv", "data.text=t", "data.body=b", "data.label=l"], ["data.text excludes"]),
+        (["data=table", "data.file=a", "data.text=t", "data.label=l", "template=2"], ["Try template=text"]),
+        (["data=table", "data.file=a", "data.title=t", "data.body=b", "data.label=l"], ["Try template=2"]),
+        (["trainer.devices=0"], ["trainer.devices must be >= 1, got 0"]),
+        (["seed=true"], ["seed must be a number, got True"]),
+        (["optimizer.lr=nan"], ["optimizer.lr must be"]),
+        (["optimizer.betas=[0.9,1]"], ["optimizer.betas must be < 1"]),
+        (["trainer.precision=fp8"], ["trainer.precision must be 'auto'"]),
+    ],
+)
+def test_faults(overrides: list[str], parts: list[str]) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse(*overrides)
+    for part in parts:
+        assert part in str(caught.value)
+
+
+def test_round_trip_through_yaml(tmp_path: Path) -> None:
+    config = parse("experiment=quickstart", "lora.target_modules=[dense,query_key_value]", "logger=wandb")
+    (tmp_path / "config.yaml").write_text(dump_config(config), encoding="utf-8")
+    assert read_config(tmp_path / "config.yaml") == config
+
+
+def test_a_template_of_the_users_own(tmp_path: Path) -> None:
+    """Adding a file is all it takes."""
+    (tmp_path / "template").mkdir()
+    (tmp_path / "template" / "question.yaml").write_text('name: question\ntext: "{body}？"\n', encoding="utf-8")
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        tree: Any = compose("config", overrides=["template=question", f"hydra.searchpath=[file://{tmp_path}]"])
+    assert parse_config(OmegaConf.create(tree)).template.text == "{body}？"

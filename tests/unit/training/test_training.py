@@ -1,0 +1,158 @@
+"""Optimizer, batches, evaluation and identity against their definitions."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from llm_cls.cli import printable, report
+from llm_cls.config import OptimizerConfig
+from llm_cls.data.batches import EvalBatches, TrainSteps, step_indices
+from llm_cls.data.tokens import Tokens
+from llm_cls.errors import ConfigError
+from llm_cls.files import write_json
+from llm_cls.training.evaluation import evaluate
+from llm_cls.training.optimizer import build_optimizer, build_schedule
+from llm_cls.training.record import check_same_run
+
+
+def test_weight_decay_spares_vectors() -> None:
+    network = nn.Sequential(nn.Linear(3, 4), nn.LayerNorm(4), nn.Embedding(5, 6))
+    network[0].weight.requires_grad_(False)
+    decayed, spared = build_optimizer(network, OptimizerConfig()).param_groups
+    assert (decayed["weight_decay"], spared["weight_decay"]) == (0.01, 0.0)
+    assert [p.shape for p in decayed["params"]] == [(5, 6)], "frozen ones are not there"
+    assert all(p.ndim == 1 for p in spared["params"]) and len(spared["params"]) == 3
+
+
+def test_schedule_rises_for_an_epoch_and_falls_to_zero() -> None:
+    optimizer = build_optimizer(nn.Linear(2, 2), OptimizerConfig(lr=1.0))
+    schedule = build_schedule(optimizer, OptimizerConfig(lr=1.0, warmup_epochs=1), steps_per_epoch=4, max_epochs=3)
+    rates = []
+    for _ in range(12):
+        rates.append(schedule.get_last_lr()[0])
+        optimizer.step()
+        schedule.step()
+    assert rates == pytest.approx([0, 0.25, 0.5, 0.75, 1, 0.875, 0.75, 0.625, 0.5, 0.375, 0.25, 0.125])
+    assert schedule.get_last_lr()[0] == 0
+
+
+def tokens(n: int) -> Tokens:
+    lengths = np.random.default_rng(0).integers(1, 20, n)
+    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+    return Tokens(np.arange(offsets[-1], dtype=np.int32), offsets)
+
+
+@pytest.mark.parametrize(("world_size", "micro"), [(1, 32), (1, 5), (2, 16), (3, 4), (8, 1), (32, 1)])
+def test_a_step_is_the_same_set_of_texts_on_any_number_of_devices(world_size: int, micro: int) -> None:
+    some, labels = tokens(100), np.arange(100, dtype=np.int64) % 7
+    steps = step_indices(100, 32, seed=1, epoch=3)
+    assert sorted(i for step in steps for i in step) == list(range(100))
+    assert [len(step) for step in steps] == [32, 32, 32, 4]
+    shares = [TrainSteps(some, labels, steps, micro, rank, world_size) for rank in range(world_size)]
+    for s, step in enumerate(steps):
+        found = []
+        for share in shares:
+            assert share[s].n_texts == len(step)
+            for batch in share[s].micro_batches:
+                assert 0 < len(batch.lengths) <= micro
+                found += batch.indices
+                rows = batch.input_ids.split(batch.lengths)
+                for i, row, label in zip(batch.indices, rows, batch.labels, strict=True):
+                    assert row.tolist() == some[i].tolist() and label == labels[i]
+        assert found == step.tolist(), "in the same order, whatever the devices"
+
+
+def test_order_depends_on_seed_and_epoch_alone() -> None:
+    orders = {(s, e): np.concatenate(step_indices(50, 8, s, e)).tolist() for s in (1, 2) for e in (0, 1)}
+    assert len({tuple(order) for order in orders.values()}) == 4
+    assert np.concatenate(step_indices(50, 8, 1, 0)).tolist() == orders[1, 0]
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3, 7])
+def test_every_text_is_scored_on_one_device_once(world_size: int) -> None:
+    some, labels = tokens(23), np.zeros(23, np.int64)
+    seen = []
+    for rank in range(world_size):
+        batches = EvalBatches(some, labels, 4, rank, world_size)
+        seen += [i for b in range(len(batches)) for i in batches[b].indices]
+    assert sorted(seen) == list(range(23))
+
+
+def test_evaluation_against_torch() -> None:
+    generator = torch.Generator().manual_seed(0)
+    logits, labels = torch.randn(40, 5, generator=generator), torch.randint(0, 5, (40,), generator=generator)
+    found = evaluate(logits.numpy(), labels.numpy())
+    assert found.loss == pytest.approx(nn.functional.cross_entropy(logits.double(), labels).item(), rel=1e-12)
+    np.testing.assert_allclose(found.probabilities, logits.double().softmax(1).numpy(), rtol=1e-12)
+    assert found.finite and found.figures()["accuracy"] == pytest.approx(
+        (logits.argmax(1) == labels).double().mean().item()
+    )
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
+def test_what_is_not_a_number_is_never_scored(bad: float) -> None:
+    logits = np.zeros((4, 3), np.float32)
+    logits[2, 1] = bad
+    found = evaluate(logits, np.array([0, 1, 2, 0]))
+    assert not found.finite and found.collapsed and found.confusion is None
+    assert found.figures()["f1"] is None and np.isnan(found.f1) and np.isnan(found.loss)
+
+
+@pytest.mark.parametrize(
+    ("predictions", "collapsed"),
+    [([0, 1, 2, 3], False), ([0, 1, 2, 2], False), ([0, 0, 1, 1], True), ([0, 0, 0, 0], True)],
+)
+def test_collapsed_means_half_of_the_labels_never_predicted(predictions: list[int], collapsed: bool) -> None:
+    found = evaluate(np.eye(4, dtype=np.float32)[predictions], np.arange(4))
+    assert found.collapsed is collapsed
+
+
+def test_same_run_is_recognised_and_another_refused(tmp_path: Path) -> None:
+    parts = {"seed": 1, "lora": {"r": 4}, "trainer.max_epochs": 2}
+    assert check_same_run(tmp_path, parts) is None
+    write_json(tmp_path / "run.json", {"identity": parts})
+    assert check_same_run(tmp_path, dict(parts)) == {"identity": parts}
+    with pytest.raises(ConfigError, match=r"\(lora: there .*4.*, here .*8.*; seed: there 1, here 2\)"):
+        check_same_run(tmp_path, parts | {"seed": 2, "lora": {"r": 8}})
+
+
+def test_control_characters_of_users_do_not_reach_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    assert printable("文\x1b[2Jx\u202e") == "文\\x1b[2Jx\\u202e"
+    assert report(ConfigError("a\x1b[31m\nb")) == 2
+    assert capsys.readouterr().err == "Error: a\\x1b[31m\nError: b\n"
+
+
+def test_unexpected_errors_keep_their_traceback(capsys: pytest.CaptureFixture[str]) -> None:
+    try:
+        raise KeyError("x")
+    except KeyError as error:
+        assert report(error) == 1
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_hydra_stays_in_the_entry_points() -> None:
+    """hydra and omegaconf appear in the entry points and the configuration alone."""
+    package = Path(__file__).resolve().parents[3] / "llm_cls"
+    allowed = {"config.py", "hydra_config.py", "train.py", "predict.py", "report.py", "benchmark.py"}
+    for path in package.rglob("*.py"):
+        if path.parent == package and path.name in allowed:
+            continue
+        lines = path.read_text(encoding="utf-8").splitlines()
+        assert not [
+            x for x in lines if x.startswith(("import hydra", "from hydra", "import omegaconf", "from omegaconf"))
+        ], path
+
+
+def test_importing_the_package_does_no_work() -> None:
+    code = "import sys, llm_cls, llm_cls.config; print(json.dumps(sorted(m for m in sys.modules if '.' not in m)))"
+    done = subprocess.run(
+        [sys.executable, "-c", f"import json; {code}"], capture_output=True, text=True, check=True, env=dict(os.environ)
+    )
+    assert not {"torch", "lightning", "transformers", "wandb", "datasets"} & set(json.loads(done.stdout))
