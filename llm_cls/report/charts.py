@@ -85,11 +85,11 @@ def by_model(settings: Sequence[Setting], baseline: float | None) -> Safe | None
     return plot(series, x, y, "F1 by model", "Test F1 with 95 % intervals of the best setting of each model")
 
 
-def learning_curves(settings: Sequence[Setting], everything: Sequence[Setting]) -> list[Safe]:
+def learning_curves(settings: Sequence[Setting]) -> list[Safe]:
     """Val F1 and both losses by epoch, of the best run of each setting."""
     f1, losses = [], []
     for setting in settings[:N_STYLES]:
-        name = name_setting(setting, everything)
+        name = name_setting(setting, settings)
         rows = _history(setting.best_run)
         f1.append(Series(name, _curve(rows, "val", "f1"), marks=len(rows) <= 15))
         losses.append(Series(name, _curve(rows, "val", "loss"), marks=len(rows) <= 15))

@@ -123,7 +123,7 @@ def _curves(found: Analysis) -> Safe | None:
     if len(chosen) < 4:  # a single model: its best settings, too
         ranked = sorted(found.settings, key=lambda s: -s.val_f1)[:4]
         chosen = list({s.key: s for s in (*chosen, *ranked)}.values())[:4]
-    curves = charts.learning_curves(chosen, found.settings)
+    curves = charts.learning_curves(chosen)
     if not curves:
         return None
     captions = ("The best epoch is chosen on this curve.", "The same runs in the same colours.")

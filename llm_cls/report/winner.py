@@ -37,8 +37,8 @@ def winner_section(run: Run, texts: Predictions) -> Safe:
     correct = texts.predictions == texts.labels
     found = reliability(_confidence(texts), correct)
     caption = (
-        f"Expected calibration error {100 * found.ece:.2f} points over ten bins; numbers are texts. Points below the diagonal "
-        "are overconfident: right less often than the probability says."
+        f"Expected calibration error {100 * found.ece:.2f} points over ten bins; numbers are texts. Points "
+        "below the diagonal are overconfident: right less often than the probability says."
     )
     return join([
         tag("p", "Of the run ", tag("code", run.name), "."),
