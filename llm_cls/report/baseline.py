@@ -1,0 +1,139 @@
+"""A classical baseline on the same split, so that everyone sees what the LLM adds."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from llm_cls.errors import LlmClsError
+from llm_cls.files import sha256_json, write_json
+from llm_cls.report.predictions import Predictions
+from llm_cls.report.runs import Run, describe_error
+from llm_cls.scores import Scores, confusion_matrix, scores
+from llm_cls.statistics import Ints, f1_ci95
+
+# Fixed: a baseline that is tuned is another experiment.
+SETTINGS: Mapping[str, Any] = {
+    "ngram_range": [1, 2],
+    "sublinear_tf": True,
+    "min_df": 2,
+    "max_features": 30_000,
+    "C": 10.0,
+    "max_iter": 200,
+}
+DESCRIPTION = (
+    "character 1- and 2-gram TF-IDF of title and body (sublinear, the 30,000 most frequent n-grams) with logistic "
+    "regression (C = 10), fitted on the same training texts with scikit-learn"
+)
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """The baseline's test predictions: id to label name, with their scores."""
+
+    predictions: Mapping[str, str]
+    scores: Scores
+    interval: tuple[float, float]
+
+    def covers(self, texts: Predictions) -> bool:
+        """Whether it was scored on exactly these texts."""
+        return set(texts.ids) == set(self.predictions) and set(self.predictions.values()) <= set(texts.names)
+
+    def on(self, texts: Predictions) -> Ints:
+        """Its predictions as class indices, in the order of ``texts``."""
+        index = {name: i for i, name in enumerate(texts.names)}
+        return np.array([index[self.predictions[i]] for i in texts.ids], dtype=np.int64)
+
+
+def baseline_of(run: Run) -> tuple[Baseline | None, str]:
+    """The baseline on the split of ``run``, from the cache or fitted now; or None and why there is none."""
+    assert run.record is not None
+    data = run.record.data
+    split = {key: run.config.get(f"data.{key}") for key in ("split_seed", "limit", "folds", "fold")}
+    identity = [data.digest, [data.n_train, data.n_val, data.n_test], split, dict(SETTINGS)]
+    cache_dir = run.config.get("data.cache_dir")
+    cache = Path(str(cache_dir)) / "baseline" / f"{sha256_json(identity)[:32]}.json" if cache_dir else None
+    found = _read_cache(cache)
+    if found is None:
+        try:
+            found = _fit(run)
+        except LlmClsError as error:
+            return None, str(error).splitlines()[0]
+        except ImportError as error:
+            return None, f"{error.name or error} is not installed. Try pip install scikit-learn"
+        except (OSError, ValueError, KeyError, AssertionError) as error:
+            return None, describe_error(error)
+        _write_cache(cache, found)
+    labels, predictions = found["labels"], found["predictions"]
+    index = {name: i for i, name in enumerate(data.labels)}
+    confusion = confusion_matrix(
+        np.array([index[labels[i]] for i in labels], dtype=np.int64),
+        np.array([index[predictions[i]] for i in labels], dtype=np.int64),
+        len(index),
+    )
+    return Baseline(predictions, scores(confusion), f1_ci95(confusion)), ""
+
+
+def _fit(run: Run) -> dict[str, dict[str, str]]:
+    """Labels and predictions of the test texts by id.
+
+    Raises:
+        LlmClsError: The texts are not to be had without a network, or have changed since the run.
+        ImportError: scikit-learn is missing.
+    """
+    from llm_cls.config import read_config
+    from llm_cls.data.load import load_corpus
+
+    config = read_config(run.path / "config.yaml").data
+    if config.name == "livedoor" and config.archive is None:
+        assert config.url is not None
+        archive = config.cache_dir / "livedoor" / config.url.rpartition("/")[2]
+        if not archive.is_file():  # without this the corpus would be downloaded
+            raise LlmClsError(f"the texts are not on this machine: {archive} is missing")
+        config = config.model_copy(update={"archive": archive})
+    corpus = load_corpus(config)
+    assert run.record is not None
+    if corpus.digest != run.record.data.digest:
+        raise LlmClsError("the texts on this machine are not those of the runs")
+
+    from sklearn.feature_extraction.text import TfidfVectorizer  # takes seconds: after all that can go wrong
+    from sklearn.linear_model import LogisticRegression
+
+    train, test = ([f"{text.title}\n{text.body}" for text in corpus.splits[split]] for split in ("train", "test"))
+    vectorizer = TfidfVectorizer(
+        analyzer="char",
+        ngram_range=tuple(SETTINGS["ngram_range"]),
+        sublinear_tf=SETTINGS["sublinear_tf"],
+        min_df=SETTINGS["min_df"],
+        max_features=SETTINGS["max_features"],
+        dtype=np.float32,
+    )
+    classifier = LogisticRegression(C=SETTINGS["C"], max_iter=SETTINGS["max_iter"])
+    classifier.fit(vectorizer.fit_transform(train), [text.label for text in corpus.splits["train"]])
+    predicted = classifier.predict(vectorizer.transform(test))
+    texts = corpus.splits["test"]
+    return {
+        "labels": {text.id: text.label for text in texts},
+        "predictions": {text.id: str(label) for text, label in zip(texts, predicted, strict=True)},
+    }
+
+
+def _read_cache(path: Path | None) -> dict[str, dict[str, str]] | None:
+    if path is None:
+        return None
+    try:
+        found: dict[str, dict[str, str]] = json.loads(path.read_text(encoding="utf-8"))
+        return found if found["labels"].keys() == found["predictions"].keys() else None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None  # fitted again
+
+
+def _write_cache(path: Path | None, found: dict[str, dict[str, str]]) -> None:
+    if path is not None:
+        try:
+            write_json(path, found)
+        except OSError:
+            return  # a folder of another machine or user: the next report fits again

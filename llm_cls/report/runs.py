@@ -1,0 +1,217 @@
+"""Finding and reading run directories, whatever state they are in."""
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+FILES = ("metrics.json", "run.json", "config.yaml")
+_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the C one is ten times faster where it is built
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Count = Annotated[int, Field(ge=0)]
+
+
+class _Part(BaseModel):
+    """Base of what is read back: values are checked, what a later version adds is passed over."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True, strict=True, allow_inf_nan=False)
+
+
+class Figures(_Part):
+    """The scores of a split; null where a run gave no numbers."""
+
+    accuracy: Fraction | None
+    precision: Fraction | None
+    recall: Fraction | None
+    f1: Fraction | None
+
+
+class TestFigures(Figures):
+    """The scores of the test split."""
+
+    __test__ = False  # not a test, whatever its name begins with
+    n: Count
+    f1_ci95: Annotated[list[Fraction], Field(min_length=2, max_length=2)] | None = None
+
+
+class Seconds(_Part):
+    """Wall-clock time of a run."""
+
+    total: Annotated[float, Field(ge=0)]
+
+
+class Metrics(_Part):
+    """``metrics.json``."""
+
+    status: Literal["finished", "diverged", "pruned"]
+    collapsed: bool = False
+    best_epoch: Count | None
+    epochs_run: Count
+    val: Figures
+    test: TestFigures | None = None
+    seconds: Seconds
+    tokens_per_second: float | None = None
+    peak_memory_gib: float | None = None
+
+
+class Data(_Part):
+    """The ``data`` part of ``run.json``."""
+
+    name: str
+    digest: str
+    n_train: Count
+    n_val: Count
+    n_test: Count
+    labels: Annotated[list[str], Field(min_length=1)]
+
+
+class Record(_Part):
+    """``run.json``."""
+
+    run_id: str
+    data: Data
+    git_commit: str | None = None
+    versions: dict[str, str | None] = Field(default_factory=dict)
+    overrides: list[str] = Field(default_factory=list)
+    hardware: Any = None
+    world_size: Annotated[int, Field(ge=1)] = 1
+    started_at: str | None = None
+    finished_at: str | None = None
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run directory.
+
+    Attributes:
+        path: The directory.
+        name: Its path below the directory of the report.
+        state: "finished" (scored), or "diverged", "pruned", "running", "unfinished", "damaged", "duplicate",
+            "other data" (listed, never scored).
+        reason: Why it isn't scored, in one line; empty where it is.
+        config: The flattened configuration, "section.key" to value; empty where it can't be read.
+        record: ``run.json``, where it can be read.
+        metrics: ``metrics.json``, where it is there and can be read.
+    """
+
+    path: Path
+    name: str
+    state: str
+    reason: str = ""
+    config: Mapping[str, Any] = field(default_factory=dict)
+    record: Record | None = None
+    metrics: Metrics | None = None
+
+    @property
+    def scored(self) -> bool:
+        """Whether its figures count."""
+        return self.state == "finished"
+
+    def put_aside(self, state: str, reason: str) -> "Run":
+        """The same run, not scored."""
+        return replace(self, state=state, reason=reason)
+
+
+def read_runs(directory: Path) -> list[Run]:
+    """All runs below ``directory``, sorted by path; a run that occurs twice counts once."""
+    held = _held_locks()
+    runs: list[Run] = []
+    seen: dict[str, str] = {}
+    for path in _run_directories(directory):
+        run = _read_run(path, path.relative_to(directory).as_posix(), held)
+        if run.scored and run.record is not None:
+            first = seen.setdefault(run.record.run_id, run.name)
+            if first != run.name:
+                run = run.put_aside("duplicate", f"same run_id as {first}")
+        runs.append(run)
+    return runs
+
+
+def _run_directories(directory: Path) -> Iterator[Path]:
+    """Directories that hold a run's files, in the order of their names; links are not followed."""
+    for folder, subfolders, files in os.walk(directory):
+        subfolders.sort()
+        if any(name in files for name in FILES):
+            subfolders.clear()
+            yield Path(folder)
+
+
+def _read_run(path: Path, name: str, held: set[tuple[int, int]]) -> Run:
+    run = Run(path, name, "unfinished", "no metrics.json: failed, interrupted, or running on another machine")
+    try:
+        loaded = yaml.load((path / "config.yaml").read_text(encoding="utf-8"), Loader=_LOADER)
+        if not isinstance(loaded, dict):
+            raise ValueError("config.yaml is not a mapping")
+        record = Record.model_validate(json.loads((path / "run.json").read_text(encoding="utf-8")))
+        run = replace(run, config=dict(_flatten(loaded)), record=record)
+        if not (path / "metrics.json").is_file():
+            return run.put_aside("running", "in progress") if _is_held(path / ".lock", held) else run
+        metrics = Metrics.model_validate(json.loads((path / "metrics.json").read_text(encoding="utf-8")))
+        _check(metrics, record)
+    except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
+        if not (path / "metrics.json").is_file():
+            return run
+        return run.put_aside("damaged", describe_error(error))
+    if metrics.status != "finished":
+        best = "" if metrics.best_epoch is None else f", best epoch {metrics.best_epoch}"
+        return replace(run, state=metrics.status, reason=f"after {metrics.epochs_run} epochs{best}", metrics=metrics)
+    return replace(run, state="finished", reason="", metrics=metrics)
+
+
+def _check(metrics: Metrics, record: Record) -> None:
+    """Raises ValueError where a finished run's files contradict one another."""
+    if metrics.status != "finished":
+        return
+    if metrics.val.f1 is None or metrics.test is None or metrics.test.f1 is None:
+        raise ValueError("metrics.json says finished, but has no val.f1 or no test.f1")
+    if metrics.test.n != record.data.n_test:
+        raise ValueError(f"metrics.json has {metrics.test.n} test texts, run.json {record.data.n_test}")
+
+
+def describe_error(error: Exception) -> str:
+    """What is wrong with a file, in one line."""
+    if isinstance(error, ValidationError):
+        fault = error.errors(include_url=False, include_input=False)[0]
+        return f"{error.title}: {'.'.join(map(str, fault['loc']))}: {fault['msg']}"
+    if isinstance(error, OSError) and error.filename:
+        return f"{Path(error.filename).name}: {error.strerror}"
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def _flatten(tree: Mapping[Any, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in tree.items():
+        if isinstance(value, dict) and value:
+            yield from _flatten(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _held_locks() -> set[tuple[int, int]]:
+    """(device, inode) of each file that a process on this machine has locked; empty where the system can't tell.
+
+    Trying a lock would tell as well, but could make a run that starts at this moment give up.
+    """
+    try:
+        lines = Path("/proc/locks").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return set()
+    held = set()
+    for line in lines:
+        for word in line.split():
+            if word.count(":") == 2 and not word.startswith(":"):
+                major, minor, inode = word.split(":")
+                held.add((os.makedev(int(major, 16), int(minor, 16)), int(inode)))
+    return held
+
+
+def _is_held(path: Path, held: set[tuple[int, int]]) -> bool:
+    try:
+        status = path.stat()
+    except OSError:
+        return False
+    return (status.st_dev, status.st_ino) in held

@@ -1,0 +1,137 @@
+"""The paired comparisons and what is said of them."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from run_directories import make_run
+from sklearn.metrics import f1_score
+
+from llm_cls.report.analysis import Analysis, analyse, summary
+from llm_cls.report.comparison import Comparison, corrected, name_setting, replicates, sentence
+from llm_cls.report.predictions import read_test_predictions
+from llm_cls.report.runs import read_runs
+from llm_cls.report.settings import group
+
+
+def _analyse(directory: Path) -> Analysis:
+    return analyse(directory, None, with_baseline=False)
+
+
+def test_the_winner_is_chosen_on_val_and_compared_on_the_same_texts(tmp_path: Path) -> None:
+    make_run(tmp_path / "a", lr=1e-4, quality=0.90, val_f1=0.99)
+    make_run(tmp_path / "b", lr=3e-4, quality=0.95, val_f1=0.98)
+    make_run(tmp_path / "c", lr=5e-4, quality=0.50, val_f1=0.50)
+    found = _analyse(tmp_path)
+    assert found.winner is not None and found.winner.axes["lr"] == 1e-4 and found.name == "lr 0.0001"
+    assert [pair.other for pair in found.comparisons] == ["lr 0.0003", "lr 0.0005"]
+    second, worst = found.comparisons
+    texts = {run.name: read_test_predictions(run) for run in found.runs}
+    f1 = {
+        name: f1_score(t.labels, t.predictions, labels=range(9), average="macro", zero_division=0)
+        for name, t in texts.items()
+    }
+    assert (
+        second.difference == pytest.approx(f1["a"] - f1["b"])
+        and second.interval[0] < second.difference < second.interval[1]
+    )
+    a_right, b_right = (texts[name].predictions == texts[name].labels for name in "ab")
+    assert (second.only_winner, second.only_other) == ((a_right & ~b_right).sum(), (b_right & ~a_right).sum())
+    assert worst.told_apart and worst.p_bootstrap < 0.01 and worst.p_mcnemar < 1e-6 and worst.interval[0] > 0.2
+    assert "within what 180 texts can tell apart" in " ".join(found.verdict()) or second.told_apart
+
+
+def test_equal_predictions_are_not_told_apart(tmp_path: Path) -> None:
+    first = make_run(tmp_path / "a", lr=1e-4)
+    make_run(
+        tmp_path / "b",
+        lr=3e-4,
+        predictions=first / "predictions",
+        test=dict.fromkeys(("accuracy", "precision", "recall", "f1"), 0.9),
+    )
+    (pair,) = _analyse(tmp_path).comparisons
+    assert (pair.difference, pair.p_bootstrap, pair.p_mcnemar, pair.told_apart) == (0, 1, 1, False)
+
+
+def test_several_seeds_are_compared_by_their_mean(tmp_path: Path) -> None:
+    for lr, qualities in ((1e-4, (0.90, 0.96)), (3e-4, (0.80, 0.82))):
+        for seed, quality in enumerate(qualities):
+            make_run(tmp_path / f"{lr}-{seed}", lr=lr, seed=seed, quality=quality)
+    found = _analyse(tmp_path)
+    assert found.winner is not None
+    one, other = group(found.runs)
+    assert found.comparisons[0].difference == pytest.approx(one.test("f1") - other.test("f1"))
+    assert replicates(found.winner) == "2 seeds" and "over 2 runs" in " ".join(summary(found))
+
+
+def test_unreadable_predictions_are_noted_and_stop_nothing(tmp_path: Path) -> None:
+    make_run(tmp_path / "a", lr=1e-4, quality=0.96)
+    make_run(tmp_path / "b", lr=3e-4, quality=0.9)
+    broken = make_run(tmp_path / "c", lr=5e-4, quality=0.8)
+    (broken / "predictions" / "test.jsonl").write_text('{"id": 1}\n')
+    found = _analyse(tmp_path)
+    assert [pair.other for pair in found.comparisons] == ["lr 0.0003"]
+    assert any("Not compared: lr 0.0005" in note for note in found.notes)
+    (tmp_path / "a" / "predictions" / "test.jsonl").unlink()
+    found = _analyse(tmp_path)
+    assert found.texts is None and found.comparisons == () and "test.jsonl" in found.notes[0]
+
+
+def test_runs_on_other_test_texts_are_not_paired(tmp_path: Path) -> None:
+    make_run(tmp_path / "a", lr=1e-4, quality=0.96)
+    other = make_run(tmp_path / "b", lr=3e-4, quality=0.9)
+    path = other / "predictions" / "test.jsonl"
+    path.write_text(path.read_text().replace("4000000", "5000000"))
+    assert _analyse(tmp_path).comparisons == ()
+
+
+@pytest.mark.parametrize(
+    "line",
+    ['{"id": 1', "[]", "null", '{"id": 1, "label": "none", "prediction": "smax", "probabilities": {}}'],
+)
+def test_a_broken_line_is_a_value_error(tmp_path: Path, line: str) -> None:
+    run = make_run(tmp_path / "a")
+    (run / "predictions" / "test.jsonl").write_text(line + "\n")
+    (found,) = read_runs(tmp_path)
+    with pytest.raises(ValueError):
+        read_test_predictions(found)
+
+
+def _pair(difference: float, p: float) -> Comparison:
+    interval = (difference - 0.004, difference + 0.004)
+    return Comparison("A", "B", difference, interval, p, p, 3, 5, 736)
+
+
+def test_the_sentence_is_plain_and_honest() -> None:
+    assert sentence("A", "B", _pair(0.0045, 0.2)) == (
+        "The difference between A and B (0.45 points) is within what 736 texts can tell apart."
+    )
+    assert "(-0.45 points)" in sentence("A", "B", _pair(-0.0045, 0.2))
+    assert sentence("A", "B", _pair(0.012, 0.001)) == (
+        "The difference between A and B (1.20 points, 95 %: 0.80 to 1.60) is more than chance explains on 736 texts: "
+        "A is better."
+    )
+    assert sentence("A", "B", _pair(-0.012, 0.001)).startswith(
+        "The difference between B and A (1.20 points, 95 %: 0.80"
+    )
+
+
+def test_p_values_are_corrected_over_the_pairs() -> None:
+    assert [p.p_bootstrap for p in corrected([_pair(0, 0.01), _pair(0, 0.04), _pair(0, 0.03)])] == pytest.approx(
+        [0.03, 0.06, 0.06]
+    )
+
+
+def test_settings_are_named_by_what_differs(tmp_path: Path) -> None:
+    for i, axes in enumerate(({"lr": 1e-4, "template": 0}, {"lr": 3e-4, "template": 2})):
+        make_run(tmp_path / str(i), **axes)
+    settings = group(read_runs(tmp_path))
+    assert [name_setting(s, settings) for s in settings] == ["template 0, lr 0.0001", "template 2, lr 0.0003"]
+    assert name_setting(settings[0], settings[:1]) == "rinna/japanese-gpt-neox-3.6b"
+
+
+def test_nothing_finished_says_so(tmp_path: Path) -> None:
+    make_run(tmp_path / "a", status="diverged")
+    found = _analyse(tmp_path)
+    assert found.winner is None and list(summary(found)) == ["1 run: 1 diverged", *found.notes]
+    assert np.all([table.name == "all" for table in found.tables])
