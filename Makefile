@@ -11,7 +11,7 @@ help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-12s %s\n", $$1, $$2}'
 
 train: $(INSTALLED) ## set up and run the quickstart: shipped model, shipped texts, offline
-	@$(RUN) -m llm_cls.train experiment=quickstart
+	@$(RUN) -m llm_cls.train experiment=quickstart hydra.run.dir=outputs/runs/quickstart
 
 test: $(INSTALLED) ## set up and run the default tests, offline
 	$(RUN) -m pytest

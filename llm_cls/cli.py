@@ -67,9 +67,13 @@ def _known(error: BaseException | None) -> LlmClsError | None:
         if isinstance(error, OSError) and error.errno in _DISK:
             where = f"{error.filename}: " if error.filename else ""
             reason = os.strerror(error.errno)
-            return ResourceError(f"{where}{reason}. Free some space, or write elsewhere with hydra.run.dir=DIR")
+            return ResourceError(
+                f"{where}{reason}. Free some space, or write to another folder (training: hydra.run.dir=DIR)"
+            )
         if match := re.search(r"No space left on device|Disk quota exceeded|File too large", text):
-            return ResourceError(f"{match.group()}. Free some space, or write elsewhere with hydra.run.dir=DIR")
+            return ResourceError(
+                f"{match.group()}. Free some space, or write to another folder (training: hydra.run.dir=DIR)"
+            )
         error = error.__cause__ or error.__context__
     return None
 

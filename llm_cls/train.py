@@ -110,6 +110,7 @@ def _summary(metrics: dict[str, Any], directory: Path) -> str:
         lines += [
             "Next:",
             f"  python -m llm_cls.predict run={where} input=texts.csv output=labels.csv",
+            f"  python -m llm_cls.report dir={where}",
         ]
     return "\n".join(lines)
 

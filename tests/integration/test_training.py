@@ -67,10 +67,7 @@ def test_killed_run_goes_on_bitwise_and_interrupts_end_with_75(
     undisturbed = command("train", *line, "hydra.run.dir=whole", cwd=tmp_path)
     assert undisturbed.returncode == 0, undisturbed.stderr
     for number, code in ((signal.SIGKILL, -signal.SIGKILL), (signal.SIGINT, 75)):
-        process = subprocess.Popen(
-            [sys.executable, "-m", "llm_cls.train", *line, "hydra.run.dir=broken"],
-            cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
-        )  # fmt: skip
+        process = start([*line, "hydra.run.dir=broken"], tmp_path, environment)
         wait_for(tmp_path / "broken" / "checkpoints" / "last.ckpt", process)
         process.send_signal(number)
         _, errors = process.communicate(timeout=60)
@@ -87,6 +84,14 @@ def test_killed_run_goes_on_bitwise_and_interrupts_end_with_75(
         for a, b in zip(*histories, strict=True):
             assert (a["epoch"], a["train_loss"], a["val"]) == (b["epoch"], b["train_loss"], b["val"])
         (tmp_path / "broken").rename(tmp_path / f"after-{number.name}")
+
+
+def start(arguments: list[str], cwd: Path, environment: dict[str, str]) -> subprocess.Popen[str]:
+    """``llm_cls.train`` in the background, with Ctrl-C working even where the tests run with it ignored (nohup)."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "llm_cls.train", *arguments], cwd=cwd, env=environment, stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE, text=True, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )  # fmt: skip
 
 
 def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
@@ -128,10 +133,8 @@ def test_collapsed_run_is_a_result(command: Command, arguments: list[str], tmp_p
 def test_two_processes_in_one_directory(
     command: Command, arguments: list[str], environment: dict[str, str], tmp_path: Path
 ) -> None:
-    line = [sys.executable, "-m", "llm_cls.train", *arguments, "trainer.max_epochs=200", "hydra.run.dir=run"]
-    first = subprocess.Popen(
-        line, cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
-    )
+    line = [*arguments, "trainer.max_epochs=200", "hydra.run.dir=run"]
+    first = start(line, tmp_path, environment)
     wait_for(tmp_path / "run" / "run.json", first)
     second = command("train", *arguments, "trainer.max_epochs=200", "hydra.run.dir=run", cwd=tmp_path)
     assert second.returncode == 4 and "in use by another process" in second.stderr
@@ -184,10 +187,7 @@ def test_sweep_runs_every_combination_and_outlives_a_failure(
 def test_orphaned_ranks_end(environment: dict[str, str], arguments: list[str], tmp_path: Path) -> None:
     """kill -9 of the command ends its ranks as well, so that the run can go on at once."""
     line = [*arguments, "trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", "trainer.max_epochs=50"]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "llm_cls.train", *line, "hydra.run.dir=run"],
-        cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+    process = start([*line, "hydra.run.dir=run"], tmp_path, environment)
     wait_for(tmp_path / "run" / "checkpoints" / "last.ckpt", process)
     ranks = children(process.pid)
     assert len(ranks) == 2
