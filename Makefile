@@ -14,7 +14,7 @@ train: $(INSTALLED) ## set up and run the quickstart: shipped model, shipped tex
 	@$(RUN) -m llm_cls.train experiment=quickstart hydra.run.dir=outputs/runs/quickstart
 
 test: $(INSTALLED) ## set up and run the default tests, offline
-	$(RUN) -m pytest
+	OMP_NUM_THREADS=1 $(RUN) -m pytest -n 2 --dist worksteal
 
 check: $(INSTALLED) ## format, lint and check the types
 	$(RUN) -m ruff format .

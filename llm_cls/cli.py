@@ -4,24 +4,20 @@ import errno
 import logging
 import os
 import re
-import signal
 import sys
 import traceback
 import warnings
 from collections.abc import Callable
-from types import FrameType
-from typing import NoReturn
 
 from llm_cls.errors import EXIT_UNEXPECTED, LlmClsError, ResourceError, RunInterrupted
+from llm_cls.interrupts import listen
 
 _DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ENOTDIR}
 
 
 def run_command(command: Callable[[], object]) -> int:
     """Runs ``command`` and returns the exit code; an error that a user can mend is printed as one line a fault."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        if signal.getsignal(number) is not signal.SIG_IGN:
-            signal.signal(number, _interrupt)
+    listen()
     try:
         command()
     except SystemExit:
@@ -48,11 +44,6 @@ def report(error: BaseException) -> int:
 def printable(text: str) -> str:
     """``text`` without control characters: what users give may hold anything, and terminals obey escapes."""
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
-
-
-def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
-    signal.signal(number, signal.SIG_DFL)  # the second time is not asked about
-    raise RunInterrupted(f"Interrupted by {signal.Signals(number).name}")
 
 
 def _known(error: BaseException | None) -> LlmClsError | None:
@@ -87,4 +78,5 @@ def quiet_libraries() -> None:
     """Keeps the log to what a user of this package can use. Lightning sets its levels when it is imported."""
     for name in ("lightning", "lightning.pytorch", "lightning.fabric", "torch.distributed", "httpx", "filelock"):
         logging.getLogger(name).setLevel(logging.ERROR)
+    logging.raiseExceptions = False  # a log line that can't be written is no fault of the run
     warnings.filterwarnings("ignore", module=r"(lightning|torch|peft|transformers)\..*")

@@ -1,12 +1,15 @@
 """The livedoor news corpus: 7,367 Japanese news articles in nine classes (RONDHUIT, CC BY-ND 2.1 JP)."""
 
+import gzip
 import hashlib
+import io
 import logging
 import os
 import tarfile
 import unicodedata
 import zlib
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path, PurePosixPath
 
 from filelock import FileLock
@@ -15,7 +18,7 @@ from llm_cls.config import DataConfig
 from llm_cls.data.corpus import Corpus, Text
 from llm_cls.data.download import download
 from llm_cls.data.split import reference_split
-from llm_cls.errors import DataError
+from llm_cls.errors import ConfigError, DataError
 
 log = logging.getLogger(__name__)
 
@@ -35,6 +38,7 @@ OFFICIAL_COUNTS = {
 _MAX_MEMBERS = 20_000
 _MAX_MEMBER_BYTES = 2**20
 _MAX_TOTAL_BYTES = 2**28
+_END_MARK = bytes(tarfile.BLOCKSIZE)
 _SPACES = " \t\r\v\f\u3000"
 
 
@@ -42,11 +46,12 @@ def load_livedoor(config: DataConfig) -> Corpus:
     """Downloads the archive if need be, reads it and splits it.
 
     Raises:
+        ConfigError: Neither an address nor a local archive is given.
         DataError: The archive can't be had, or is not the corpus.
     """
     if config.archive is not None:
         if not config.archive.is_file():
-            raise DataError(f"data.archive={config.archive} is not a file")
+            raise DataError(f"data.archive={config.archive} is not a file. Give the path of the .tar.gz archive")
         files = read_archive(config.archive)
     else:
         files = _read_or_download(config)
@@ -84,25 +89,53 @@ def _deviations(texts: list[Text], digest: str) -> tuple[str, ...]:
 
 def _read_or_download(config: DataConfig) -> dict[str, bytes]:
     """The cached archive's articles; a broken copy is fetched again, once."""
-    assert config.url is not None
+    if not config.url:
+        raise ConfigError("data.url is missing, and data.archive too. Try data.archive=PATH")
     path = config.cache_dir / "livedoor" / PurePosixPath(config.url).name
+    if path.is_file():
+        with suppress(DataError):  # looked into again below, where no other process can be at it
+            return read_archive(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{path}.lock"):  # several processes share one download
         if path.is_file():
             try:
                 return read_archive(path)
             except DataError as error:
-                log.warning("%s Fetching it again", error)
+                log.warning("The archive in the cache is fetched again, because it is broken: %s", error)
                 path.unlink()
         part = path.with_name(f"{path.name}.part")
-        download(config.url, part, "data.archive=PATH")
-        try:
-            files = read_archive(part)
-        except DataError:
-            part.unlink()
-            raise
-        part.replace(path)
-        return files
+        while True:
+            resumed = part.exists()
+            download(config.url, part, "data.archive=PATH")
+            try:
+                files = read_archive(part)
+            except DataError:
+                part.unlink()
+                if not resumed:
+                    raise
+                continue  # what an earlier run had left may be of another version of the file
+            part.replace(path)
+            return files
+
+
+class _ForwardGzip(gzip.GzipFile):
+    """A decompressed archive that is read forwards and in small pieces: a tar header can claim any size."""
+
+    last = b""
+
+    def read(self, size: int | None = -1) -> bytes:
+        if size is None or not 0 <= size <= _MAX_MEMBER_BYTES + tarfile.BLOCKSIZE:
+            raise tarfile.ReadError(f"a header claims {size} bytes")
+        self.last = super().read(size)
+        return self.last
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        here = super().seek(0, io.SEEK_CUR)
+        if whence == io.SEEK_CUR:  # which is how tell() asks
+            offset += here
+        if not 0 <= offset - here <= _MAX_MEMBER_BYTES + tarfile.BLOCKSIZE:
+            raise tarfile.ReadError(f"a header points from byte {here} to {offset}")
+        return super().seek(offset)
 
 
 def read_archive(path: Path) -> dict[str, bytes]:
@@ -114,10 +147,11 @@ def read_archive(path: Path) -> dict[str, bytes]:
     files: dict[str, bytes] = {}
     total = 0
     try:
-        with tarfile.open(path, "r:gz") as archive:
+        with _ForwardGzip(path) as stream, tarfile.open(fileobj=stream, mode="r:") as archive:
             for count, member in enumerate(archive):
                 total += max(0, member.size)
-                if count >= _MAX_MEMBERS or member.size > _MAX_MEMBER_BYTES or total > _MAX_TOTAL_BYTES:
+                too_much = max(total, stream.tell() // 2) > _MAX_TOTAL_BYTES  # headers take room, too
+                if too_much or count >= _MAX_MEMBERS or member.size > _MAX_MEMBER_BYTES:
                     raise DataError(
                         f"{path}: more or larger files than the corpus can have (at {member.name!r}). "
                         "Get the official archive"
@@ -134,7 +168,11 @@ def read_archive(path: Path) -> dict[str, bytes]:
                 files[name] = file.read()
                 if len(files[name]) != member.size:
                     raise tarfile.ReadError("unexpected end of data")
-    except (tarfile.TarError, EOFError, zlib.error) as error:
+            if stream.last != _END_MARK:  # tarfile takes a damaged header for the end
+                raise tarfile.ReadError("a header is damaged, or the end is missing")
+            while stream.tell() <= _MAX_TOTAL_BYTES and stream.read(1 << 16):
+                pass  # gzip's checksum comes last
+    except (tarfile.TarError, EOFError, zlib.error, ValueError, RecursionError) as error:
         raise DataError(
             f"{path} is not a whole .tar.gz archive: {str(error) or type(error).__name__}. Remove it and fetch it again"
         ) from None
@@ -150,6 +188,8 @@ def read_archive(path: Path) -> dict[str, bytes]:
 def _check_member(path: Path, member: tarfile.TarInfo) -> None:
     """Refuses what the official archive hasn't: links, devices, names outside its folder."""
     parts = PurePosixPath(member.name).parts
+    if not member.name.isprintable():
+        raise DataError(f"{path}: the name {member.name!r} has control characters. Get the official archive")
     if not (member.isfile() or member.isdir()):
         kind = "a link" if member.issym() or member.islnk() else "a special file"
         raise DataError(f"{path}: {member.name!r} is {kind}, expected files and folders only. Get the official archive")

@@ -30,13 +30,13 @@ def reference_split(texts: Sequence[Text], seed: int) -> dict[str, list[Text]]:
 
 
 def stratified_split(texts: Sequence[Text], seed: int, source: str) -> dict[str, list[Text]]:
-    """The same shares within every label, so that each split has texts of each label.
+    """The same rule within every label, so that each split has texts of each label.
 
     Raises:
         DataError: A label has fewer than three texts; ``source`` names where they come from.
     """
     by_label: defaultdict[str, list[Text]] = defaultdict(list)
-    for text in texts:
+    for text in sorted(texts, key=lambda text: text.id):
         by_label[text.label].append(text)
     shuffle = random.Random(seed)
     splits: dict[str, list[Text]] = {"train": [], "val": [], "test": []}

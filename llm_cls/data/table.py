@@ -1,16 +1,22 @@
 """The user's own texts: CSV, TSV, JSON lines or Parquet."""
 
 import csv
+import difflib
+import glob
+import json
 import os
 from collections import Counter
 from collections.abc import Sequence
+from datetime import date
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from llm_cls.config import DataConfig, nearest
+from llm_cls.config import DataConfig
 from llm_cls.data.corpus import Corpus, Text, digest_splits, texts_in_two_splits
 from llm_cls.data.split import stratified_split
 from llm_cls.errors import DataError
+from llm_cls.files import sha256_file
 
 Row = dict[str, Any]
 
@@ -96,8 +102,7 @@ def read_rows(path: Path, cache_dir: Path) -> list[Row]:
             raise DataError(f"{path}: there is no such file")
         if path.stat().st_size == 0:
             raise DataError(f"{path}: the file is empty")
-        with path.open("rb"):
-            pass
+        content_digest = sha256_file(path)
     except OSError as error:
         raise DataError(f"{path}: can't be read: {os.strerror(error.errno or 0)}") from None
     import datasets  # takes seconds to import, and only tables need it
@@ -105,29 +110,36 @@ def read_rows(path: Path, cache_dir: Path) -> list[Row]:
     options: dict[str, Any] = {}
     if kind == "csv":
         separator = "\t" if path.suffix.lower() == ".tsv" else ","
-        text = datasets.Value("string")  # else "007" would be 7
-        features = datasets.Features(dict.fromkeys(_header(path, separator), text))
-        options = {"sep": separator, "features": features, "keep_default_na": False, "encoding": "utf-8-sig"}
+        names = _header(path, separator)
+        features = datasets.Features(dict.fromkeys(names, datasets.Value("string")))  # else "007" would be 7
+        options = {"sep": separator, "names": names, "header": 0, "features": features}
+        options |= {"keep_default_na": False, "encoding": "utf-8-sig"}
     reader = {
         "csv": datasets.Dataset.from_csv,
         "json": datasets.Dataset.from_json,
         "parquet": datasets.Dataset.from_parquet,
     }
-    shown = datasets.utils.logging.is_progress_bar_enabled()
+    shown, verbosity = datasets.utils.logging.is_progress_bar_enabled(), datasets.utils.logging.get_verbosity()
     datasets.disable_progress_bars()
+    datasets.utils.logging.set_verbosity(datasets.utils.logging.CRITICAL)  # what it logs is said below, once
+    # Its own key is the time of the file, which a copied or restored file can share with its predecessor.
+    cache = cache_dir / "datasets" / content_digest
     try:
-        table = reader[kind](str(path), cache_dir=str(cache_dir / "datasets"), **options)
+        table = reader[kind](glob.escape(str(path)), cache_dir=str(cache), **options)
         rows: list[Row] = table.to_list()
+        if kind == "json":
+            _restore_dates(path, [str(name) for name in table.column_names], rows)
     except OSError as error:
         if error.errno is not None:
             raise
         raise DataError(f"{path}: can't be read as {kind}: {_cause(error)}") from None
     except Exception as error:  # pandas, pyarrow and datasets raise many kinds for a broken file
         cause = _cause(error)
-        if "corresponds to no data" in cause:
+        if "corresponds to no data" in cause or "BatchSize must be greater" in cause:  # JSON lines; Parquet
             raise DataError(f"{path}: has no rows") from None
         raise DataError(f"{path}: can't be read as {kind}: {cause}") from None
     finally:
+        datasets.utils.logging.set_verbosity(verbosity)
         if shown:
             datasets.enable_progress_bars()
     if not rows:
@@ -136,16 +148,36 @@ def read_rows(path: Path, cache_dir: Path) -> list[Row]:
 
 
 def _header(path: Path, separator: str) -> list[str]:
-    """The column names of a CSV or TSV file."""
+    """The column names of a CSV or TSV file; a column without one, as pandas writes its index, is given one."""
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            names = next(csv.reader(file, delimiter=separator), [])
+            lines = list(islice(filter(None, csv.reader(file, delimiter=separator)), 2))
     except (UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{path}: can't be read as csv: {_cause(error)}") from None
+    if not lines:
+        raise DataError(f"{path}: has no rows")
+    names = [name or f"column {i + 1}" for i, name in enumerate(lines[0])]
     if len(set(names)) < len(names):
         twice = next(name for name, n in Counter(names).items() if n > 1)
         raise DataError(f"{path}: the column {twice!r} occurs twice. Rename one of them")
+    if len(lines[-1]) > len(names):  # pandas would take the first column for an index and shift the others
+        raise DataError(
+            f"{path}: can't be read as csv: row 1 must have {len(names)} fields, as the first line has, "
+            f"found {len(lines[-1])}. Quote fields that contain {separator!r}"
+        )
     return names
+
+
+def _restore_dates(path: Path, names: Sequence[str], rows: Sequence[Row]) -> None:
+    """Puts text back that the JSON reader took for dates, in ``rows``."""
+    dates = [name for name in names if any(isinstance(row[name], date) for row in rows)]
+    if not dates:
+        return
+    content = path.read_text(encoding="utf-8-sig")
+    is_array = content.lstrip().startswith("[")
+    originals = json.loads(content) if is_array else [json.loads(x) for x in content.split("\n") if x.strip()]
+    for row, original in zip(rows, originals, strict=True):
+        row.update({name: original.get(name) for name in dates})
 
 
 def _cause(error: BaseException) -> str:
@@ -171,16 +203,18 @@ def column(rows: Sequence[Row], name: str, key: str, path: Path, may_be_empty: b
         DataError: There is no such column, or a cell is empty or no single value.
     """
     if name not in rows[0]:
-        known = [str(key) for key in rows[0]]
-        raise DataError(f"{path}: has no column {name!r}. {nearest(name, known)} Try {key}=COLUMN")
+        near = difflib.get_close_matches(name, rows[0], n=1, cutoff=0.5)
+        question = f"Did you mean {near[0]!r}? " if near else ""
+        known = ", ".join(map(repr, islice(rows[0], 20)))
+        raise DataError(f"{path}: has no column {name!r}. {question}It has {known}. Try {key}=COLUMN")
     values = []
     for i, row in enumerate(rows):
         value = row[name]
         if isinstance(value, dict | list | bytes):
             raise DataError(f"{path}: row {i + 1} of column {name!r} must be one value, found a {type(value).__name__}")
-        if isinstance(value, float) and value.is_integer():
+        if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
             value = int(value)  # whole numbers beside missing ones are read as floats
-        text = "" if value is None else str(value)
+        text = "" if value is None or value != value else str(value)  # NaN, too, is a missing value
         if not may_be_empty and not text.strip():
             raise DataError(f"{path}: row {i + 1} of column {name!r} is empty. Fill it in, or remove the row")
         values.append(text)

@@ -3,6 +3,7 @@
 import peft
 from torch import nn
 from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
 
 from llm_cls.config import LoraConfig
 from llm_cls.errors import ConfigError
@@ -25,6 +26,7 @@ def add_adapter(decoder: PreTrainedModel, config: LoraConfig) -> nn.Module:
         use_rslora=config.use_rslora,
         use_dora=config.use_dora,
         bias="none",
+        fan_in_fan_out=any(isinstance(m, Conv1D) for m in decoder.modules()),  # GPT-2 keeps its weights transposed
     )
     try:
         return peft.get_peft_model(decoder, settings)

@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 from torchmetrics import MeanMetric
 from typing_extensions import Self
 
+from llm_cls import interrupts
 from llm_cls.config import Config
 from llm_cls.data.batches import Batch, Step
 from llm_cls.data.datamodule import TextDataModule
@@ -71,6 +72,7 @@ class ClassifierModule(LightningModule):
 
     def training_step(self, step: Step, batch_idx: int) -> None:
         """One optimizer step over all devices."""
+        interrupts.check()
         optimizer: Any = self.optimizers()
         total = torch.zeros((), device=self.device)
         for batch in step.micro_batches:
@@ -97,6 +99,7 @@ class ClassifierModule(LightningModule):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Keeps the logits of a batch."""
+        interrupts.check()
         self._logits.append(self.classifier(batch))
         self._indices += batch.indices
 

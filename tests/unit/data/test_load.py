@@ -1,0 +1,55 @@
+"""What is checked of every corpus, whichever it is."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llm_cls.config import DataConfig
+from llm_cls.data.corpus import SPLITS
+from llm_cls.data.load import load_corpus
+from llm_cls.errors import ConfigError, DataError
+from tests.integration.conftest import write_archive
+
+
+@pytest.fixture
+def table(tmp_path: Path) -> dict[str, Any]:
+    """24 texts of two labels: 20 of them for training."""
+    path = tmp_path / "t.csv"
+    path.write_text("text,label\n" + "".join(f"t{i},{'xy'[i % 2]}\n" for i in range(24)), encoding="utf-8")
+    return {"name": "table", "cache_dir": tmp_path / "cache", "file": path, "text": "text", "label": "label"}
+
+
+@pytest.mark.parametrize(
+    ("limit", "batch_size", "expected"),
+    [
+        (None, 32, "training texts (20), got 32. Try data.batch_size=16"),
+        (None, 21, "training texts (20), got 21. Try data.batch_size=16"),
+        (16, 32, "training texts (16), got 32. Try data.batch_size=16"),
+        (1, 2, "training texts (1), got 2. Try data.batch_size=1"),
+    ],
+)
+def test_batch_larger_than_the_training_split(
+    table: dict[str, Any], limit: int | None, batch_size: int, expected: str
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_corpus(DataConfig(**table, limit=limit, batch_size=batch_size))
+    assert str(caught.value) == f"data.batch_size must be <= the number of {expected}"
+
+
+def test_batch_of_all_training_texts_is_fine(table: dict[str, Any]) -> None:
+    assert len(load_corpus(DataConfig(**table, batch_size=20)).splits["train"]) == 20
+
+
+def test_limit_takes_the_first_and_keeps_the_labels(table: dict[str, Any]) -> None:
+    whole = load_corpus(DataConfig(**table, batch_size=1))
+    short = load_corpus(DataConfig(**table, batch_size=1, limit=1))
+    assert {s: list(short.splits[s]) for s in SPLITS} == {s: list(whole.splits[s][:1]) for s in SPLITS}
+    assert short.labels == ("x", "y") and short.digest == whole.digest
+
+
+def test_split_without_texts(tmp_path: Path) -> None:
+    archive = write_archive(tmp_path / "a.tar.gz", per_label=3)  # nine texts: none is left for the last portion
+    config = DataConfig(name="livedoor", cache_dir=tmp_path, archive=archive, batch_size=1)
+    with pytest.raises(DataError, match=r"livedoor: the test split has no texts"):
+        load_corpus(config)

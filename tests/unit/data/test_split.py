@@ -1,0 +1,56 @@
+"""Small classes, the order of the rows, and the seed."""
+
+import random
+
+import pytest
+
+from llm_cls.data.corpus import SPLITS, Text
+from llm_cls.data.split import reference_split, stratified_split
+from llm_cls.errors import DataError
+
+
+def texts(label: str, n: int) -> list[Text]:
+    return [Text(f"{label}-{i}", label, "", "") for i in range(n)]
+
+
+@pytest.mark.parametrize(
+    ("n", "sizes"),
+    [
+        (3, (1, 1, 1)),
+        (4, (2, 1, 1)),
+        (8, (6, 1, 1)),
+        (9, (7, 1, 1)),
+        (10, (8, 1, 1)),
+        (11, (9, 1, 1)),
+        (18, (16, 1, 1)),
+        (19, (16, 2, 1)),
+        (20, (16, 2, 2)),
+        (25, (21, 2, 2)),
+    ],
+)
+def test_every_label_is_in_every_split(n: int, sizes: tuple[int, int, int]) -> None:
+    splits = stratified_split(texts("small", n) + texts("large", 50), 42, "t.csv")
+    assert tuple(sum(t.label == "small" for t in splits[s]) for s in SPLITS) == sizes
+    assert tuple(sum(t.label == "large" for t in splits[s]) for s in SPLITS) == (40, 5, 5)
+
+
+def test_stratified_split_depends_on_ids_and_seed_alone() -> None:
+    given = texts("a", 30) + texts("b", 12)
+    splits = stratified_split(given, 42, "t.csv")
+    assert stratified_split(random.Random(1).sample(given, len(given)), 42, "t.csv") == splits
+    assert stratified_split(given, 43, "t.csv") != splits
+    labels = [t.label for t in splits["train"]]
+    assert labels != sorted(labels), "batches taken in order aren't of one label"
+
+
+@pytest.mark.parametrize(("n", "found"), [(1, "1 text,"), (2, "2 texts,")])
+def test_label_with_too_few_texts(n: int, found: str) -> None:
+    with pytest.raises(DataError) as caught:
+        stratified_split(texts("x\n", n) + texts("y", 9), 42, "t.csv")
+    message = str(caught.value)
+    assert message.startswith(f"t.csv: label 'x\\n' has {found} but each label needs at least 3")
+    assert "\n" not in message
+
+
+def test_reference_split_of_few_texts_leaves_the_last_portions_empty() -> None:
+    assert [len(reference_split(texts("a", 8), 42)[s]) for s in SPLITS] == [8, 0, 0]

@@ -1,0 +1,39 @@
+"""A signal ends the run wherever it comes, once."""
+
+import signal
+import subprocess
+import sys
+
+PROGRAM = """
+import logging, os, signal, sys
+from llm_cls import interrupts
+from llm_cls.cli import run_command
+
+def swallow():
+    try:
+        os.kill(os.getpid(), signal.SIGTERM)
+    except BaseException:
+        print("swallowed")
+
+def main():
+    swallow()
+    interrupts.check()
+    print("not reached")
+
+sys.exit(run_command(main))
+"""
+
+
+def test_a_swallowed_signal_is_raised_at_the_next_check() -> None:
+    done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (75, "swallowed\n", "Error: Interrupted by SIGTERM\n")
+
+
+def test_an_ignored_signal_stays_ignored() -> None:
+    program = "import os, signal; from llm_cls.cli import run_command; "
+    program += "run_command(lambda: (os.kill(os.getpid(), signal.SIGINT), print('went on')))"
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN),
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (0, "went on\n")
