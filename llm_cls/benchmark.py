@@ -30,11 +30,13 @@ def main() -> None:
     configs = [_compose([*overrides, f"engine={engine}"]) for engine in own["engine"].split(",")]
 
     from llm_cls.training.run import prepare  # torch takes seconds to import
+    from llm_cls.training.shared import Shared
     from llm_cls.training.speed import largest_micro_batch, matmul_tflops, measure
 
     quiet_libraries()
     results: list[dict[str, Any]] = []
-    inputs = [prepare(config) for config in configs]
+    shared = Shared()
+    inputs = [prepare(config, shared) for config in configs]
     hardware = inputs[0].hardware
     ceiling = matmul_tflops(hardware.device, hardware.frozen_dtype)
     for config, given in zip(configs, inputs, strict=True):

@@ -32,13 +32,25 @@ def report(error: BaseException) -> int:
 
     Only an error that the user can't have caused is shown with its traceback.
     """
-    known = error if isinstance(error, LlmClsError | RunInterrupted) else _known(error)
+    known = _explained(error)
     if known is None:
         traceback.print_exception(error)
         return EXIT_UNEXPECTED
     for line in str(known).splitlines():
         print(f"Error: {printable(line)}", file=sys.stderr)
     return known.exit_code
+
+
+def summarize(error: BaseException) -> tuple[str, int]:
+    """The first line of what ``report`` prints, and the exit code, for the record."""
+    known = _explained(error)
+    if known is None:
+        return printable(f"{type(error).__name__}: {error}".splitlines()[0]), EXIT_UNEXPECTED
+    return printable((str(known) or type(known).__name__).splitlines()[0]), known.exit_code
+
+
+def _explained(error: BaseException) -> LlmClsError | RunInterrupted | None:
+    return error if isinstance(error, LlmClsError | RunInterrupted) else _known(error)
 
 
 def printable(text: str) -> str:

@@ -106,6 +106,8 @@ class DataConfig(Section):
         label: Name of the label column.
         id: Name of an id column; null numbers the rows.
         split_seed: Seed of the train/val/test split.
+        folds: Number of folds of a cross-validation instead of the 8:1:1 split; null: no folds.
+        fold: Which of them is the test split; the next one is val.
         limit: Only the first n texts of each split, for trials; null takes all.
         max_length: Tokens per text at most, EOS included.
         truncation: "body" cuts the body and keeps the template's tail and the EOS; "end" cuts the
@@ -130,12 +132,26 @@ class DataConfig(Section):
     label: Name | None = None
     id: Name | None = None
     split_seed: NonNegativeInt = 42
+    folds: Annotated[int, BeforeValidator(_plain_int), Field(ge=3, examples=["data.folds=5"])] | None = None
+    fold: NonNegativeInt = 0
     limit: PositiveInt | None = None
     max_length: Annotated[int, BeforeValidator(_plain_int), Field(ge=2)] = 512
     truncation: Literal["body", "end"] = "body"
     batch_size: PositiveInt = 32
     micro_batch_size: PositiveInt | None = None
     eval_batch_size: PositiveInt | None = None
+
+    @model_validator(mode="after")
+    def _fold_exists(self) -> Self:
+        if self.fold and self.folds is None:
+            raise ValueError(f"data.fold={self.fold} needs data.folds. Try data.folds=5")
+        if self.folds is not None and self.fold >= self.folds:
+            raise ValueError(
+                f"data.fold must be < data.folds ({self.folds}), got {self.fold}. The first is data.fold=0"
+            )
+        if self.folds is not None and self.train_file is not None:
+            raise ValueError("data.folds splits one file. Try data.file instead of data.train_file")
+        return self
 
     @model_validator(mode="after")
     def _table_is_described(self) -> Self:
@@ -261,6 +277,39 @@ class LoggerConfig(Section):
     tags: list[str] = Field(default_factory=list)
 
 
+class SweepConfig(Section):
+    """How the runs of a ``--multirun`` belong together; nothing of it changes a result.
+
+    Attributes:
+        name: Folder below ``outputs/sweeps``; the same name goes on with the same sweep.
+        isolate: Every run in a process of its own, instead of one process that shares the decoder.
+        retries: How often a run that failed is tried again before the sweep ends.
+    """
+
+    name: Name = "sweep"
+    isolate: bool = False
+    retries: NonNegativeInt = 1
+
+
+class PrunerConfig(Section):
+    """Which runs of a sweep end early.
+
+    Attributes:
+        name: "median" and "hyperband" are Optuna's rules, by val F1 per epoch; "none" ends no run early.
+        stop_collapsed: Whether a run ends after the first epoch that shows that it has collapsed or diverged.
+        startup_runs: Runs that must have ended before "median" ends others.
+        warmup_fraction: Share of ``trainer.max_epochs`` during which "median" ends no run.
+        min_epochs, reduction_factor: Of "hyperband": see ``optuna.pruners.HyperbandPruner``.
+    """
+
+    name: Literal["none", "median", "hyperband"] = "none"
+    stop_collapsed: bool = False
+    startup_runs: PositiveInt = 4
+    warmup_fraction: float = Field(0.4, ge=0, le=1)
+    min_epochs: PositiveInt = 1
+    reduction_factor: Annotated[int, BeforeValidator(_plain_int), Field(ge=2)] = 3
+
+
 class Config(Section):
     """Everything that a run is made of."""
 
@@ -272,6 +321,8 @@ class Config(Section):
     engine: EngineConfig
     trainer: TrainerConfig
     logger: LoggerConfig
+    sweep: SweepConfig = SweepConfig()
+    pruner: PrunerConfig = PrunerConfig()
     seed: NonNegativeInt = 42
 
     @model_validator(mode="after")

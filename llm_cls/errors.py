@@ -16,6 +16,10 @@ class ConfigError(LlmClsError):
     exit_code = 2
 
 
+class OtherRunError(ConfigError):
+    """The run directory belongs to a run of another configuration."""
+
+
 class DataError(LlmClsError):
     """Texts, labels or the files that hold them are not as they must be."""
 
@@ -26,6 +30,23 @@ class ResourceError(LlmClsError):
     """Memory, disk or a lock that another process holds."""
 
     exit_code = 4
+
+
+class LockedError(ResourceError):
+    """Another process holds the run directory."""
+
+
+class RankError(LlmClsError):
+    """A process that this one started has failed, and has said why itself unless it was killed.
+
+    Attributes:
+        exit_code: That of the process.
+    """
+
+    def __init__(self, exit_code: int) -> None:
+        """Takes over ``exit_code``."""
+        super().__init__("A process of this run has died" if exit_code == EXIT_UNEXPECTED else "")
+        self.exit_code = exit_code
 
 
 class ArtifactError(LlmClsError):

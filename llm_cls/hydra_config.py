@@ -18,7 +18,7 @@ from llm_cls.errors import ConfigError
 _PACKAGE = Path(__file__).resolve().parent
 # In a wheel conf/ lies inside the package, in a checkout beside it.
 CONF = _PACKAGE / "conf" if (_PACKAGE / "conf").is_dir() else _PACKAGE.parent / "conf"
-GROUPS = ("model", "template", "data", "lora", "optimizer", "engine", "trainer", "logger", "experiment")
+GROUPS = ("model", "template", "data", "lora", "optimizer", "engine", "trainer", "logger", "pruner", "experiment")
 
 
 def allow_numeric_choices() -> None:

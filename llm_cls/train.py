@@ -1,6 +1,5 @@
 """``python -m llm_cls.train [group=choice] [key=value] [--multirun]``: one run, or a sweep of them."""
 
-import logging
 import os
 import sys
 from pathlib import Path
@@ -13,31 +12,34 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from llm_cls.cli import quiet_libraries, report, run_command
+from llm_cls.cli import quiet_libraries, report, run_command, summarize
 from llm_cls.config import parse_config
-from llm_cls.errors import LlmClsError, RunInterrupted, SweepError
+from llm_cls.errors import LlmClsError, LockedError, OtherRunError, RankError, RunInterrupted
 from llm_cls.hydra_config import CONF, allow_numeric_choices, explain
-
-log = logging.getLogger(__name__)
+from llm_cls.hydra_sweeper import register
+from llm_cls.ledger import FAILED, join_sweep, progress_line, read_states, record_failure
 
 
 def main() -> None:
     """The command, with Hydra's own errors made readable."""
     allow_numeric_choices()
+    register()
+    # argparse, which Hydra uses, refuses overrides on both sides of a flag.
+    sys.argv[1:] = sorted(sys.argv[1:], key=lambda argument: argument not in ("--multirun", "-m"))
     # Hydra prints errors and exits by itself unless this is set; run_command gives them their exit codes.
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
     failures: list[Exception] = []
+    kept: list[Any] = []  # what the runs of a sweep share in this process
 
     def task(tree: DictConfig) -> float | None:
-        overrides = list(HydraConfig.get().overrides.task)
         try:
-            return _run(tree, overrides)
+            if HydraConfig.get().mode == RunMode.MULTIRUN:
+                return _run_of_sweep(tree, kept)
+            return _run(tree)
         except Exception as error:  # kept, because Hydra would report it in its own words
-            if HydraConfig.get().mode != RunMode.MULTIRUN:
-                failures.append(error)
-                return None
-            report(error)  # the other runs of the sweep go on
-            failures.append(SweepError(" ".join(overrides)))
+            if HydraConfig.get().mode == RunMode.MULTIRUN:
+                raise  # to the sweeper
+            failures.append(error)
             return None
 
     try:
@@ -46,21 +48,19 @@ def main() -> None:
         if (explained := explain(error, sys.argv[1:])) is None:
             raise
         raise explained from error
-    if failures and isinstance(failures[0], SweepError):
-        raise SweepError("\n".join(f"failed: {failure}" for failure in failures))
     if failures:
         raise failures[0]
 
 
-def _run(tree: DictConfig, overrides: list[str]) -> float | None:
-    """One run; the value is the best val F1, for Hydra's optimizing sweepers."""
+def _run(tree: DictConfig) -> float | None:
+    """One run; the value is its val F1, for Hydra's optimizing sweepers."""
     directory = Path(HydraConfig.get().runtime.output_dir)
     try:
         config = parse_config(tree)
         from llm_cls.training.run import run  # torch takes seconds to import, a misspelt key need not wait
 
         quiet_libraries()
-        metrics = run(config, directory, overrides)
+        metrics = run(config, directory, list(HydraConfig.get().overrides.task))
     except (LlmClsError, OSError):
         _remove_if_empty(directory)
         raise
@@ -69,6 +69,35 @@ def _run(tree: DictConfig, overrides: list[str]) -> float | None:
         raise RunInterrupted(f"{error}. Go on with the same command and hydra.run.dir={where}") from None
     print(_summary(metrics, directory))
     value: float | None = metrics["val"]["f1"]
+    return value
+
+
+def _run_of_sweep(tree: DictConfig, kept: list[Any]) -> float | None:
+    """One run of a sweep: its failure is written down and takes no other run along."""
+    from llm_cls.training.run import run
+    from llm_cls.training.shared import Shared
+
+    directory = Path(HydraConfig.get().runtime.output_dir)
+    config = join_sweep(parse_config(tree), directory)
+    quiet_libraries()
+    if not kept:
+        kept.append(Shared())
+    try:
+        metrics = run(config, directory, list(HydraConfig.get().overrides.task), kept[0], config.sweep.isolate)
+    except LockedError:
+        return None  # another process is at it
+    except OtherRunError:
+        raise  # nothing is written into that run's folder
+    except RunInterrupted as error:
+        where = os.path.relpath(directory.parent)
+        raise RunInterrupted(f"{error}. Go on with the same command and hydra.sweep.dir={where}") from None
+    except Exception as error:
+        report(error)
+        if not (isinstance(error, RankError) and (directory / FAILED).is_file()):  # else it has written down why
+            record_failure(directory, *summarize(error))
+        metrics = None
+    print(progress_line(read_states(directory.parent)))  # no log: the files of finished runs stay as they are
+    value: float | None = metrics["val"]["f1"] if metrics else None
     return value
 
 

@@ -17,7 +17,7 @@ from filelock import FileLock
 from llm_cls.config import DataConfig
 from llm_cls.data.corpus import Corpus, Text
 from llm_cls.data.download import download
-from llm_cls.data.split import reference_split
+from llm_cls.data.split import reference_split, split_texts
 from llm_cls.errors import ConfigError, DataError
 
 log = logging.getLogger(__name__)
@@ -62,7 +62,7 @@ def load_livedoor(config: DataConfig) -> Corpus:
             f"{config.archive or config.url}: it must hold articles of two labels at least, found {len(labels)}"
         )
     digest = corpus_digest(files)
-    splits = reference_split(texts, config.split_seed)
+    splits = split_texts(texts, config, reference_split, str(config.archive or config.url))
     return Corpus("livedoor", labels, splits, digest, has_titles=True, warnings=_deviations(texts, digest))
 
 

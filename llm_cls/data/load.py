@@ -13,11 +13,17 @@ _READERS = {"livedoor": load_livedoor, "sample": load_sample, "table": load_tabl
 
 
 def load_corpus(config: DataConfig) -> Corpus:
-    """Reads, checks and splits the corpus.
+    """``read_corpus`` and ``check_corpus``."""
+    corpus = read_corpus(config)
+    check_corpus(corpus, config)
+    return corpus
+
+
+def read_corpus(config: DataConfig) -> Corpus:
+    """Reads and splits the corpus.
 
     Raises:
         DataError: Texts, labels or their files are not as they must be.
-        ConfigError: There are fewer training texts than a batch has.
     """
     corpus = _READERS[config.name](config)
     if config.limit is not None:
@@ -25,10 +31,18 @@ def load_corpus(config: DataConfig) -> Corpus:
     for name, texts in corpus.splits.items():
         if not texts:
             raise DataError(f"{corpus.name}: the {name} split has no texts. Give more texts")
+    return corpus
+
+
+def check_corpus(corpus: Corpus, config: DataConfig) -> None:
+    """Checks that steps of the wanted size can be made.
+
+    Raises:
+        ConfigError: There are fewer training texts than a batch has.
+    """
     n_train = len(corpus.splits["train"])
     if n_train < config.batch_size:
         raise ConfigError(
             f"data.batch_size must be <= the number of training texts ({n_train}), got {config.batch_size}. "
             f"Try data.batch_size={2 ** (n_train.bit_length() - 1)}"
         )
-    return corpus

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from llm_cls.config import DataConfig
 from llm_cls.data.corpus import Corpus, Text
-from llm_cls.data.split import reference_split
+from llm_cls.data.split import reference_split, split_texts
 from llm_cls.files import read_jsonl
 
 SAMPLE = Path(__file__).parent.parent / "assets" / "sample" / "sample.jsonl"
@@ -16,4 +16,4 @@ def load_sample(config: DataConfig, path: Path = SAMPLE) -> Corpus:
     texts = [Text(row["id"], row["label"], row["title"], row["body"]) for row in read_jsonl(path)]
     labels = tuple(sorted({text.label for text in texts}))
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    return Corpus("sample", labels, reference_split(texts, config.split_seed), digest, has_titles=True)
+    return Corpus("sample", labels, split_texts(texts, config, reference_split, "sample"), digest, has_titles=True)

@@ -1,9 +1,10 @@
-"""Splits into train, val and test: eight, one and one of ten portions."""
+"""Splits into train, val and test: eight, one and one of ten portions, or the folds of a cross-validation."""
 
 import random
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
+from llm_cls.config import DataConfig
 from llm_cls.data.corpus import Text
 from llm_cls.errors import DataError
 
@@ -18,7 +19,23 @@ def portions(n_texts: int) -> tuple[int, int]:
     return sum(sizes[:8]), sum(sizes[:9])
 
 
-def reference_split(texts: Sequence[Text], seed: int) -> dict[str, list[Text]]:
+Split = dict[str, list[Text]]
+
+
+def split_texts(
+    texts: Sequence[Text], config: DataConfig, rule: Callable[[Sequence[Text], int, str], Split], source: str
+) -> Split:
+    """The split that ``config`` asks for: a fold of a cross-validation, or what ``rule`` gives.
+
+    Raises:
+        DataError: A label has too few texts; ``source`` names where they come from.
+    """
+    if config.folds is None:
+        return rule(texts, config.split_seed, source)
+    return fold_split(texts, config.folds, config.fold, config.split_seed, source)
+
+
+def reference_split(texts: Sequence[Text], seed: int, source: str = "") -> Split:
     """The published split: sorted by id, shuffled, cut.
 
     It doesn't depend on the order in which a file system or an archive lists its files.
@@ -29,7 +46,7 @@ def reference_split(texts: Sequence[Text], seed: int) -> dict[str, list[Text]]:
     return {"train": ordered[:val], "val": ordered[val:test], "test": ordered[test:]}
 
 
-def stratified_split(texts: Sequence[Text], seed: int, source: str) -> dict[str, list[Text]]:
+def stratified_split(texts: Sequence[Text], seed: int, source: str) -> Split:
     """The same rule within every label, so that each split has texts of each label.
 
     Raises:
@@ -39,7 +56,7 @@ def stratified_split(texts: Sequence[Text], seed: int, source: str) -> dict[str,
     for text in sorted(texts, key=lambda text: text.id):
         by_label[text.label].append(text)
     shuffle = random.Random(seed)
-    splits: dict[str, list[Text]] = {"train": [], "val": [], "test": []}
+    splits: Split = {"train": [], "val": [], "test": []}
     for label, group in sorted(by_label.items()):
         if len(group) < 3:
             raise DataError(
@@ -53,6 +70,39 @@ def stratified_split(texts: Sequence[Text], seed: int, source: str) -> dict[str,
         splits["train"] += group[:val]
         splits["val"] += group[val:test]
         splits["test"] += group[test:]
+    for split in splits.values():
+        shuffle.shuffle(split)
+    return splits
+
+
+def fold_split(texts: Sequence[Text], folds: int, fold: int, seed: int, source: str) -> Split:
+    """One split of a stratified cross-validation: test is ``fold``, val the fold after it, train the rest.
+
+    Over all values of ``fold``, every text is in test once and in val once. Folds differ by one text per
+    label at most, and by one text in all.
+
+    Raises:
+        DataError: A label has fewer texts than there are folds; ``source`` names where they come from.
+    """
+    by_label: defaultdict[str, list[Text]] = defaultdict(list)
+    for text in sorted(texts, key=lambda text: text.id):
+        by_label[text.label].append(text)
+    shuffle = random.Random(seed)
+    dealt: list[list[Text]] = [[] for _ in range(folds)]
+    hand = 0  # goes on from label to label, so that the folds' sizes stay level
+    for label, group in sorted(by_label.items()):
+        if len(group) < folds:
+            raise DataError(
+                f"{source}: label {label!r} has {len(group)} text{'s' * (len(group) > 1)}, but data.folds={folds} "
+                f"needs {folds} of each label. Add texts, or try data.folds={max(3, len(group))}"
+            )
+        shuffle.shuffle(group)
+        for text in group:
+            dealt[hand % folds].append(text)
+            hand += 1
+    test, val = fold, (fold + 1) % folds
+    train = [text for i, part in enumerate(dealt) if i not in (test, val) for text in part]
+    splits = {"train": train, "val": dealt[val], "test": dealt[test]}
     for split in splits.values():
         shuffle.shuffle(split)
     return splits

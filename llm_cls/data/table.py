@@ -14,7 +14,7 @@ from typing import Any
 
 from llm_cls.config import DataConfig
 from llm_cls.data.corpus import Corpus, Text, digest_splits, texts_in_two_splits
-from llm_cls.data.split import stratified_split
+from llm_cls.data.split import split_texts, stratified_split
 from llm_cls.errors import DataError
 from llm_cls.files import sha256_file
 
@@ -38,7 +38,7 @@ def load_table(config: DataConfig) -> Corpus:
     """
     if config.file is not None:
         texts = _read_texts(config, config.file, "row")
-        splits = stratified_split(texts, config.split_seed, str(config.file))
+        splits = split_texts(texts, config, stratified_split, str(config.file))
     else:
         paths = {"train": config.train_file, "val": config.val_file, "test": config.test_file}
         splits = {name: _read_texts(config, path, name) for name, path in paths.items() if path is not None}

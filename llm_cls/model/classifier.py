@@ -3,6 +3,7 @@
 from contextlib import nullcontext
 from typing import Any
 
+import peft
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
@@ -10,7 +11,7 @@ from transformers import PreTrainedModel
 from llm_cls.config import Config
 from llm_cls.data.batches import Batch
 from llm_cls.model.lora import add_adapter
-from llm_cls.model.packed import make_fast, packed_states
+from llm_cls.model.packed import make_fast, packed_states, undo_fast
 from llm_cls.model.pooling import pad, pool
 
 
@@ -57,6 +58,16 @@ class TextClassifier(nn.Module):
         """
         self._max_length = max_length
         self.packed = self.pooling == "last" and make_fast(self.decoder, decoder, compiled)
+
+    def release(self) -> PreTrainedModel:
+        """Gives the frozen decoder back as it was before ``build_classifier``; this object is of no use then."""
+        network: Any = self.decoder
+        decoder: PreTrainedModel = network.unload() if isinstance(network, peft.PeftModel) else network
+        undo_fast(decoder)
+        decoder.gradient_checkpointing_disable()
+        decoder.disable_input_require_grads()
+        decoder.eval()
+        return decoder
 
     def trainable_state(self) -> dict[str, Tensor]:
         """The tensors that training changes, by name: adapter and head, or all of them."""

@@ -213,6 +213,14 @@ def make_fast(network: nn.Module, decoder: PreTrainedModel, compiled: bool) -> b
     return True
 
 
+def undo_fast(decoder: PreTrainedModel) -> None:
+    """Takes back what ``make_fast`` did to the decoder itself; what it compiled stays in torch's cache."""
+    if decoder.config._attn_implementation == ATTENTION:
+        decoder.set_attn_implementation("sdpa")
+    for block in decoder.modules():
+        block._compiled_call_impl = None
+
+
 def _obstacle(decoder: PreTrainedModel) -> str:
     """Why this architecture can't be packed; empty if nothing is known to stand against it."""
     config: Any = decoder.config

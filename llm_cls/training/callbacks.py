@@ -15,8 +15,10 @@ from safetensors.torch import load_file, save_file
 
 from llm_cls.errors import ArtifactError
 from llm_cls.files import atomic_path, write_jsonl
+from llm_cls.training.distributed import check_same_on_all
 from llm_cls.training.hardware import peak_memory_gib
 from llm_cls.training.module import ClassifierModule
+from llm_cls.training.pruning import Pruner
 
 log = logging.getLogger(__name__)
 
@@ -56,15 +58,25 @@ class RunRecorder(Checkpoint):
         history: The lines of ``history.jsonl``.
         best_epoch: Counted from 1; None while no epoch gave finite scores.
         diverged: Whether the loss or a score stopped being a number.
+        pruned: Whether the run was ended early.
         done: Whether training has ended.
     """
 
-    def __init__(self, directory: Path, tokens_per_epoch: int) -> None:
-        """Writes below ``directory``."""
-        self._directory, self._tokens_per_epoch = directory, tokens_per_epoch
+    def __init__(self, directory: Path, tokens_per_epoch: int, run_id: str, pruner: Pruner | None) -> None:
+        """Writes below ``directory``.
+
+        Args:
+            directory: The run directory.
+            tokens_per_epoch: Of the training texts.
+            run_id: This process's own idea of which run it is.
+            pruner: Says when to end the run early; None in all processes of a run but the first.
+        """
+        self._directory, self._tokens_per_epoch, self._run_id = directory, tokens_per_epoch, run_id
+        self._pruner = pruner
         self.history: list[dict[str, Any]] = []
         self.best_epoch: int | None = None
         self.diverged = False
+        self.pruned = False
         self.done = False
         self._best_f1 = float("-inf")
         self._started = 0.0
@@ -82,6 +94,7 @@ class RunRecorder(Checkpoint):
             "best_epoch": self.best_epoch,
             "best_f1": self._best_f1,
             "diverged": self.diverged,
+            "pruned": self.pruned,
             "done": self.done,
         }
 
@@ -89,7 +102,7 @@ class RunRecorder(Checkpoint):
         """Goes on from ``state_dict``."""
         self.history = state_dict["history"]
         self.best_epoch, self._best_f1 = state_dict["best_epoch"], state_dict["best_f1"]
-        self.diverged, self.done = state_dict["diverged"], state_dict["done"]
+        self.diverged, self.pruned, self.done = (state_dict[key] for key in ("diverged", "pruned", "done"))
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Trains no further where the last epoch was the run's last."""
@@ -97,6 +110,10 @@ class RunRecorder(Checkpoint):
 
     def _best_path(self, epoch: int) -> Path:
         return self._directory / "checkpoints" / f"best-{epoch:03d}.safetensors"
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Refuses to train with processes that were given another configuration or other data."""
+        check_same_on_all(self._run_id, "configuration or data")
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Starts the clock."""
@@ -136,6 +153,10 @@ class RunRecorder(Checkpoint):
                     save_file(pl_module.trainable_state(), temporary)
         if self.diverged:  # what is not a number never becomes one again
             trainer.should_stop = True
+        if not self.diverged:
+            ends = self._pruner is not None and self._pruner.should_stop(epoch, val)
+            self.pruned = bool(trainer.strategy.broadcast(ends))
+            trainer.should_stop = trainer.should_stop or self.pruned
         self.done = trainer.should_stop or epoch == trainer.max_epochs
         trainer.save_checkpoint(self._directory / "checkpoints" / LAST)
         if trainer.is_global_zero:
@@ -143,8 +164,9 @@ class RunRecorder(Checkpoint):
             if better:
                 self._remove_all_but_best()
             log.info(
-                "Epoch %d/%d: train loss %.4f, val loss %.4f, val F1 %.4f%s, %.0f s",
+                "Epoch %d/%d: train loss %.4f, val loss %.4f, val F1 %.4f%s, %.0f s%s",
                 epoch, trainer.max_epochs, train_loss, val.loss, val.f1, " (best)" if better else "", row["seconds"],
+                "; ended early: it can't win" if self.pruned else "",
             )  # fmt: skip
         flat = {f"val/{name}": value for name, value in val.figures().items() if value is not None}
         figures = {k: row[k] for k in ("lr", "seconds", "tokens_per_second", "peak_memory_gib")}
@@ -155,6 +177,11 @@ class RunRecorder(Checkpoint):
         for path in (self._directory / "checkpoints").glob("best-*.safetensors"):
             if self.best_epoch is None or path != self._best_path(self.best_epoch):
                 path.unlink()
+
+    @property
+    def status(self) -> str:
+        """How the run ended, for ``metrics.json``."""
+        return "diverged" if self.diverged else "pruned" if self.pruned else "finished"
 
     def remove_checkpoints(self) -> None:
         """Frees the space once the run is finished: ``model/`` holds the best weights, and nothing resumes."""
@@ -181,7 +208,7 @@ class ProgressBar(TQDMProgressBar):
 
     def __init__(self, steps_per_epoch: int) -> None:
         """Sizes the refresh interval for a terminal or a log file."""
-        self._watched = sys.stderr.isatty()
+        self._watched = sys.stdout.isatty()
         super().__init__(refresh_rate=1 if self._watched else max(1, steps_per_epoch // 4), leave=False)
 
     def init_validation_tqdm(self) -> Tqdm:
@@ -210,5 +237,6 @@ class ProgressBar(TQDMProgressBar):
 
     def on_train_epoch_start(self, trainer: Trainer, *_: Any) -> None:
         """Shows which epoch of how many begins."""
-        super().on_train_epoch_start(trainer)
-        self.train_progress_bar.set_description(f"Epoch {trainer.current_epoch + 1}/{trainer.max_epochs}")
+        bar = self.train_progress_bar
+        bar.set_description(f"Epoch {trainer.current_epoch + 1}/{trainer.max_epochs}", refresh=False)
+        bar.reset(self.total_train_batches)

@@ -16,6 +16,8 @@ from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor, nn
 from torch._utils import _flatten_dense_tensors, _unflatten_dense_tensors
 
+from llm_cls.errors import ConfigError
+
 _BUCKET_BYTES = 64 * 2**20
 
 
@@ -91,10 +93,12 @@ def check_same_on_all(value: str, what: str) -> None:
     """Compares ``value`` with that of all other processes.
 
     Raises:
-        RuntimeError: They differ.
+        ConfigError: They differ.
     """
     if is_distributed():
         values: list[Any] = [None] * dist.get_world_size()
         dist.all_gather_object(values, value)
         if len(set(values)) > 1:
-            raise RuntimeError(f"The processes of this run differ in their {what}: {', '.join(values)}")
+            raise ConfigError(
+                f"The processes of this run differ in their {what}: {', '.join(values)}. Give all the same command"
+            )

@@ -8,10 +8,12 @@ import threading
 import time
 from pathlib import Path
 
-from llm_cls.cli import quiet_libraries, run_command
+from llm_cls.cli import quiet_libraries, run_command, summarize
 from llm_cls.config import read_config
-from llm_cls.errors import EXIT_INTERRUPTED
+from llm_cls.errors import EXIT_INTERRUPTED, RunInterrupted
+from llm_cls.ledger import PLAN, record_failure
 from llm_cls.training.run import prepare, train
+from llm_cls.training.shared import Shared
 
 
 def main() -> None:
@@ -22,7 +24,15 @@ def main() -> None:
     threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
     config = read_config(directory / "config.yaml")
     record = json.loads((directory / "run.json").read_text(encoding="utf-8"))
-    train(config, directory, prepare(config), record)
+    shared = Shared()
+    try:
+        train(config, directory, prepare(config, shared), record, shared)
+    except RunInterrupted:
+        sys.exit(EXIT_INTERRUPTED)  # the command that started this process says what to do next
+    except Exception as error:
+        if directory.parent.joinpath(PLAN).is_file():
+            record_failure(directory, *summarize(error))
+        raise
 
 
 def _end_with_parent(parent: int) -> None:

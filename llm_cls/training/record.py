@@ -9,10 +9,10 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from llm_cls.config import Config
+from llm_cls.config import Config, PrunerConfig
 from llm_cls.data.corpus import Corpus, Text
 from llm_cls.data.tokenizer import Tokenizer
-from llm_cls.errors import ArtifactError, ConfigError
+from llm_cls.errors import ArtifactError, OtherRunError
 from llm_cls.files import sha256_json, write_jsonl
 from llm_cls.scores import per_class
 from llm_cls.statistics import f1_ci95
@@ -33,6 +33,7 @@ def identity(config: Config, corpus: Corpus, tokenizer: Tokenizer, revision: str
         "data.digest": corpus.digest,
         "data.split": {split: len(texts) for split, texts in corpus.splits.items()},
         "data.split_seed": data.split_seed,
+        "data.fold": None if data.folds is None else [data.fold, data.folds],
         "data.max_length": data.max_length,
         "data.truncation": data.truncation,
         "data.batch_size": data.batch_size,
@@ -50,6 +51,7 @@ def identity(config: Config, corpus: Corpus, tokenizer: Tokenizer, revision: str
         "trainer.early_stopping_patience": config.trainer.early_stopping_patience,
         "trainer.precision": precision,
         "engine.name": config.engine.name,
+        "pruner": config.pruner.model_dump() if config.pruner != PrunerConfig() else None,
     }
 
 
@@ -62,7 +64,7 @@ def check_same_run(directory: Path, parts: dict[str, Any]) -> dict[str, Any] | N
     """The ``run.json`` that is already in ``directory``, if it is of the same run; None if there is none.
 
     Raises:
-        ConfigError: The directory belongs to a run of another configuration; the message names the keys.
+        OtherRunError: The directory belongs to a run of another configuration; the message names the keys.
         ArtifactError: ``run.json`` is damaged.
     """
     path = directory / "run.json"
@@ -77,7 +79,7 @@ def check_same_run(directory: Path, parts: dict[str, Any]) -> dict[str, Any] | N
     differing = sorted(key for key in before.keys() | after.keys() if before.get(key) != after.get(key))
     if differing:
         shown = "; ".join(f"{key}: there {before.get(key)}, here {after.get(key)}" for key in differing)
-        raise ConfigError(f"{directory} holds a run of another configuration ({shown}). Give another hydra.run.dir")
+        raise OtherRunError(f"{directory} holds a run of another configuration ({shown}). Give another folder")
     return found
 
 

@@ -20,26 +20,29 @@ from transformers import PretrainedConfig
 from llm_cls.config import Config, dump_config
 from llm_cls.data.corpus import Corpus
 from llm_cls.data.datamodule import TextDataModule
-from llm_cls.data.load import load_corpus
-from llm_cls.data.tokenizer import Tokenizer, load_tokenizer
-from llm_cls.errors import ArtifactError, ConfigError, LlmClsError, ResourceError
+from llm_cls.data.tokenizer import Tokenizer
+from llm_cls.errors import EXIT_INTERRUPTED, ArtifactError, ConfigError, LockedError, RankError, RunInterrupted
 from llm_cls.files import write_json, write_text
+from llm_cls.ledger import LOCK, clear_failure
 from llm_cls.model.artifact import save_artifact
 from llm_cls.model.classifier import build_classifier
-from llm_cls.model.decoder import load_architecture, load_decoder, model_revision, positions
+from llm_cls.model.decoder import positions
 from llm_cls.training.callbacks import LAST, AtomicCheckpointIO, ProgressBar, RunRecorder
-from llm_cls.training.distributed import ReplicatedStrategy, check_same_on_all
+from llm_cls.training.distributed import ReplicatedStrategy
 from llm_cls.training.hardware import Hardware, resolve_hardware
 from llm_cls.training.launch import launch_ranks, launched_from_outside
 from llm_cls.training.module import ClassifierModule
+from llm_cls.training.pruning import Pruner
 from llm_cls.training.record import (
     check_same_run,
     describe_run,
     identity,
     now,
+    run_id,
     summarize,
     write_predictions,
 )
+from llm_cls.training.shared import Shared
 from llm_cls.training.wandb_logging import RunLogger, run_logger
 
 log = logging.getLogger(__name__)
@@ -56,7 +59,9 @@ class Inputs:
     identity: dict[str, Any]
 
 
-def run(config: Config, directory: Path, overrides: Sequence[str]) -> dict[str, Any]:
+def run(
+    config: Config, directory: Path, overrides: Sequence[str], shared: Shared | None = None, isolate: bool = False
+) -> dict[str, Any]:
     """Trains, scores and saves what ``config`` describes, in ``directory``.
 
     A run that is finished there is not repeated; one that was interrupted goes on after its last epoch.
@@ -65,6 +70,8 @@ def run(config: Config, directory: Path, overrides: Sequence[str]) -> dict[str, 
         config: The validated configuration.
         directory: The run directory; made if need be.
         overrides: The command line, for the record.
+        shared: What earlier runs in this process have loaded.
+        isolate: Whether the run gets a process of its own, even on one device.
 
     Returns:
         The content of ``metrics.json``.
@@ -72,69 +79,77 @@ def run(config: Config, directory: Path, overrides: Sequence[str]) -> dict[str, 
     Raises:
         LlmClsError: In one line, what a user can mend.
     """
+    shared = shared or Shared()
+    inputs = prepare(config, shared)
+    if (metrics := _finished(directory, inputs)) is not None:
+        return metrics
     with _lock(directory):
-        inputs = prepare(config)
-        record = check_same_run(directory, inputs.identity)
-        if record is not None and (metrics := read_metrics(directory)) is not None:
-            log.info("%s is finished already; nothing is trained", directory)
+        if (metrics := _finished(directory, inputs)) is not None:  # by the process that had the lock until now
             return metrics
-        if record is None:
-            hardware = inputs.hardware
-            record = describe_run(
-                config, inputs.corpus, inputs.identity, overrides, hardware.description, hardware.world_size
-            )
+        for warning in inputs.corpus.warnings:
+            log.warning("%s", warning)
+        record = check_same_run(directory, inputs.identity) or describe_run(
+            config, inputs.corpus, inputs.identity, overrides, inputs.hardware.description, inputs.hardware.world_size
+        )
         if _is_first_process():
+            clear_failure(directory)
             write_text(directory / "config.yaml", dump_config(config))
             write_json(directory / "run.json", record)
-        if inputs.hardware.world_size > 1 and not launched_from_outside():
-            if code := launch_ranks(directory, inputs.hardware.devices):
-                error = LlmClsError("")  # the rank that failed has said why
-                error.exit_code = code
-                raise error
+        if (isolate or inputs.hardware.world_size > 1) and not launched_from_outside():
+            if (code := launch_ranks(directory, inputs.hardware.devices)) == EXIT_INTERRUPTED:
+                raise RunInterrupted("Interrupted")
+            if code:
+                raise RankError(code)
         else:
-            train(config, directory, inputs, record)
+            train(config, directory, inputs, record, shared)
     metrics = read_metrics(directory)
     assert metrics is not None
     return metrics
 
 
-def prepare(config: Config) -> Inputs:
+def _finished(directory: Path, inputs: Inputs) -> dict[str, Any] | None:
+    """The result that is already in ``directory``, where nothing is written then."""
+    if check_same_run(directory, inputs.identity) is None:
+        return None
+    if (metrics := read_metrics(directory)) is not None:
+        print(f"{os.path.relpath(directory)} is finished already; nothing is trained")
+    return metrics
+
+
+def prepare(config: Config, shared: Shared) -> Inputs:
     """Everything that can be checked before the weights are loaded.
 
     Raises:
         LlmClsError: In one line, what a user can mend.
     """
     hardware = resolve_hardware(config.trainer)
-    architecture = load_architecture(config.model)
+    architecture, revision, tokenizer = shared.model(config.model)
     limit = positions(architecture)
     if limit is not None and config.data.max_length > limit:
         raise ConfigError(
             f"data.max_length must be <= {limit}, the positions of {config.model.name}, "
             f"got {config.data.max_length}. Try data.max_length={limit}"
         )
-    tokenizer = load_tokenizer(config.model, architecture.eos_token_id)
     if tokenizer.vocab_size > architecture.vocab_size:
         raise ConfigError(
             f"model.tokenizer has {tokenizer.vocab_size} tokens, but {config.model.name} knows "
             f"{architecture.vocab_size}. Give the tokenizer that belongs to the model"
         )
-    corpus = load_corpus(config.data)
-    for warning in corpus.warnings:
-        log.warning("%s", warning)
+    corpus = shared.corpus(config.data)
     if hardware.world_size > config.data.batch_size:
         raise ConfigError(
             f"trainer.devices must be <= data.batch_size ({config.data.batch_size}), got {hardware.world_size}"
         )
-    parts = identity(config, corpus, tokenizer, model_revision(config.model, architecture), hardware.precision)
+    parts = identity(config, corpus, tokenizer, revision, hardware.precision)
     return Inputs(hardware, corpus, architecture, tokenizer, parts)
 
 
-def train(config: Config, directory: Path, inputs: Inputs, record: dict[str, Any]) -> None:
+def train(config: Config, directory: Path, inputs: Inputs, record: dict[str, Any], shared: Shared) -> None:
     """The part of a run that needs the network; every rank of a run on several devices calls it."""
     started = time.perf_counter()
     corpus, tokenizer, hardware = inputs.corpus, inputs.tokenizer, inputs.hardware
     data = TextDataModule(corpus, tokenizer, config.template, config.data, config.seed)
-    module = build_module(config, inputs, data)
+    module = build_module(config, inputs, data, shared)
     classifier = module.classifier
     parameters, trainable = classifier.count_parameters()
     record["model"] |= {"parameters": parameters, "trainable_parameters": trainable}
@@ -143,14 +158,14 @@ def train(config: Config, directory: Path, inputs: Inputs, record: dict[str, Any
         config.model.name, corpus.name, f"{parameters:,}", f"{trainable:,}",
         " / ".join(f"{len(t):,}" for t in corpus.splits.values()), len(corpus.labels),
     )  # fmt: skip
-    recorder = RunRecorder(directory, tokens_per_epoch=len(data.tokens["train"].ids))
+    pruner = Pruner(config.pruner, directory, config.trainer.max_epochs) if _is_first_process() else None
+    recorder = RunRecorder(directory, len(data.tokens["train"].ids), run_id(inputs.identity), pruner)
     with run_logger(config, directory, record, _is_first_process()) as logger, logging_redirect_tqdm():
         trainer = _trainer(config, hardware, directory, recorder, logger, data.steps_per_epoch)
         last = directory / "checkpoints" / LAST
         if last.is_file():
             log.info("Going on after the last epoch of %s", directory)
         trainer.fit(module, datamodule=data, ckpt_path=last if last.is_file() else None)
-        check_same_on_all(record["run_id"], "configuration")
         has_best = recorder.load_best(module)
         trainer.validate(module, datamodule=data, verbose=False)
         trainer.test(module, datamodule=data, verbose=False)
@@ -162,20 +177,24 @@ def train(config: Config, directory: Path, inputs: Inputs, record: dict[str, Any
             write_predictions(path, evaluation, corpus.splits[split], corpus)
         if has_best:
             save_artifact(classifier, tokenizer, corpus.labels, config, directory / "model")
-        status = "diverged" if recorder.diverged else "finished"
         seconds = time.perf_counter() - started
-        metrics = summarize(status, recorder.best_epoch, recorder.history, seconds, val, test, corpus.labels)
+        metrics = summarize(recorder.status, recorder.best_epoch, recorder.history, seconds, val, test, corpus.labels)
         logger.log_results(metrics, test, corpus)
     write_json(directory / "run.json", record | {"finished_at": now()})
+    if pruner is not None:
+        pruner.end(metrics["val"]["f1"], recorder.pruned)
     write_json(directory / "metrics.json", metrics)
+    clear_failure(directory)
     recorder.remove_checkpoints()
+    if not config.lora.full:
+        shared.return_decoder(classifier.release(), config)
 
 
-def build_module(config: Config, inputs: Inputs, data: TextDataModule) -> ClassifierModule:
+def build_module(config: Config, inputs: Inputs, data: TextDataModule, shared: Shared) -> ClassifierModule:
     """The network on this process's device, ready to train."""
     hardware = inputs.hardware
     frozen_dtype = torch.float32 if config.lora.full else hardware.frozen_dtype
-    decoder = load_decoder(config.model, inputs.architecture, frozen_dtype, hardware.device, config.seed)
+    decoder = shared.take_decoder(config, inputs.architecture, frozen_dtype, hardware.device)
     checkpointing = config.engine.gradient_checkpointing
     if checkpointing is None:
         checkpointing = config.engine.name == "reference" and hardware.accelerator == "gpu"
@@ -248,11 +267,12 @@ def _lock(directory: Path) -> Iterator[None]:
         yield
         return
     directory.mkdir(parents=True, exist_ok=True)
-    lock = filelock.FileLock(directory / ".lock", blocking=False)
+    # A moment's patience: whoever asks how far a sweep is touches the locks of its runs.
+    lock = filelock.FileLock(directory / LOCK, timeout=1)
     try:
         lock.acquire()
     except filelock.Timeout:
-        raise ResourceError(
+        raise LockedError(
             f"{directory} is in use by another process. Wait for it, or give another hydra.run.dir"
         ) from None
     try:

@@ -18,6 +18,7 @@ from llm_cls.data.datamodule import TextDataModule
 from llm_cls.training.hardware import peak_memory_gib
 from llm_cls.training.module import ClassifierModule
 from llm_cls.training.run import Inputs, build_module
+from llm_cls.training.shared import Shared
 
 
 @dataclass
@@ -74,7 +75,7 @@ def measure(config: Config, inputs: Inputs, steps: int, warmup: int) -> dict[str
         torch.cuda.reset_peak_memory_stats(device)
     began = time.perf_counter()
     data = TextDataModule(inputs.corpus, inputs.tokenizer, config.template, config.data, config.seed)
-    module = build_module(config, inputs, data)
+    module = build_module(config, inputs, data, Shared())
     built = time.perf_counter()
     clock = StepClock()
     trainer = Trainer(
@@ -144,7 +145,7 @@ def matmul_tflops(device: torch.device, dtype: torch.dtype) -> float:
 def largest_micro_batch(config: Config, inputs: Inputs) -> int:
     """How many texts of full length fit into one forward and backward pass, up to the batch; 0 if none does."""
     data = TextDataModule(inputs.corpus, inputs.tokenizer, config.template, config.data, config.seed)
-    module = build_module(config, inputs, data)
+    module = build_module(config, inputs, data, Shared())
     tokens, device = data.tokens["train"], inputs.hardware.device
     longest = np.argsort(-tokens.lengths)[: config.data.batch_size]
     module.classifier.train()

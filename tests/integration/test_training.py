@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -170,18 +171,23 @@ def test_other_ways_to_train(
     assert again.returncode == 0, again.stderr
 
 
-def test_sweep_runs_every_combination_and_outlives_a_failure(
-    command: Command, arguments: list[str], tmp_path: Path
+def test_ranks_with_different_configurations_refuse_to_train(
+    arguments: list[str], environment: dict[str, str], tmp_path: Path
 ) -> None:
-    done = command(
-        "train", "--multirun", *arguments, "template=1,2", "data.max_length=32,4096", "trainer.max_epochs=1",
-        "hydra.sweep.dir=sweep", cwd=tmp_path,
-    )  # fmt: skip
-    assert done.returncode == 6, done.stderr
-    assert len(list((tmp_path / "sweep").rglob("metrics.json"))) == 2
-    assert done.stderr.count("data.max_length must be <= 512") == 2
-    templates = {load(path)["identity"]["template.text"] for path in (tmp_path / "sweep").rglob("run.json")}
-    assert len(templates) == 2
+    """As torchrun starts them, each with a seed of its own."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    line = [*arguments, "trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", "hydra.run.dir=run"]
+    both = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2", "NODE_RANK": "0"}
+    ranks = [
+        start([*line, f"seed={rank}"], tmp_path, environment | both | {"RANK": str(rank), "LOCAL_RANK": str(rank)})
+        for rank in range(2)
+    ]
+    for rank in ranks:
+        _, errors = rank.communicate(timeout=120)
+        assert rank.returncode == 2 and "differ in their configuration" in errors and "Traceback" not in errors
+    assert not (tmp_path / "run" / "history.jsonl").exists()
 
 
 def test_orphaned_ranks_end(environment: dict[str, str], arguments: list[str], tmp_path: Path) -> None:

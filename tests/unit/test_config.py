@@ -11,7 +11,7 @@ from llm_cls.config import Config, ConfigError, dump_config, parse_config, read_
 from llm_cls.hydra_config import CONF, GROUPS, allow_numeric_choices
 
 allow_numeric_choices()
-CHOICES = sorted(p for p in CONF.rglob("*.yaml") if p.parent != CONF and not p.name.startswith("_"))
+CHOICES = sorted(p for p in CONF.glob("*/*.yaml") if not p.name.startswith("_"))
 NEEDED = {
     "data/table.yaml": ["data.file=x.csv", "data.text=t", "data.label=l"],
     "model/hf.yaml": ["model.name=some/model"],

@@ -5,7 +5,7 @@ import random
 import pytest
 
 from llm_cls.data.corpus import SPLITS, Text
-from llm_cls.data.split import reference_split, stratified_split
+from llm_cls.data.split import fold_split, reference_split, stratified_split
 from llm_cls.errors import DataError
 
 
@@ -54,3 +54,30 @@ def test_label_with_too_few_texts(n: int, found: str) -> None:
 
 def test_reference_split_of_few_texts_leaves_the_last_portions_empty() -> None:
     assert [len(reference_split(texts("a", 8), 42)[s]) for s in SPLITS] == [8, 0, 0]
+
+
+@pytest.mark.parametrize(("folds", "counts"), [(3, (3, 3)), (5, (17, 40)), (10, (10, 101))])
+def test_folds_cover_the_texts_and_share_none(folds: int, counts: tuple[int, int]) -> None:
+    given = texts("a", counts[0]) + texts("b", counts[1])
+    splits = [fold_split(given, folds, fold, 42, "t.csv") for fold in range(folds)]
+    for name in ("val", "test"):
+        ids = [t.id for split in splits for t in split[name]]
+        assert sorted(ids) == sorted(t.id for t in given), f"every text is in {name} once"
+        assert max(len(s[name]) for s in splits) - min(len(s[name]) for s in splits) <= 1
+        for label, n in zip("ab", counts, strict=True):
+            per_fold = [sum(t.label == label for t in split[name]) for split in splits]
+            assert max(per_fold) - min(per_fold) <= 1 and sum(per_fold) == n
+    for split in splits:
+        assert sorted(t.id for s in SPLITS for t in split[s]) == sorted(t.id for t in given)
+    assert {t.id for t in splits[1]["test"]} == {t.id for t in splits[0]["val"]}
+
+
+def test_folds_depend_on_ids_and_seed_alone() -> None:
+    given = texts("a", 30) + texts("b", 12)
+    assert fold_split(given[::-1], 5, 2, 42, "t.csv") == fold_split(given, 5, 2, 42, "t.csv")
+    assert fold_split(given, 5, 2, 7, "t.csv") != fold_split(given, 5, 2, 42, "t.csv")
+
+
+def test_label_with_fewer_texts_than_folds() -> None:
+    with pytest.raises(DataError, match=r"t\.csv: label 'a' has 4 texts, but data\.folds=5 needs 5"):
+        fold_split(texts("a", 4) + texts("b", 30), 5, 0, 42, "t.csv")

@@ -1,0 +1,150 @@
+"""The sweeper behind ``--multirun``: every combination of the swept values, planned before the first one runs."""
+
+import importlib
+import logging
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.plugins import Plugins
+from hydra.core.utils import JobStatus
+from hydra.plugins.sweeper import Sweeper
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from llm_cls.config import Config, parse_config
+from llm_cls.errors import ConfigError, SweepError
+from llm_cls.files import write_text
+from llm_cls.ledger import Entry, State, directory_name, progress_line, read_states, write_plan
+
+log = logging.getLogger(__name__)
+
+_POLL_SECONDS = 1.0
+_PLUGIN = "hydra_plugins.llm_cls"  # Hydra finds plug-ins in this package only, which others share
+
+
+class GridSweeper(Sweeper):
+    """Runs the grid with any launcher, until every combination has a result or has failed for good.
+
+    Each combination has a folder named by what is swept, and its state is read from there (``ledger.py``):
+    one that another process is at is left to it, one that has failed is tried again at the end.
+    """
+
+    __module__ = _PLUGIN
+
+    def __init__(self, params: Mapping[str, str] | None = None) -> None:
+        """Sweeps over ``params`` too, as an experiment's file gives them; the command line comes before them."""
+        self._params = params or {}
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        """See ``hydra.plugins.sweeper.Sweeper``."""
+        self._config, self._loader = config, hydra_context.config_loader
+        self._launcher = Plugins.instance().instantiate_launcher(
+            hydra_context=hydra_context, task_function=task_function, config=config
+        )
+
+    def sweep(self, arguments: list[str]) -> Any:
+        """Runs all combinations.
+
+        Raises:
+            ConfigError: Some combination is not valid; nothing has been run then.
+            SweepError: Some runs failed.
+        """
+        from hydra._internal.core_plugins.basic_sweeper import BasicSweeper  # which Hydra itself imports late
+
+        directory = Path(self._config.hydra.sweep.dir)
+        parser = OverridesParser.create(config_loader=self._loader)
+        params = [f"{key}={value}" for key, value in self._params.items()]
+        overrides = parser.parse_overrides([*params, *arguments])
+        entries = plan(BasicSweeper.split_arguments(overrides, None)[0])
+        config = self._check(entries)
+        write_plan(directory, entries)
+        write_text(directory / "multirun.yaml", OmegaConf.to_yaml(self._config))
+        log.info("%s: %d runs", directory, len(entries))
+        left, launched, attempts = entries, 0, 1 + config.sweep.retries
+        refused: dict[str, str] = {}
+        while left and attempts:
+            # Hydra reads the value as its own language, hence the quotes.
+            jobs = [[*entry.overrides, f"hydra.sweep.subdir={_quoted(entry.directory)}"] for entry in left]
+            for entry, job in zip(left, self._launcher.launch(jobs, initial_job_idx=launched), strict=True):
+                if job.status == JobStatus.FAILED:  # which a run that has failed as a run does not
+                    refused[entry.directory] = str(job._return_value)
+            launched += len(jobs)
+            states, waited = self._wait_for_others(directory, entries)
+            left = [s.entry for s in states if not (s.is_complete or s.is_hopeless or s.entry.directory in refused)]
+            attempts -= not waited  # what another process left behind was no attempt of ours
+        log.info("%s", progress_line(states))
+        failed = [
+            f"{s.entry.directory}: {s.name}{': ' * bool(s.reason)}{s.reason}" for s in states if not s.is_complete
+        ]
+        failed += refused.values()
+        if failed:
+            raise SweepError("\n".join([f"{len(failed)} of {len(states)} runs of {directory} failed", *failed]))
+        return None
+
+    def _check(self, entries: Sequence[Entry]) -> Config:
+        """Composes and validates every combination before the first one runs."""
+        faults: dict[str, None] = {}
+        config: Config | None = None
+        for entry in entries:
+            try:
+                config = parse_config(self._compose(entry))
+            except ConfigError as error:
+                faults |= dict.fromkeys(str(error).splitlines())
+        if faults:
+            raise ConfigError("\n".join(faults))
+        assert config is not None
+        return config
+
+    def _compose(self, entry: Entry) -> DictConfig:
+        tree = self._loader.load_sweep_config(self._config, list(entry.overrides))
+        with open_dict(tree):
+            del tree["hydra"]
+        return tree
+
+    def _wait_for_others(self, directory: Path, entries: Sequence[Entry]) -> tuple[list[State], bool]:
+        """The states of these runs once no other process is at any of them, and whether one was."""
+        mine = {entry.directory for entry in entries}
+        waited = False
+        while True:
+            states = [state for state in read_states(directory) if state.entry.directory in mine]
+            running = sum(state.name == "running" for state in states)
+            if not running:
+                return states, waited
+            if not waited:
+                log.info("Waiting for another process, which is at %d of the runs", running)
+            waited = True
+            time.sleep(_POLL_SECONDS)
+
+
+def plan(jobs: Sequence[Sequence[str]]) -> list[Entry]:
+    """The combinations as planned runs; equal ones once."""
+    varied = [i for i in range(len(jobs[0])) if len({job[i] for job in jobs}) > 1]
+    entries: dict[str, Entry] = {}
+    for job in jobs:
+        swept = tuple(job[i] for i in varied)
+        name = directory_name(swept)
+        entries.setdefault(name, Entry(name, tuple(job), swept))
+    return list(entries.values())
+
+
+def _quoted(value: str) -> str:
+    return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
+
+
+def register() -> None:
+    """Makes ``hydra/sweeper=grid`` known to Hydra, without a top-level package of our own."""
+    try:
+        importlib.import_module("hydra_plugins")
+    except ImportError:  # nothing else has plug-ins
+        package = ModuleType("hydra_plugins")
+        package.__path__ = []
+        sys.modules["hydra_plugins"] = package
+    module = ModuleType(_PLUGIN)
+    module.__dict__["GridSweeper"] = GridSweeper
+    sys.modules[_PLUGIN] = module
+    Plugins.instance().register(GridSweeper)

@@ -1,0 +1,41 @@
+"""``python -m llm_cls.status dir=DIR``: how far the runs of a sweep are."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from llm_cls.cli import printable, run_command
+from llm_cls.errors import ConfigError
+from llm_cls.ledger import PLAN, State, progress_line, read_states
+
+
+def main() -> None:
+    """The command."""
+    arguments = dict(a.partition("=")[::2] for a in sys.argv[1:])
+    if set(arguments) != {"dir"} or not arguments["dir"]:
+        raise ConfigError("Usage: python -m llm_cls.status dir=outputs/sweeps/NAME")
+    directory = Path(arguments["dir"])
+    if not (directory / PLAN).is_file():
+        raise ConfigError(
+            f"dir={directory} is not the folder of a sweep: it has no {PLAN}. Try dir=outputs/sweeps/NAME"
+        )
+    states = read_states(directory)
+    print(table(states))
+    print(progress_line(states))
+
+
+def table(states: Sequence[State]) -> str:
+    """A line per planned run."""
+    rows = [("state", "epochs", "val F1", "run")]
+    for state in states:
+        epochs = "" if state.max_epochs is None else f"{state.epochs}/{state.max_epochs}"
+        f1 = "" if state.val_f1 is None else f"{state.val_f1:.4f}"
+        run = state.entry.directory + (f": {state.reason}" if state.reason else "")
+        rows.append((state.name, epochs, f1, printable(run)))
+    widths = [max(len(row[i]) for row in rows) for i in range(3)]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, [*widths, 0], strict=True)) for row in rows]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))

@@ -1,0 +1,116 @@
+"""Ends the runs of a sweep that can't win: Optuna's rules over the val F1 of each epoch, and one of our own.
+
+Every run of a sweep is a trial of one Optuna study, kept as a journal in the sweep's folder, where runs of
+other processes and machines find it. A run that is resumed goes on with its trial.
+"""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import filelock
+import numpy as np
+
+from llm_cls.config import PrunerConfig
+from llm_cls.ledger import PLAN
+from llm_cls.training.evaluation import Evaluation
+
+JOURNAL = "optuna.jsonl"
+_NO_INFORMATION = 1e-3  # nats; networks before their first step have ten times as much
+
+
+class Pruner:
+    """Judges one run after each of its epochs."""
+
+    def __init__(self, config: PrunerConfig, run: Path, max_epochs: int) -> None:
+        """Takes part in the study of the sweep that ``run`` belongs to; outside a sweep there is none."""
+        self._config, self._name, self._max_epochs = config, run.name, max_epochs
+        self._trial: Any = None
+        self._study: Any = None
+        self._reported: set[int] = set()
+        if config.name != "none" and (run.parent / PLAN).is_file():
+            self._study = _open_study(config, run.parent, max_epochs)
+            self._trial, self._reported = _unfinished_trial(self._study, self._name)
+
+    def should_stop(self, epoch: int, val: Evaluation) -> bool:
+        """Whether the run ends with ``epoch`` (from 1), whose val scores are ``val``."""
+        prune = False
+        if self._study is not None and val.finite:
+            if self._trial is None:
+                self._trial = self._study.ask()
+                self._trial.set_user_attr("run", self._name)
+            if epoch not in self._reported:  # it is, if the run was killed before it could write its checkpoint
+                self._trial.report(val.f1, epoch)
+            prune = self._trial.should_prune()
+        if epoch == self._max_epochs:
+            return False
+        return prune or (self._config.stop_collapsed and has_collapsed(val))
+
+    def end(self, val_f1: float | None, pruned: bool) -> None:
+        """Ends the trial, so that the other runs are compared with it."""
+        if self._trial is None:
+            return
+        from optuna.trial import TrialState
+
+        if val_f1 is None or pruned:
+            state = TrialState.PRUNED if pruned else TrialState.FAIL
+            self._study.tell(self._trial, state=state, skip_if_finished=True)
+        else:
+            self._study.tell(self._trial, val_f1, skip_if_finished=True)
+
+
+def has_collapsed(val: Evaluation) -> bool:
+    """Whether the network gives every text the same answer, so that there is nothing left to learn with.
+
+    A run that has learnt little yet may also predict few labels, and be the winner in the end; but its
+    probabilities differ from text to text. Hence the mutual information of text and predicted label in nats,
+    the mean over the texts of KL(p(label | text) || p(label)), has to vanish too.
+    """
+    if not val.finite or len(set(val.predictions.tolist())) > 1:
+        return False
+    p = np.maximum(val.probabilities.astype(np.float64), 1e-30)
+    information = (p * (np.log(p) - np.log(p.mean(0)))).sum(1).mean()
+    return bool(information < _NO_INFORMATION)
+
+
+class _FileLock:
+    """Optuna's interface of a lock, with one that the system frees when its holder dies."""
+
+    def __init__(self, path: Path) -> None:
+        self._lock = filelock.FileLock(path)
+
+    def acquire(self) -> bool:
+        self._lock.acquire()
+        return True
+
+    def release(self) -> None:
+        self._lock.release()
+
+
+def _open_study(config: PrunerConfig, sweep: Path, max_epochs: int) -> Any:
+    import optuna
+    from optuna.storages import JournalStorage
+    from optuna.storages.journal import JournalFileBackend
+
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    if config.name == "median":
+        first = math.ceil(config.warmup_fraction * max_epochs)
+        rule: Any = optuna.pruners.MedianPruner(n_startup_trials=config.startup_runs, n_warmup_steps=first)
+    else:
+        rule = optuna.pruners.HyperbandPruner(config.min_epochs, max_epochs, config.reduction_factor)
+    lock: Any = _FileLock(sweep / f".{JOURNAL}.lock")
+    return optuna.create_study(
+        study_name="sweep", direction="maximize", load_if_exists=True, pruner=rule,
+        sampler=optuna.samplers.RandomSampler(),  # asked for nothing: Hydra has chosen the values
+        storage=JournalStorage(JournalFileBackend(str(sweep / JOURNAL), lock_obj=lock)),
+    )  # fmt: skip
+
+
+def _unfinished_trial(study: Any, name: str) -> tuple[Any, set[int]]:
+    """The trial that the run ``name`` had before an interruption, and the epochs that it knows."""
+    import optuna
+
+    for known in reversed(study.get_trials(deepcopy=False)):
+        if known.user_attrs.get("run") == name and known.state == optuna.trial.TrialState.RUNNING:
+            return optuna.trial.Trial(study, known._trial_id), set(known.intermediate_values)
+    return None, set()

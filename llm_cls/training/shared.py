@@ -1,0 +1,86 @@
+"""What the runs of a sweep in one process have in common: read, downloaded and loaded once.
+
+Only what no run changes is kept. The decoder is one of the frozen kind, and every run gives it back as it
+was; one that a run trains as a whole, or that was in use when a run failed, is loaded anew.
+"""
+
+import gc
+from copy import deepcopy
+from typing import Any
+
+import torch
+from transformers import PretrainedConfig, PreTrainedModel
+
+from llm_cls.config import Config, DataConfig, ModelConfig
+from llm_cls.data.corpus import Corpus
+from llm_cls.data.load import check_corpus, read_corpus
+from llm_cls.data.tokenizer import Tokenizer, load_tokenizer
+from llm_cls.files import sha256_json
+from llm_cls.model.decoder import load_architecture, load_decoder, model_revision
+
+_OF_ONE_RUN = {"max_length", "truncation", "batch_size", "micro_batch_size", "eval_batch_size"}
+
+
+class Shared:
+    """Holds one corpus, one tokenizer and one decoder at a time: the latest of each."""
+
+    def __init__(self) -> None:
+        """Holds nothing yet."""
+        self._kept: dict[str, tuple[str, Any]] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Nothing of it goes to another process."""
+        return {"_kept": {}}
+
+    def corpus(self, config: DataConfig) -> Corpus:
+        """See ``data.load``."""
+        key = sha256_json(config.model_dump(mode="json", exclude=_OF_ONE_RUN))
+        corpus: Corpus = self._get("corpus", key) or self._keep("corpus", key, read_corpus(config))
+        check_corpus(corpus, config)
+        return corpus
+
+    def model(self, config: ModelConfig) -> tuple[PretrainedConfig, str, Tokenizer]:
+        """The model's architecture, its revision, and the tokenizer that goes with it."""
+        key = sha256_json(config.model_dump(mode="json"))
+        model: tuple[PretrainedConfig, str, Tokenizer] | None = self._get("model", key)
+        if model is None:
+            architecture = load_architecture(config)
+            tokenizer = load_tokenizer(config, architecture.eos_token_id)
+            model = self._keep("model", key, (architecture, model_revision(config, architecture), tokenizer))
+        return model
+
+    def take_decoder(
+        self, config: Config, architecture: PretrainedConfig, dtype: torch.dtype, device: torch.device
+    ) -> PreTrainedModel:
+        """The decoder, for one run, which gives it back with ``return_decoder``; until then it is not kept."""
+        key = _decoder_key(config, dtype, device)
+        kept: PreTrainedModel | None = self._get("decoder", key)
+        self._kept.pop("decoder", None)
+        if kept is not None:
+            return kept
+        collect()  # room for the new one
+        return load_decoder(config.model, deepcopy(architecture), dtype, device, config.seed)
+
+    def return_decoder(self, decoder: PreTrainedModel, config: Config) -> None:
+        """Keeps ``decoder``, which is as it was when it was taken, for the next run."""
+        self._keep("decoder", _decoder_key(config, decoder.dtype, decoder.device), decoder)
+
+    def _get(self, kind: str, key: str) -> Any:
+        kept_key, value = self._kept.get(kind, ("", None))
+        return value if kept_key == key else None
+
+    def _keep(self, kind: str, key: str, value: Any) -> Any:
+        self._kept[kind] = (key, value)
+        return value
+
+
+def _decoder_key(config: Config, dtype: torch.dtype, device: torch.device) -> str:
+    seed = config.seed if config.model.weights == "random" else None  # which draws those
+    return sha256_json([config.model.model_dump(mode="json"), str(dtype), str(device), seed])
+
+
+def collect() -> None:
+    """Frees what a finished run left behind in reference cycles, on the device as well."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

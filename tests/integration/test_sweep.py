@@ -1,0 +1,183 @@
+"""``--multirun``: each combination trained once, whatever happens."""
+
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from llm_cls.files import read_jsonl
+from llm_cls.ledger import FAILED, read_states
+
+from .conftest import TINY, Command
+from .test_training import start, wait_for
+
+GRID = ["optimizer.lr=1e-3,2e-3", "template=1,2"]
+NAMES = sorted(f"optimizer.lr={lr},template={t}" for lr in ("0.001", "0.002") for t in (1, 2))
+RESULTS = ("predictions/val.jsonl", "predictions/test.jsonl", "model/adapter_model.safetensors")
+
+
+@pytest.fixture
+def sweep(archive: Path) -> list[str]:
+    return ["--multirun", *TINY, f"data.archive={archive}", "logger=none", "hydra.sweep.dir=sweep"]
+
+
+@pytest.fixture(scope="session")
+def undisturbed(command: Command, archive: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A sweep of four runs that nothing disturbed."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    line = ["--multirun", *TINY, *GRID, f"data.archive={archive}", "logger=none", "sweep.name=grid"]
+    done = command("train", *line, cwd=folder)
+    assert done.returncode == 0, done.stderr
+    assert "4 of 4 runs are done" in done.stdout and "to go" in done.stdout
+    return folder / "outputs" / "sweeps" / "grid"
+
+
+def snapshot(folder: Path) -> dict[str, tuple[int, bytes]]:
+    """Content and time of every file in the run directories below ``folder``."""
+    return {str(p): (p.stat().st_mtime_ns, p.read_bytes()) for p in sorted(folder.glob("*/**/*")) if p.is_file()}
+
+
+def assert_same_results(one: Path, two: Path) -> None:
+    for name in NAMES:
+        for file in RESULTS:
+            assert (one / name / file).read_bytes() == (two / name / file).read_bytes(), f"{name}/{file}"
+
+
+def test_runs_of_one_process_equal_separate_runs(
+    command: Command, archive: Path, undisturbed: Path, tmp_path: Path
+) -> None:
+    assert sorted(path.name for path in undisturbed.iterdir() if path.is_dir()) == NAMES
+    line = [*TINY, f"data.archive={archive}", "logger=none", "optimizer.lr=2e-3", "template=2", "hydra.run.dir=run"]
+    assert command("train", *line, cwd=tmp_path).returncode == 0
+    for file in RESULTS:
+        assert (tmp_path / "run" / file).read_bytes() == (undisturbed / NAMES[-1] / file).read_bytes()
+    ids = {json.loads((undisturbed / name / "run.json").read_text())["run_id"] for name in NAMES}
+    assert len(ids) == len(NAMES)
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["run_id"] in ids
+
+
+def test_isolated_runs_give_the_same(command: Command, undisturbed: Path, sweep: list[str], tmp_path: Path) -> None:
+    one = next(i for i, a in enumerate(sweep) if a.startswith("lora.r="))
+    line = [*sweep[:one], "lora.r=4,2", *sweep[one + 1 :], "optimizer.lr=2e-3", "template=2"]
+    done = command("train", *line, "sweep.isolate=true", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    for file in RESULTS:
+        assert (tmp_path / "sweep" / "lora.r=4" / file).read_bytes() == (undisturbed / NAMES[-1] / file).read_bytes()
+
+
+def test_the_same_command_again_trains_nothing(command: Command, archive: Path, undisturbed: Path) -> None:
+    before = snapshot(undisturbed)
+    line = ["--multirun", *TINY, *GRID, f"data.archive={archive}", "logger=none", "sweep.name=grid"]
+    done = command("train", *line, cwd=undisturbed.parents[2])
+    assert done.returncode == 0 and "Epoch" not in done.stdout, done.stderr
+    assert done.stdout.count("is finished already") == len(NAMES)
+    assert snapshot(undisturbed) == before
+    wider = [*line, "optimizer.lr=1e-3,2e-3,5e-3", "trainer.max_epochs=3"]
+    refused = command("train", *wider, cwd=undisturbed.parents[2])
+    assert refused.returncode == 6
+    assert "holds a run of another configuration (trainer.max_epochs: there 2, here 3)" in refused.stderr
+    assert {k: v for k, v in snapshot(undisturbed).items() if k in before and FAILED not in k} == before
+
+
+def test_failures_are_written_down_and_tried_again(command: Command, sweep: list[str], tmp_path: Path) -> None:
+    line = [*sweep, "template=1,2", "data.max_length=32,4096", "trainer.max_epochs=1"]
+    done = command("train", *line, cwd=tmp_path)
+    assert done.returncode == 6, done.stderr
+    assert "2 of 4 runs of sweep failed" in done.stderr and "Traceback" not in done.stderr
+    states = {state.entry.directory: state for state in read_states(tmp_path / "sweep")}
+    assert sorted(state.name for state in states.values()) == ["failed", "failed", "finished", "finished"]
+    failed = states["data.max_length=4096,template=1"]
+    assert failed.reason.startswith("data.max_length must be <= 512") and failed.exit_code == 2
+    shown = command("status", "dir=sweep", cwd=tmp_path)
+    assert shown.returncode == 0 and shown.stdout.count("failed") == 3 and "2 of 4 runs are done" in shown.stdout
+    again = command("train", *[a.replace("4096", "48") for a in line], cwd=tmp_path)
+    assert again.returncode == 0, "another grid below the same name"
+    assert again.stdout.count("is finished already") == 2
+
+
+def test_a_transient_failure_is_tried_again_once(command: Command, sweep: list[str], tmp_path: Path) -> None:
+    """Something lies where the second run wants to write, which is no fault of its configuration."""
+    (tmp_path / "sweep" / "template=2" / "predictions").mkdir(parents=True)
+    (tmp_path / "sweep" / "template=2" / "predictions" / "val.jsonl").mkdir()
+    line = [*sweep, "template=1,2", "trainer.max_epochs=1"]
+    done = command("train", *line, cwd=tmp_path)
+    assert done.returncode == 6 and "1 of 2 runs of sweep failed" in done.stderr, done.stderr
+    assert done.stdout.count("Going on after the last epoch") == 1, "tried twice, without training again"
+    (tmp_path / "sweep" / "template=2" / "predictions" / "val.jsonl").rmdir()
+    assert command("train", *line, cwd=tmp_path).returncode == 0
+    assert not (tmp_path / "sweep" / "template=2" / FAILED).exists()
+
+
+def test_faulty_combinations_are_refused_before_the_first_run(command: Command, tmp_path: Path) -> None:
+    done = command("train", "--multirun", *TINY, "optimizer.lr=1e-3,-1", "lora.r=0,4", cwd=tmp_path)
+    assert done.returncode == 2
+    assert [line.split(" must")[0] for line in done.stderr.splitlines()] == ["Error: lora.r", "Error: optimizer.lr"]
+    assert not list(tmp_path.iterdir())
+
+
+def test_several_devices_in_a_sweep(command: Command, sweep: list[str], tmp_path: Path) -> None:
+    line = [*sweep, "optimizer.lr=1e-3,2e-3", "lora.lora_dropout=0", "trainer.max_epochs=1"]
+    two = ["trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2"]
+    assert command("train", *line, "hydra.sweep.dir=one", cwd=tmp_path).returncode == 0
+    done = command("train", *line, *two, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["one", "sweep"], "no rank made a folder of its own"
+    for name, lr in (("optimizer.lr=0.001", 1e-3), ("optimizer.lr=0.002", 2e-3)):
+        records = [json.loads((tmp_path / d / name / "run.json").read_text()) for d in ("one", "sweep")]
+        assert [record["world_size"] for record in records] == [1, 2]
+        assert records[0]["run_id"] == records[1]["run_id"] and records[1]["identity"]["optimizer"]["lr"] == lr
+        rows = [read_jsonl(tmp_path / d / name / "predictions" / "test.jsonl") for d in ("one", "sweep")]
+        assert [r["prediction"] for r in rows[0]] == [r["prediction"] for r in rows[1]]
+    assert len([path for path in (tmp_path / "sweep").iterdir() if path.is_dir()]) == 2
+
+
+def test_two_sweeps_of_one_name_share_the_work(
+    environment: dict[str, str], sweep: list[str], undisturbed: Path, tmp_path: Path
+) -> None:
+    line = [sys.executable, "-m", "llm_cls.train", *sweep, *GRID]
+    both = [
+        subprocess.Popen(line, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        for _ in range(2)
+    ]
+    outputs = [process.communicate(timeout=200) for process in both]
+    assert [process.returncode for process in both] == [0, 0], outputs
+    assert sum(out.count("Epoch 1/") for out, _ in outputs) == len(NAMES), "each combination once"
+    assert_same_results(tmp_path / "sweep", undisturbed)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGKILL, -signal.SIGKILL), (signal.SIGTERM, 75)])
+def test_an_interrupted_sweep_goes_on(
+    command: Command, environment: dict[str, str], sweep: list[str], undisturbed: Path, tmp_path: Path,
+    number: signal.Signals, code: int,
+) -> None:  # fmt: skip
+    process = start([*sweep, *GRID], tmp_path, environment)
+    wait_for(tmp_path / "sweep" / NAMES[1] / "checkpoints" / "last.ckpt", process)
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == code, errors
+    if code == 75:
+        assert errors.strip().endswith("Go on with the same command and hydra.sweep.dir=sweep")
+    names = [state.name for state in read_states(tmp_path / "sweep")]
+    assert names == ["finished", "interrupted", "planned", "planned"]
+    done = command("train", *sweep, *GRID, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("is finished already") == 1 and "Going on after the last epoch" in done.stdout
+    assert_same_results(tmp_path / "sweep", undisturbed)
+
+
+def test_pruned_and_diverged_runs_are_results(command: Command, sweep: list[str], tmp_path: Path) -> None:
+    line = [*sweep, "optimizer.lr=2e-3,1e30,1e-7", "pruner=median", "pruner.startup_runs=1", "trainer.max_epochs=4"]
+    done = command("train", *line, "pruner.warmup_fraction=0.25", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    found = {}
+    for path in (tmp_path / "sweep").glob("*/metrics.json"):
+        metrics = json.loads(path.read_text())
+        found[path.parent.name] = (metrics["status"], metrics["epochs_run"])
+        assert len(read_jsonl(path.parent / "predictions" / "test.jsonl")) == 12
+    assert found["optimizer.lr=0.002"] == ("finished", 4)
+    assert found["optimizer.lr=1e+30"] == ("diverged", 1)
+    assert found["optimizer.lr=1e-07"] == ("pruned", 1)
+    assert (tmp_path / "sweep" / "optimizer.lr=1e-07" / "model" / "manifest.json").is_file()

@@ -1,0 +1,104 @@
+"""Which runs end early."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from llm_cls.config import PrunerConfig
+from llm_cls.ledger import Entry, write_plan
+from llm_cls.training.evaluation import Evaluation, evaluate
+from llm_cls.training.pruning import Pruner, has_collapsed
+
+RANDOM = np.random.default_rng(0)
+LABELS = RANDOM.integers(0, 9, 200)
+
+
+def judged(logits: np.ndarray) -> Evaluation:
+    return evaluate(logits.astype(np.float32), LABELS)
+
+
+def with_f1(hits: int) -> Evaluation:
+    """The first ``hits`` texts right, the others wrong."""
+    logits = np.zeros((200, 9))
+    answers = np.where(np.arange(200) < hits, LABELS, (LABELS + 1) % 9)
+    logits[np.arange(200), answers] = 5
+    return judged(logits)
+
+
+def test_one_answer_for_all_texts_is_a_collapse() -> None:
+    constant = np.tile(RANDOM.normal(size=9), (200, 1))
+    assert has_collapsed(judged(constant))
+    assert has_collapsed(judged(constant + RANDOM.normal(size=(200, 9)) * 1e-3))
+
+
+def test_an_untrained_network_has_not_collapsed() -> None:
+    """A head of a fresh network: one label may well win everywhere, but each text has its own probabilities."""
+    untrained = RANDOM.normal(size=(200, 9)) * 0.2
+    untrained[:, 4] += 2
+    evaluation = judged(untrained)
+    assert set(evaluation.predictions) == {4} and evaluation.collapsed
+    assert not has_collapsed(evaluation)
+    assert not has_collapsed(with_f1(150))
+    assert not has_collapsed(judged(np.full((200, 9), np.nan))), "diverged, which ends a run anyway"
+
+
+def sweep(path: Path, n: int) -> list[Path]:
+    write_plan(path, [Entry(f"r{i}", (), ()) for i in range(n)])
+    return [path / f"r{i}" for i in range(n)]
+
+
+def trained(config: PrunerConfig, run: Path, hits: list[int]) -> int:
+    """Epochs that a run of these val scores gets."""
+    pruner = Pruner(config, run, len(hits))
+    for epoch, n in enumerate(hits, 1):
+        if pruner.should_stop(epoch, with_f1(n)):
+            pruner.end(0.1, True)
+            return epoch
+    pruner.end(0.1, False)
+    return len(hits)
+
+
+def test_median_compares_late_and_after_some_runs(tmp_path: Path) -> None:
+    config = PrunerConfig(name="median", startup_runs=2, warmup_fraction=0.5)
+    runs = sweep(tmp_path, 6)
+    assert trained(config, runs[0], [20] * 6) == 6, "nothing to be compared with"
+    assert trained(config, runs[1], [100] * 6) == 6
+    assert trained(config, runs[2], [30] * 6) == 3, "below the median, but not in the first half"
+    assert trained(config, runs[3], [10, 10, 150, 150, 150, 150]) == 6, "good late"
+    assert trained(config, runs[4], [150, 10, 10, 10, 10, 10]) == 6, "by the best epoch so far"
+
+
+def test_hyperband_ends_some_runs_and_never_the_best(tmp_path: Path) -> None:
+    config = PrunerConfig(name="hyperband")
+    epochs = [
+        trained(config, run, [hits] * 9) for run, hits in zip(sweep(tmp_path, 12), range(190, 70, -10), strict=True)
+    ]
+    assert epochs[0] == 9 and min(epochs) < 9
+
+
+def test_a_resumed_run_goes_on_with_its_trial(tmp_path: Path) -> None:
+    config = PrunerConfig(name="median", startup_runs=1, warmup_fraction=0)
+    first, second = sweep(tmp_path, 2)
+    Pruner(config, first, 4).should_stop(1, with_f1(100))  # killed here
+    resumed = Pruner(config, first, 4)
+    for epoch in (1, 2, 3, 4):  # the first again: the kill came before its checkpoint
+        assert not resumed.should_stop(epoch, with_f1(100))
+    resumed.end(0.5, False)
+    assert [t.state.name for t in resumed._study.get_trials()] == ["COMPLETE"]
+    assert Pruner(config, second, 4).should_stop(1, with_f1(50))
+
+
+def test_without_a_sweep_only_a_collapse_ends_a_run(tmp_path: Path) -> None:
+    pruner = Pruner(PrunerConfig(name="median", stop_collapsed=True), tmp_path / "run", 5)
+    constant = judged(np.tile(RANDOM.normal(size=9), (200, 1)))
+    assert not pruner.should_stop(1, with_f1(1)) and pruner.should_stop(2, constant)
+    assert not pruner.should_stop(5, constant), "the last epoch is the end anyway"
+    pruner.end(0.1, False)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("stop", [True, False])
+def test_the_rule_for_collapsed_runs_is_a_choice(tmp_path: Path, stop: bool) -> None:
+    pruner = Pruner(PrunerConfig(stop_collapsed=stop), tmp_path / "run", 5)
+    assert pruner.should_stop(1, judged(np.ones((200, 9)))) is stop
