@@ -5,7 +5,7 @@ RUN := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help train test check format clean
+.PHONY: help train test test-slow check format clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-12s %s\n", $$1, $$2}'
@@ -15,6 +15,10 @@ train: $(INSTALLED) ## set up and run the quickstart: shipped model, shipped tex
 
 test: $(INSTALLED) ## set up and run the default tests, offline
 	OMP_NUM_THREADS=1 $(RUN) -m pytest -n 2 --dist worksteal
+
+test-slow: $(INSTALLED) ## run the tests that take many minutes: kills at random moments, Ray
+	$(RUN) -m pip install --disable-pip-version-check --quiet -c constraints.txt -e '.[dev,ray]'
+	OMP_NUM_THREADS=1 $(RUN) -m pytest -m slow -rP
 
 check: $(INSTALLED) ## format, lint and check the types
 	$(RUN) -m ruff format .

@@ -16,14 +16,12 @@ from llm_cls.cli import quiet_libraries, report, run_command, summarize
 from llm_cls.config import parse_config
 from llm_cls.errors import LlmClsError, LockedError, OtherRunError, RankError, RunInterrupted
 from llm_cls.hydra_config import CONF, allow_numeric_choices, explain
-from llm_cls.hydra_sweeper import register
 from llm_cls.ledger import FAILED, join_sweep, progress_line, read_states, record_failure
 
 
 def main() -> None:
     """The command, with Hydra's own errors made readable."""
     allow_numeric_choices()
-    register()
     # argparse, which Hydra uses, refuses overrides on both sides of a flag.
     sys.argv[1:] = sorted(sys.argv[1:], key=lambda argument: argument not in ("--multirun", "-m"))
     # Hydra prints errors and exits by itself unless this is set; run_command gives them their exit codes.
@@ -57,6 +55,7 @@ def _run(tree: DictConfig) -> float | None:
     directory = Path(HydraConfig.get().runtime.output_dir)
     try:
         config = parse_config(tree)
+        from llm_cls.training.launch import is_first_process
         from llm_cls.training.run import run  # torch takes seconds to import, a misspelt key need not wait
 
         quiet_libraries()
@@ -67,7 +66,8 @@ def _run(tree: DictConfig) -> float | None:
     except RunInterrupted as error:
         where = os.path.relpath(directory)
         raise RunInterrupted(f"{error}. Go on with the same command and hydra.run.dir={where}") from None
-    print(_summary(metrics, directory))
+    if is_first_process():
+        print(_summary(metrics, directory))
     value: float | None = metrics["val"]["f1"]
     return value
 

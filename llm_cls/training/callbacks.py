@@ -112,8 +112,9 @@ class RunRecorder(Checkpoint):
         return self._directory / "checkpoints" / f"best-{epoch:03d}.safetensors"
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Refuses to train with processes that were given another configuration or other data."""
-        check_same_on_all(self._run_id, "configuration or data")
+        """Refuses to train with processes that were given another configuration, other data or another directory."""
+        check_same_on_all(self._run_id, "configuration or data", "Give all the same command")
+        check_same_on_all(str(self._directory.resolve()), "run directory", "Give all the same hydra.run.dir")
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Starts the clock."""

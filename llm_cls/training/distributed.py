@@ -89,7 +89,7 @@ def gather_logits(logits: list[Tensor], indices: list[int], n_texts: int, n_labe
     return result
 
 
-def check_same_on_all(value: str, what: str) -> None:
+def check_same_on_all(value: str, what: str, fix: str) -> None:
     """Compares ``value`` with that of all other processes.
 
     Raises:
@@ -99,6 +99,4 @@ def check_same_on_all(value: str, what: str) -> None:
         values: list[Any] = [None] * dist.get_world_size()
         dist.all_gather_object(values, value)
         if len(set(values)) > 1:
-            raise ConfigError(
-                f"The processes of this run differ in their {what}: {', '.join(values)}. Give all the same command"
-            )
+            raise ConfigError(f"The processes of this run differ in their {what}: {', '.join(values)}. {fix}")

@@ -19,6 +19,11 @@ from llm_cls.errors import EXIT_INTERRUPTED
 _GRACE_SECONDS = 5.0
 
 
+def is_first_process() -> bool:
+    """Whether this is the only process of its run, or the one of them that writes."""
+    return int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0"))) == 0
+
+
 def launched_from_outside() -> bool:
     """Whether torchrun, SLURM or ``launch_ranks`` started this process as one rank of several."""
     return "LOCAL_RANK" in os.environ or int(os.environ.get("SLURM_NTASKS", "1")) > 1

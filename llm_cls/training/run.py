@@ -30,7 +30,7 @@ from llm_cls.model.decoder import positions
 from llm_cls.training.callbacks import LAST, AtomicCheckpointIO, ProgressBar, RunRecorder
 from llm_cls.training.distributed import ReplicatedStrategy
 from llm_cls.training.hardware import Hardware, resolve_hardware
-from llm_cls.training.launch import launch_ranks, launched_from_outside
+from llm_cls.training.launch import is_first_process, launch_ranks, launched_from_outside
 from llm_cls.training.module import ClassifierModule
 from llm_cls.training.pruning import Pruner
 from llm_cls.training.record import (
@@ -91,7 +91,7 @@ def run(
         record = check_same_run(directory, inputs.identity) or describe_run(
             config, inputs.corpus, inputs.identity, overrides, inputs.hardware.description, inputs.hardware.world_size
         )
-        if _is_first_process():
+        if is_first_process():
             clear_failure(directory)
             write_text(directory / "config.yaml", dump_config(config))
             write_json(directory / "run.json", record)
@@ -158,9 +158,9 @@ def train(config: Config, directory: Path, inputs: Inputs, record: dict[str, Any
         config.model.name, corpus.name, f"{parameters:,}", f"{trainable:,}",
         " / ".join(f"{len(t):,}" for t in corpus.splits.values()), len(corpus.labels),
     )  # fmt: skip
-    pruner = Pruner(config.pruner, directory, config.trainer.max_epochs) if _is_first_process() else None
+    pruner = Pruner(config.pruner, directory, config.trainer.max_epochs) if is_first_process() else None
     recorder = RunRecorder(directory, len(data.tokens["train"].ids), run_id(inputs.identity), pruner)
-    with run_logger(config, directory, record, _is_first_process()) as logger, logging_redirect_tqdm():
+    with run_logger(config, directory, record, is_first_process()) as logger, logging_redirect_tqdm():
         trainer = _trainer(config, hardware, directory, recorder, logger, data.steps_per_epoch)
         last = directory / "checkpoints" / LAST
         if last.is_file():
@@ -169,23 +169,27 @@ def train(config: Config, directory: Path, inputs: Inputs, record: dict[str, Any
         has_best = recorder.load_best(module)
         trainer.validate(module, datamodule=data, verbose=False)
         trainer.test(module, datamodule=data, verbose=False)
-        if not trainer.is_global_zero:
-            return
-        val, test = module.evaluations["val"], module.evaluations["test"]
-        for split, evaluation in module.evaluations.items():
-            path = directory / "predictions" / f"{split}.jsonl"
-            write_predictions(path, evaluation, corpus.splits[split], corpus)
-        if has_best:
-            save_artifact(classifier, tokenizer, corpus.labels, config, directory / "model")
-        seconds = time.perf_counter() - started
-        metrics = summarize(recorder.status, recorder.best_epoch, recorder.history, seconds, val, test, corpus.labels)
-        logger.log_results(metrics, test, corpus)
-    write_json(directory / "run.json", record | {"finished_at": now()})
-    if pruner is not None:
-        pruner.end(metrics["val"]["f1"], recorder.pruned)
-    write_json(directory / "metrics.json", metrics)
-    clear_failure(directory)
-    recorder.remove_checkpoints()
+        metrics: dict[str, Any] | None = None
+        if trainer.is_global_zero:
+            val, test = module.evaluations["val"], module.evaluations["test"]
+            for split, evaluation in module.evaluations.items():
+                path = directory / "predictions" / f"{split}.jsonl"
+                write_predictions(path, evaluation, corpus.splits[split], corpus)
+            if has_best:
+                save_artifact(classifier, tokenizer, corpus.labels, config, directory / "model")
+            seconds = time.perf_counter() - started
+            metrics = summarize(
+                recorder.status, recorder.best_epoch, recorder.history, seconds, val, test, corpus.labels
+            )
+            logger.log_results(metrics, test, corpus)
+    if metrics is not None:
+        write_json(directory / "run.json", record | {"finished_at": now()})
+        if pruner is not None:
+            pruner.end(metrics["val"]["f1"], recorder.pruned)
+        write_json(directory / "metrics.json", metrics)
+        clear_failure(directory)
+        recorder.remove_checkpoints()
+    trainer.strategy.barrier()  # the other processes read metrics.json next
     if not config.lora.full:
         shared.return_decoder(classifier.release(), config)
 
@@ -252,10 +256,6 @@ def _trainer(
     )
 
 
-def _is_first_process() -> bool:
-    return int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0"))) == 0
-
-
 @contextmanager
 def _lock(directory: Path) -> Iterator[None]:
     """Holds the run directory; the lock of a process that died is free.
@@ -263,7 +263,7 @@ def _lock(directory: Path) -> Iterator[None]:
     Raises:
         ResourceError: Another process holds it.
     """
-    if not _is_first_process():
+    if not is_first_process():
         yield
         return
     directory.mkdir(parents=True, exist_ok=True)

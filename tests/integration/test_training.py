@@ -190,6 +190,34 @@ def test_ranks_with_different_configurations_refuse_to_train(
     assert not (tmp_path / "run" / "history.jsonl").exists()
 
 
+def test_torchrun_on_two_nodes(
+    command: Command, arguments: list[str], environment: dict[str, str], tmp_path: Path
+) -> None:
+    """Two of torchrun's nodes on this machine, in one run directory; then in two, which is refused."""
+    same = [*arguments, "trainer.max_epochs=1", "lora.lora_dropout=0"]
+    assert command("train", *same, "hydra.run.dir=one", cwd=tmp_path).returncode == 0
+    more = ["trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=1", "trainer.num_nodes=2"]
+    for directories, code in ((("run", "run"), 0), (("a", "b"), 1)):
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        torchrun = [sys.executable, "-m", "torch.distributed.run", "--nnodes=2", "--nproc-per-node=1"]
+        nodes = [
+            subprocess.Popen(
+                [*torchrun, f"--node-rank={i}", "--master-addr=127.0.0.1", f"--master-port={port}", "-m",
+                 "llm_cls.train", *same, *more, f"hydra.run.dir={directories[i]}"],
+                cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+            )
+            for i in range(2)
+        ]  # fmt: skip
+        errors = [node.communicate(timeout=200)[1] for node in nodes]
+        assert [node.returncode for node in nodes] == [code, code], errors
+    assert "differ in their run directory" in errors[0] and "Give all the same hydra.run.dir" in errors[0]
+    assert load(tmp_path / "run" / "run.json")["world_size"] == 2
+    rows = [read_jsonl(tmp_path / name / "predictions" / "test.jsonl") for name in ("one", "run")]
+    assert [r["prediction"] for r in rows[0]] == [r["prediction"] for r in rows[1]]
+
+
 def test_orphaned_ranks_end(environment: dict[str, str], arguments: list[str], tmp_path: Path) -> None:
     """kill -9 of the command ends its ranks as well, so that the run can go on at once."""
     line = [*arguments, "trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", "trainer.max_epochs=50"]

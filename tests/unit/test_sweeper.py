@@ -3,8 +3,8 @@
 import pytest
 from hydra import compose, initialize_config_dir
 
+from hydra_plugins.llm_cls.sweeper import plan
 from llm_cls.hydra_config import CONF, allow_numeric_choices
-from llm_cls.hydra_sweeper import plan
 
 allow_numeric_choices()
 

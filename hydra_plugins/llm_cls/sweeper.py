@@ -1,12 +1,9 @@
 """The sweeper behind ``--multirun``: every combination of the swept values, planned before the first one runs."""
 
-import importlib
 import logging
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -17,14 +14,13 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from llm_cls.config import Config, parse_config
-from llm_cls.errors import ConfigError, SweepError
+from llm_cls.errors import ConfigError, OtherRunError, SweepError
 from llm_cls.files import write_text
 from llm_cls.ledger import Entry, State, directory_name, progress_line, read_states, write_plan
 
 log = logging.getLogger(__name__)
 
 _POLL_SECONDS = 1.0
-_PLUGIN = "hydra_plugins.llm_cls"  # Hydra finds plug-ins in this package only, which others share
 
 
 class GridSweeper(Sweeper):
@@ -33,8 +29,6 @@ class GridSweeper(Sweeper):
     Each combination has a folder named by what is swept, and its state is read from there (``ledger.py``):
     one that another process is at is left to it, one that has failed is tried again at the end.
     """
-
-    __module__ = _PLUGIN
 
     def __init__(self, params: Mapping[str, str] | None = None) -> None:
         """Sweeps over ``params`` too, as an experiment's file gives them; the command line comes before them."""
@@ -66,22 +60,27 @@ class GridSweeper(Sweeper):
         write_text(directory / "multirun.yaml", OmegaConf.to_yaml(self._config))
         log.info("%s: %d runs", directory, len(entries))
         left, launched, attempts = entries, 0, 1 + config.sweep.retries
-        refused: dict[str, str] = {}
+        reasons: dict[str, str] = {}
+        refused: set[str] = set()
         while left and attempts:
             # Hydra reads the value as its own language, hence the quotes.
             jobs = [[*entry.overrides, f"hydra.sweep.subdir={_quoted(entry.directory)}"] for entry in left]
             for entry, job in zip(left, self._launcher.launch(jobs, initial_job_idx=launched), strict=True):
                 if job.status == JobStatus.FAILED:  # which a run that has failed as a run does not
-                    refused[entry.directory] = str(job._return_value)
+                    reasons[entry.directory] = str(job._return_value)
+                    if isinstance(job._return_value, OtherRunError):
+                        refused.add(entry.directory)
             launched += len(jobs)
             states, waited = self._wait_for_others(directory, entries)
             left = [s.entry for s in states if not (s.is_complete or s.is_hopeless or s.entry.directory in refused)]
             attempts -= not waited  # what another process left behind was no attempt of ours
         log.info("%s", progress_line(states))
         failed = [
-            f"{s.entry.directory}: {s.name}{': ' * bool(s.reason)}{s.reason}" for s in states if not s.is_complete
+            f"{s.entry.directory}: {s.name}: {s.reason or reasons.get(s.entry.directory, 'its process has died')}"
+            for s in states
+            if not s.is_complete
         ]
-        failed += refused.values()
+        failed += [reasons[name] for name in sorted(refused)]
         if failed:
             raise SweepError("\n".join([f"{len(failed)} of {len(states)} runs of {directory} failed", *failed]))
         return None
@@ -134,17 +133,3 @@ def plan(jobs: Sequence[Sequence[str]]) -> list[Entry]:
 
 def _quoted(value: str) -> str:
     return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
-
-
-def register() -> None:
-    """Makes ``hydra/sweeper=grid`` known to Hydra, without a top-level package of our own."""
-    try:
-        importlib.import_module("hydra_plugins")
-    except ImportError:  # nothing else has plug-ins
-        package = ModuleType("hydra_plugins")
-        package.__path__ = []
-        sys.modules["hydra_plugins"] = package
-    module = ModuleType(_PLUGIN)
-    module.__dict__["GridSweeper"] = GridSweeper
-    sys.modules[_PLUGIN] = module
-    Plugins.instance().register(GridSweeper)
