@@ -164,12 +164,16 @@ def clear_failure(run: Path) -> None:
     (run / FAILED).unlink(missing_ok=True)
 
 
-def join_sweep(config: Config, run: Path) -> Config:
-    """``config`` with the sweep as its W&B group and what is swept as tags, where nothing else is set."""
-    swept = next((entry.swept for entry in read_plan(run.parent) if entry.directory == run.name), ())
+def join_sweep(config: Config, run: Path) -> tuple[Config, list[str]]:
+    """``config`` as that of a run of a sweep, and its command line as planned.
+
+    The sweep becomes the W&B group, and what is swept become tags, unless they are set.
+    """
+    entry = next((entry for entry in read_plan(run.parent) if entry.directory == run.name), Entry(run.name, (), ()))
     group = config.logger.group or run.parent.name
-    tags = [*config.logger.tags, *(tag[:64] for tag in swept)]  # W&B takes 64 characters
-    return config.model_copy(update={"logger": config.logger.model_copy(update={"group": group, "tags": tags})})
+    tags = [*config.logger.tags, *(tag[:64] for tag in entry.swept)]  # W&B takes 64 characters
+    logger = config.logger.model_copy(update={"group": group, "tags": tags})
+    return config.model_copy(update={"logger": logger}), list(entry.overrides)
 
 
 def progress_line(states: Sequence[State]) -> str:

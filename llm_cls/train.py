@@ -78,12 +78,12 @@ def _run_of_sweep(tree: DictConfig, kept: list[Any]) -> float | None:
     from llm_cls.training.shared import Shared
 
     directory = Path(HydraConfig.get().runtime.output_dir)
-    config = join_sweep(parse_config(tree), directory)
+    config, overrides = join_sweep(parse_config(tree), directory)
     quiet_libraries()
     if not kept:
         kept.append(Shared())
     try:
-        metrics = run(config, directory, list(HydraConfig.get().overrides.task), kept[0], config.sweep.isolate)
+        metrics = run(config, directory, overrides, kept[0], config.sweep.isolate)
     except LockedError:
         return None  # another process is at it
     except OtherRunError:

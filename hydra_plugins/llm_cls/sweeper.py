@@ -13,9 +13,11 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from llm_cls.cli import summarize
 from llm_cls.config import Config, parse_config
 from llm_cls.errors import ConfigError, OtherRunError, SweepError
 from llm_cls.files import write_text
+from llm_cls.hydra_config import GROUPS
 from llm_cls.ledger import Entry, State, directory_name, progress_line, read_states, write_plan
 
 log = logging.getLogger(__name__)
@@ -63,14 +65,12 @@ class GridSweeper(Sweeper):
         reasons: dict[str, str] = {}
         refused: set[str] = set()
         while left and attempts:
-            # Hydra reads the value as its own language, hence the quotes.
-            jobs = [[*entry.overrides, f"hydra.sweep.subdir={_quoted(entry.directory)}"] for entry in left]
-            for entry, job in zip(left, self._launcher.launch(jobs, initial_job_idx=launched), strict=True):
-                if job.status == JobStatus.FAILED:  # which a run that has failed as a run does not
-                    reasons[entry.directory] = str(job._return_value)
-                    if isinstance(job._return_value, OtherRunError):
+            for entry, error in zip(left, self._launch(left, launched), strict=True):
+                if error is not None:
+                    reasons[entry.directory] = summarize(error)[0]
+                    if isinstance(error, OtherRunError):
                         refused.add(entry.directory)
-            launched += len(jobs)
+            launched += len(left)
             states, waited = self._wait_for_others(directory, entries)
             left = [s.entry for s in states if not (s.is_complete or s.is_hopeless or s.entry.directory in refused)]
             attempts -= not waited  # what another process left behind was no attempt of ours
@@ -84,6 +84,21 @@ class GridSweeper(Sweeper):
         if failed:
             raise SweepError("\n".join([f"{len(failed)} of {len(states)} runs of {directory} failed", *failed]))
         return None
+
+    def _launch(self, entries: Sequence[Entry], number: int) -> list[Exception | None]:
+        """Runs ``entries``; what comes back is not the failure of a run, which is written down, but of its process."""
+        # Hydra reads values as its own language, hence the quotes.
+        jobs = [
+            [*map(_as_choice, entry.overrides), f"hydra.sweep.subdir={_quoted(entry.directory)}"] for entry in entries
+        ]
+        try:
+            done = self._launcher.launch(jobs, initial_job_idx=number)
+        except ConfigError:
+            raise
+        except Exception as error:  # of a launcher that gives up all jobs for one
+            log.warning("The launcher failed: %s", summarize(error)[0])
+            return [error] * len(entries)
+        return [job._return_value if job.status == JobStatus.FAILED else None for job in done]
 
     def _check(self, entries: Sequence[Entry]) -> Config:
         """Composes and validates every combination before the first one runs."""
@@ -129,6 +144,12 @@ def plan(jobs: Sequence[Sequence[str]]) -> list[Entry]:
         name = directory_name(swept)
         entries.setdefault(name, Entry(name, tuple(job), swept))
     return list(entries.values())
+
+
+def _as_choice(override: str) -> str:
+    """``template=2`` as the name of a file, in processes too where ``allow_numeric_choices`` was not called."""
+    key, _, value = override.partition("=")
+    return f"{key}={_quoted(value)}" if key in GROUPS and value.isdecimal() else override
 
 
 def _quoted(value: str) -> str:

@@ -40,7 +40,9 @@ def launch_ranks(directory: Path, devices: int) -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    base = os.environ | {
+    # Without SLURM's variables, from which Lightning would conclude that SLURM has started the ranks.
+    inherited = {key: value for key, value in os.environ.items() if not key.startswith("SLURM_")}
+    base = inherited | {
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(port),
         "WORLD_SIZE": str(devices),
