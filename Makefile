@@ -5,13 +5,16 @@ RUN := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help train test test-slow check format clean
+.PHONY: help train dashboard test test-slow check format clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-12s %s\n", $$1, $$2}'
 
 train: $(INSTALLED) ## set up and run the quickstart: shipped model, shipped texts, offline
 	@$(RUN) -m llm_cls.train experiment=quickstart hydra.run.dir=outputs/runs/quickstart
+
+dashboard: $(INSTALLED) ## browse the curves of the runs below DIR (default: outputs) in the terminal, without an account
+	@$(RUN) -m llm_cls.dashboard dir=$(or $(DIR),outputs)
 
 test: $(INSTALLED) ## set up and run the default tests, offline
 	OMP_NUM_THREADS=1 $(RUN) -m pytest -n 2 --dist worksteal

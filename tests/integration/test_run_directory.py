@@ -5,6 +5,7 @@ import json
 import struct
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -188,14 +189,20 @@ def wandb_records(content: bytes) -> Iterator[bytes]:
             record = b""
 
 
-def test_wandb_run_file_holds_curves_tables_and_configuration(finished_run: Path) -> None:
+def read_wandb(run: Path) -> Iterator[Any]:
+    """The records of the offline W&B run in a run directory."""
     from wandb.proto import wandb_internal_pb2
 
-    (file,) = (finished_run / "wandb").glob("offline-run-*/*.wandb")
-    keys, config, exit_code = set(), set(), None
+    (file,) = (run / "wandb").glob("offline-run-*/*.wandb")
     for data in wandb_records(file.read_bytes()):
         record = wandb_internal_pb2.Record()
         record.ParseFromString(data)
+        yield record
+
+
+def test_wandb_run_file_holds_curves_tables_and_configuration(finished_run: Path) -> None:
+    keys, config, exit_code = set(), set(), None
+    for record in read_wandb(finished_run):
         keys |= {item.key or "/".join(item.nested_key) for item in record.history.item}
         keys |= {item.key or "/".join(item.nested_key) for item in record.summary.update}
         config |= {item.key for item in record.run.config.update}

@@ -12,6 +12,7 @@ from llm_cls.files import read_jsonl
 from llm_cls.ledger import FAILED, read_states
 
 from .conftest import TINY, Command
+from .test_run_directory import read_wandb
 from .test_training import start, wait_for
 
 GRID = ["optimizer.lr=1e-3,2e-3", "template=1,2"]
@@ -169,7 +170,8 @@ def test_an_interrupted_sweep_goes_on(
 
 
 def test_pruned_and_diverged_runs_are_results(command: Command, sweep: list[str], tmp_path: Path) -> None:
-    line = [*sweep, "optimizer.lr=2e-3,1e30,1e-7", "pruner=median", "pruner.startup_runs=1", "trainer.max_epochs=4"]
+    logged = [argument for argument in sweep if argument != "logger=none"]  # W&B, offline
+    line = [*logged, "optimizer.lr=2e-3,1e30,1e-7", "pruner=median", "pruner.startup_runs=1", "trainer.max_epochs=4"]
     done = command("train", *line, "pruner.warmup_fraction=0.25", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     found = {}
@@ -181,3 +183,13 @@ def test_pruned_and_diverged_runs_are_results(command: Command, sweep: list[str]
     assert found["optimizer.lr=1e+30"] == ("diverged", 1)
     assert found["optimizer.lr=1e-07"] == ("pruned", 1)
     assert (tmp_path / "sweep" / "optimizer.lr=1e-07" / "model" / "manifest.json").is_file()
+    runs = set()
+    for lr in ("0.002", "1e+30", "1e-07"):
+        records = list(read_wandb(tmp_path / "sweep" / f"optimizer.lr={lr}"))
+        run = next(record.run for record in records if record.WhichOneof("record_type") == "run")
+        assert (run.run_group, list(run.tags)) == ("sweep", [f"optimizer.lr={lr}"])
+        config = {item.key: json.loads(item.value_json) for item in run.config.update}
+        assert config["optimizer"]["lr"] == float(lr)
+        assert [r.exit.exit_code for r in records if r.WhichOneof("record_type") == "exit"] == [0]
+        runs.add(run.run_id)
+    assert len(runs) == 3
