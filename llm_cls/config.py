@@ -5,6 +5,7 @@ frozen classes below, which are all that the rest of the package sees.
 """
 
 import difflib
+import re
 import string
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -34,6 +35,7 @@ def _as_text(value: Any) -> Any:
 
 PositiveInt = Annotated[int, BeforeValidator(_plain_int), Field(ge=1)]
 NonNegativeInt = Annotated[int, BeforeValidator(_plain_int), Field(ge=0)]
+Seed = Annotated[int, BeforeValidator(_plain_int), Field(ge=0, lt=2**32)]
 Name = Annotated[str, BeforeValidator(_as_text), Field(min_length=1)]
 
 
@@ -131,7 +133,7 @@ class DataConfig(Section):
     body: Name | None = None
     label: Name | None = None
     id: Name | None = None
-    split_seed: NonNegativeInt = 42
+    split_seed: Seed = 42
     folds: Annotated[int, BeforeValidator(_plain_int), Field(ge=3, examples=["data.folds=5"])] | None = None
     fold: NonNegativeInt = 0
     limit: PositiveInt | None = None
@@ -290,6 +292,12 @@ class SweepConfig(Section):
     isolate: bool = False
     retries: NonNegativeInt = 1
 
+    @model_validator(mode="after")
+    def _name_is_a_folder(self) -> Self:
+        if not re.fullmatch(r"(?!\.)[^/\\\x00-\x1f]{1,120}", self.name):
+            raise ValueError(f"sweep.name must be the name of a folder, without slashes, got {self.name!r}")
+        return self
+
 
 class PrunerConfig(Section):
     """Which runs of a sweep end early.
@@ -323,7 +331,7 @@ class Config(Section):
     logger: LoggerConfig
     sweep: SweepConfig = SweepConfig()
     pruner: PrunerConfig = PrunerConfig()
-    seed: NonNegativeInt = 42
+    seed: Seed = 42
 
     @model_validator(mode="after")
     def _parts_fit(self) -> Self:
@@ -461,7 +469,7 @@ def _describe(schema: type[BaseModel], fault: ErrorDetails) -> list[str]:
         wanted = "must be a number"
     elif kind.startswith("bool"):
         wanted = "must be true or false"
-    elif kind == "string_too_short":
+    elif kind in ("string_too_short", "too_short"):
         wanted = "must not be empty"
     else:
         wanted = "must be " + fault["msg"].removeprefix("Input should be ").removeprefix("Value error, must be ")

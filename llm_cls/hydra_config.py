@@ -80,6 +80,9 @@ def _fault(error: Exception) -> tuple[str, str] | None:
         key = match.group(1)
         known = [*GROUPS, "seed"] if "." not in key else known_keys()
         return f"{key} is not a key. {nearest(key, known)}", key
+    if match := re.search(r"Ambiguous value for argument '([^=]+)=(.*?)'", text):
+        key, value = match.groups()
+        return f"{key}={value} has several values. Add --multirun to try each, or write [{value}] for a list", key
     if isinstance(error, HydraException | OmegaConfBaseException | ValueError):
         line = " ".join(part.strip() for part in text.splitlines()[:2])
         key = re.search(r"([\w.]+)=", line)

@@ -14,7 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from llm_cls.cli import quiet_libraries, report, run_command, summarize
 from llm_cls.config import parse_config
-from llm_cls.errors import LlmClsError, LockedError, OtherRunError, RankError, RunInterrupted
+from llm_cls.errors import ConfigError, LlmClsError, LockedError, OtherRunError, RankError, RunInterrupted
 from llm_cls.hydra_config import CONF, allow_numeric_choices, explain
 from llm_cls.ledger import FAILED, join_sweep, progress_line, read_states, record_failure
 
@@ -55,6 +55,8 @@ def _run(tree: DictConfig) -> float | None:
     directory = Path(HydraConfig.get().runtime.output_dir)
     try:
         config = parse_config(tree)
+        if HydraConfig.get().sweeper.get("params"):
+            raise ConfigError("This experiment is a grid. Add --multirun to run all of it")
         from llm_cls.training.launch import is_first_process
         from llm_cls.training.run import run  # torch takes seconds to import, a misspelt key need not wait
 

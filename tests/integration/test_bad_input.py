@@ -47,6 +47,8 @@ def train(command: Command, tmp_path: Path) -> Iterator[Command]:
         (["modle=ja-mini"], ["modle is not a key", "'model'"]),
         (["+lora.rank=4"], ["lora.rank is not a key"]),
         (["model=hf"], ["model.name is missing"]),
+        (["optimizer.lr=1e-3,1e-4"], ["optimizer.lr=1e-3,1e-4 has several values. Add --multirun"]),
+        (["experiment=lr_curve"], ["This experiment is a grid. Add --multirun"]),
         (["data=table", "data.file=a.csv", "data.text=t"], ["data.label is missing"]),
     ],
 )
