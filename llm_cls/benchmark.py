@@ -9,11 +9,11 @@ from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
-from llm_cls.cli import quiet_libraries, run_command
+from llm_cls.cli import quiet_libraries, run_command, say
 from llm_cls.config import Config, parse_config
 from llm_cls.errors import ConfigError
 from llm_cls.files import write_json
-from llm_cls.hydra_config import CONF, allow_numeric_choices, explain
+from llm_cls.hydra_config import CONF, accept_plain_values, explain
 
 USAGE = """Usage: python -m llm_cls.benchmark [group=choice] [key=value] [engine=fast,reference]
          [steps=20] [warmup=5] [fit=true] [output=FILE]
@@ -25,7 +25,7 @@ def main() -> None:
     if {"-h", "--help"} & set(sys.argv[1:]):
         print(USAGE)
         return
-    allow_numeric_choices()
+    accept_plain_values()
     own, overrides = _own_arguments(sys.argv[1:])
     configs = [_compose([*overrides, f"engine={engine}"]) for engine in own["engine"].split(",")]
 
@@ -59,8 +59,8 @@ def main() -> None:
     }
     path = Path(own["output"])
     write_json(path, record)
-    print(_table(record))
-    print(f"Written to {path}")
+    say(_table(record))
+    say(f"Written to {path}")
 
 
 def _own_arguments(arguments: list[str]) -> tuple[dict[str, str], list[str]]:

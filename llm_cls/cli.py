@@ -1,6 +1,7 @@
 """What all commands share: exit codes, one-line errors, signals, quiet libraries."""
 
 import errno
+import io
 import logging
 import os
 import re
@@ -12,12 +13,17 @@ from collections.abc import Callable
 from llm_cls.errors import EXIT_UNEXPECTED, LlmClsError, ResourceError, RunInterrupted
 from llm_cls.interrupts import listen
 
-_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ENOTDIR}
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_PLACE = {errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ENOENT,
+          errno.ENAMETOOLONG, errno.ELOOP}  # fmt: skip
 
 
 def run_command(command: Callable[[], object]) -> int:
     """Runs ``command`` and returns the exit code; an error that a user can mend is printed as one line a fault."""
     listen()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # whatever a terminal can't show must not end a run
+            stream.reconfigure(errors="backslashreplace")
     try:
         command()
     except SystemExit:
@@ -25,6 +31,14 @@ def run_command(command: Callable[[], object]) -> int:
     except BaseException as error:
         return report(error)
     return 0
+
+
+def say(text: str) -> None:
+    """Prints ``text``; a reader who has gone, as that of ``| head``, is no fault of the command's."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def report(error: BaseException) -> int:
@@ -67,11 +81,11 @@ def _known(error: BaseException | None) -> LlmClsError | None:
                 "Out of memory. Try a smaller data.micro_batch_size (it changes memory and speed only), a smaller "
                 f"data.max_length, or engine.gradient_checkpointing=true. {first_sentence(text)}"
             )
-        if isinstance(error, OSError) and error.errno in _DISK:
+        if isinstance(error, OSError) and error.errno in _FULL | _PLACE:
             where = f"{error.filename}: " if error.filename else ""
-            reason = os.strerror(error.errno)
+            fix = "Free some space, or write" if error.errno in _FULL else "Write"
             return ResourceError(
-                f"{where}{reason}. Free some space, or write to another folder (training: hydra.run.dir=DIR)"
+                f"{where}{os.strerror(error.errno)}. {fix} to another folder (training: hydra.run.dir=DIR)"
             )
         if match := re.search(r"No space left on device|Disk quota exceeded|File too large", text):
             return ResourceError(

@@ -80,9 +80,12 @@ class TemplateConfig(Section):
     @model_validator(mode="after")
     def _fields_are_known(self) -> Self:
         try:
-            fields = [field for _, field, _, _ in string.Formatter().parse(self.text) if field is not None]
+            parsed = [part for part in string.Formatter().parse(self.text) if part[1] is not None]
         except ValueError as error:
             raise ValueError(f"text is not a template: {error}") from None
+        fields = [str(field) for _, field, _, _ in parsed]
+        if any(form or conversion for _, _, form, conversion in parsed):
+            raise ValueError("text takes no formats. Write {title} and {body} without ':' and '!'")
         if unknown := sorted(set(fields) - {"title", "body"}):
             raise ValueError(f"text knows {{title}} and {{body}} only, got {{{unknown[0]}}}")
         if fields.count("body") != 1:
@@ -191,11 +194,22 @@ class LoraConfig(Section):
     enabled: bool = True
     full: bool = False
     r: PositiveInt = Field(32, examples=["lora=r32"])
-    lora_alpha: PositiveInt = Field(16, examples=["lora.lora_alpha=16"])
+    lora_alpha: PositiveInt = Field(16, le=1_000_000, examples=["lora.lora_alpha=16"])
     lora_dropout: float = Field(0.1, ge=0, lt=1, examples=["lora.lora_dropout=0.1"])
-    target_modules: str | list[str] | None = None
+    target_modules: str | list[str] | None = Field(None, description="must be a name, a list of names, or all-linear")
     use_rslora: bool = False
     use_dora: bool = False
+
+    @model_validator(mode="after")
+    def _pattern_is_one(self) -> Self:
+        if isinstance(self.target_modules, str):  # which PEFT takes for a regular expression
+            try:
+                re.compile(self.target_modules)
+            except re.error as error:
+                raise ValueError(
+                    f"lora.target_modules={self.target_modules} is no regular expression: {error}. Try all-linear"
+                ) from None
+        return self
 
     @model_validator(mode="after")
     def _full_needs_no_adapter(self) -> Self:
@@ -219,7 +233,9 @@ class OptimizerConfig(Section):
 
     lr: float = Field(5e-4, gt=0, examples=["optimizer.lr=5e-4"])
     weight_decay: float = Field(0.01, ge=0, examples=["optimizer.weight_decay=0.01"])
-    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.999)
+    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = Field(
+        (0.9, 0.999), description="must be two numbers >= 0 and < 1"
+    )
     eps: float = Field(1e-8, gt=0)
     warmup_epochs: float = Field(1.0, ge=0, examples=["optimizer.warmup_epochs=1"])
     max_grad_norm: float | None = Field(None, gt=0, examples=["optimizer.max_grad_norm=1"])
@@ -254,7 +270,7 @@ class TrainerConfig(Section):
     """
 
     accelerator: Literal["auto", "cpu", "gpu"] = "auto"
-    devices: PositiveInt | Literal["auto"] = 1
+    devices: PositiveInt | Literal["auto"] = Field(1, description="must be a whole number >= 1, or auto")
     num_nodes: PositiveInt = 1
     precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed"] = "auto"
     max_epochs: PositiveInt = Field(10, examples=["trainer.max_epochs=10"])
@@ -404,10 +420,11 @@ def validate(schema: type[T], values: Any) -> T:
     try:
         return schema.model_validate(values)
     except ValidationError as error:
-        lines: list[str] = []
+        lines: dict[str, str] = {}
         for fault in error.errors(include_url=False):
-            lines += _describe(schema, fault)
-        raise ConfigError("\n".join(dict.fromkeys(lines))) from None
+            for line in _describe(schema, fault):
+                lines.setdefault(line.split()[0], line)  # where a key may be of several types, each of them objects
+        raise ConfigError("\n".join(lines.values())) from None
 
 
 def nearest(name: str, known: list[str]) -> str:
@@ -451,7 +468,7 @@ def _describe(schema: type[BaseModel], fault: ErrorDetails) -> list[str]:
         message = str(context.get("error", fault["msg"]))
         return [line if "." in line.split()[0] or not key else f"{key}: {line}" for line in message.splitlines()]
     hint = f" Try {field.examples[0]}." if field is not None and field.examples else ""
-    if kind == "missing":
+    if kind == "missing" and len(path) == len(location):
         return [f"{key} is missing. Try {key}=..."]
     rules = {
         "greater_than_equal": ("ge", "must be >= {}"),
@@ -460,7 +477,9 @@ def _describe(schema: type[BaseModel], fault: ErrorDetails) -> list[str]:
         "less_than": ("lt", "must be < {}"),
         "literal_error": ("expected", "must be {}"),
     }
-    if kind in rules:
+    if field is not None and field.description:  # of what the types alone say badly
+        wanted = field.description
+    elif kind in rules:
         name, rule = rules[kind]
         wanted = rule.format(context[name])
     elif kind.startswith("int"):
@@ -469,6 +488,8 @@ def _describe(schema: type[BaseModel], fault: ErrorDetails) -> list[str]:
         wanted = "must be a number"
     elif kind.startswith("bool"):
         wanted = "must be true or false"
+    elif kind == "path_type":
+        wanted = "must be a path"
     elif kind in ("string_too_short", "too_short"):
         wanted = "must not be empty"
     else:

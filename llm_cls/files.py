@@ -19,7 +19,9 @@ def atomic_path(path: Path) -> Iterator[Path]:
     kill can interrupt. The content is flushed to the disk before the rename.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    handle, name = tempfile.mkstemp(
+        dir=path.parent, prefix=".", suffix=".tmp"
+    )  # short: path.name may be as long as names can be
     os.close(handle)
     temporary = Path(name)
     try:

@@ -64,8 +64,8 @@ def hub_errors(name: str, key: str) -> Iterator[None]:
         ) from None
 
 
-def local_file(name: str, file: str, revision: str | None = None) -> Path | None:
-    """The local path of one file of ``name``, downloaded if need be; None where ``name`` has no such file.
+def local_file(name: str, file: str, revision: str | None = None, key: str = "model.name") -> Path | None:
+    """The local path of one file of ``name``, the value of ``key``; None where it has no such file.
 
     Raises:
         ConfigError: The hub can't be reached and the file is not cached.
@@ -73,10 +73,10 @@ def local_file(name: str, file: str, revision: str | None = None) -> Path | None
     if is_local(name):
         path = Path(source_name(name)) / file
         return path if path.is_file() else None
-    cached = try_to_load_from_cache(name, file, revision=revision) if "/" in name else None
-    if isinstance(cached, str):
-        return Path(cached)
-    with hub_errors(name, "model.name"):
+    with hub_errors(name, key):
+        cached = try_to_load_from_cache(name, file, revision=revision) if "/" in name else None
+        if isinstance(cached, str):
+            return Path(cached)
         try:
             return Path(hf_hub_download(name, file, revision=revision, local_files_only=only_local(name)))
         except LocalEntryNotFoundError:

@@ -1,6 +1,7 @@
-"""What Hydra leaves to its users: numbers as group choices, and errors that say what to type instead."""
+"""What Hydra leaves to its users: plain values as they are typed, and errors that say what to type instead."""
 
 import re
+import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -8,8 +9,8 @@ from typing import Any
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
-from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException
+from hydra.core.override_parser.types import Override, OverrideType
+from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException, OverrideParseException
 from omegaconf.errors import OmegaConfBaseException
 
 from llm_cls.config import known_keys, nearest, parse_config
@@ -21,18 +22,37 @@ CONF = _PACKAGE / "conf" if (_PACKAGE / "conf").is_dir() else _PACKAGE.parent / 
 GROUPS = ("model", "template", "data", "lora", "optimizer", "engine", "trainer", "logger", "pruner", "experiment")
 
 
-def allow_numeric_choices() -> None:
-    """Lets people type ``template=2``: Hydra 1.3 reads 2 as a number and refuses it as the name of a file."""
+def accept_plain_values() -> None:
+    """Lets people type ``template=2`` and ``data.text=本文``.
+
+    Hydra 1.3 reads 2 as a number and refuses it as the name of a file, and its grammar has no letters but ASCII.
+    """
     parse: Callable[[OverridesParser, list[str]], list[Override]] = OverridesParser.parse_overrides
 
     def parse_overrides(self: OverridesParser, overrides: list[str]) -> list[Override]:
-        parsed = parse(self, overrides)
+        parsed = parse(self, [_quote_foreign_letters(override) for override in overrides])
         for override in parsed:
-            if override.key_or_group in GROUPS and type(override._value) in (int, float):
+            if override.key_or_group in GROUPS and isinstance(override._value, int | float | None):
                 override._value = (override.input_line or "").partition("=")[2].strip()
+            if override.key_or_group.startswith("model.architecture") and override.type == OverrideType.CHANGE:
+                override.type = OverrideType.FORCE_ADD  # its keys are those of transformers
         return parsed
 
     OverridesParser.parse_overrides = parse_overrides  # type: ignore[method-assign]
+
+
+def quoted(value: str) -> str:
+    """``value`` as a string of Hydra's grammar, whatever is in it."""
+    return "'" + re.sub(r"(\\*)('|$)", lambda m: m[1] * 2 + ("\\'" if m[2] else ""), value) + "'"  # others are literal
+
+
+def _quote_foreign_letters(override: str) -> str:
+    """``override`` with quotes around each of its values that has letters which Hydra's grammar lacks."""
+    key, equals, value = override.partition("=")
+    if value.isascii() or re.search(r"[\[\]{}()'\"\\]", value):
+        return override  # whoever writes a list or quotes follows the grammar
+    values = [part if part.isascii() else quoted(part) for part in value.split(",")]
+    return f"{key}{equals}{','.join(values)}"
 
 
 def explain(error: Exception, overrides: Sequence[str]) -> ConfigError | None:
@@ -41,6 +61,7 @@ def explain(error: Exception, overrides: Sequence[str]) -> ConfigError | None:
     The refused overrides are set aside one by one until the rest composes, and that is validated too.
     """
     faults: list[str] = []
+    aside: set[str] = set()
     left = [o for o in overrides if not o.startswith(("hydra", "-"))]
     current: Exception | None = error
     while current is not None:
@@ -49,6 +70,7 @@ def explain(error: Exception, overrides: Sequence[str]) -> ConfigError | None:
             return None if not faults else ConfigError("\n".join(faults))
         line, culprit = fault
         faults.append(line)
+        aside.add(culprit)
         kept = [o for o in left if o.lstrip("+~").partition("=")[0].partition("@")[0] != culprit]
         if len(kept) == len(left):
             break  # it comes from a file, not from the command line
@@ -56,7 +78,8 @@ def explain(error: Exception, overrides: Sequence[str]) -> ConfigError | None:
         try:
             parse_config(_compose(left))
         except ConfigError as invalid:
-            faults += str(invalid).splitlines()
+            # what was set aside seems to be missing now
+            faults += [line for line in str(invalid).splitlines() if line.split()[0].rstrip(",") not in aside]
         except (HydraException, OmegaConfBaseException, ValueError) as next_error:
             current = next_error
     return ConfigError("\n".join(dict.fromkeys(faults)))
@@ -69,9 +92,21 @@ def _compose(overrides: list[str]) -> Any:
         return compose("config", overrides=single)
 
 
+def _typed(key: str, value: str) -> str:
+    """What to type in a shell for this value, whatever is in it."""
+    if not re.search(r"['\"$`\\!]", value):
+        return f"\"{key}='{value}'\""
+    return shlex.quote(f"{key}={quoted(value)}" if '"' in value else f'{key}="{value}"')
+
+
 def _fault(error: Exception) -> tuple[str, str] | None:
     """One of Hydra's errors as ``(line for the user, key or group that it is about)``."""
     text = str(error)
+    if isinstance(error, OverrideParseException):
+        given, equals, value = error.override.partition("=")
+        if not equals:
+            return f"{given} is not of the form key=value", given
+        return f"{given}={value} can't be read. Quote the value for Hydra and the shell: {_typed(given, value)}", given
     if isinstance(error, MissingConfigException) and error.options is not None:
         group, _, choice = (error.missing_cfg_file or "").rpartition("/")
         choices = sorted(option for option in error.options if not option.startswith("_"))
@@ -79,10 +114,14 @@ def _fault(error: Exception) -> tuple[str, str] | None:
     if match := re.search(r"Could not (?:override|delete)[^']*'([^'@]+)", text):
         key = match.group(1)
         known = [*GROUPS, "seed"] if "." not in key else known_keys()
+        if key in known and "." in key:
+            group = key.partition(".")[0]
+            return f"{key} is of no use with this choice of {group}. Choose another one, or write +{key}=...", key
         return f"{key} is not a key. {nearest(key, known)}", key
     if match := re.search(r"Ambiguous value for argument '([^=]+)=(.*?)'", text):
         key, value = match.groups()
-        return f"{key}={value} has several values. Add --multirun to try each, or write [{value}] for a list", key
+        line = f"{key}={value} has several values. Add --multirun to try each, or write [{value}] for a list"
+        return f"{line}, or {_typed(key, value)} for one value with a comma", key
     if isinstance(error, HydraException | OmegaConfBaseException | ValueError):
         line = " ".join(part.strip() for part in text.splitlines()[:2])
         key = re.search(r"([\w.]+)=", line)

@@ -1,6 +1,8 @@
 """Ctrl-C and SIGTERM: the run ends at once, every file whole, and says how to go on."""
 
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
 from typing import NoReturn
 
@@ -24,6 +26,20 @@ def check() -> None:
     """
     if _received:
         raise RunInterrupted(f"Interrupted by {signal.Signals(_received[0]).name}")
+
+
+@contextmanager
+def before_errors() -> Iterator[None]:
+    """In this block a signal counts for more than what a library's clean-up raises after it.
+
+    Raises:
+        RunInterrupted: A signal has come, and then an error.
+    """
+    try:
+        yield
+    except Exception:
+        check()
+        raise
 
 
 def _interrupt(number: int, frame: FrameType | None) -> NoReturn:

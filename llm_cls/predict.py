@@ -3,16 +3,15 @@
 import csv
 import json
 import sys
+import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, TextIO
 
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 from pydantic import Field
 
-from llm_cls.cli import quiet_libraries, run_command
+from llm_cls.cli import quiet_libraries, run_command, say
 from llm_cls.config import PositiveInt, Section, validate
 from llm_cls.errors import ConfigError
 from llm_cls.files import atomic_path
@@ -50,20 +49,21 @@ def main() -> None:
         return
     if wrong := [argument for argument in sys.argv[1:] if "=" not in argument]:
         raise ConfigError(f"{wrong[0]!r} is not of the form key=value. Usage: {USAGE}")
-    try:
-        values = OmegaConf.to_container(OmegaConf.from_cli(sys.argv[1:]))
-    except OmegaConfBaseException as error:
-        raise ConfigError(str(error).splitlines()[0]) from None
-    config = validate(PredictConfig, values)
+    config = validate(PredictConfig, dict(argument.partition("=")[::2] for argument in sys.argv[1:]))
     if config.output.suffix not in (".csv", ".tsv", ".jsonl"):
         raise ConfigError(f"output must end with .csv, .tsv or .jsonl, got {config.output.name!r}")
+    if config.output.is_dir():
+        raise ConfigError(f"output={config.output} is a folder. Give the name of a file")
+    config.output.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=config.output.parent):
+        pass  # whether it can be written is known now, not after hours
 
     from llm_cls.training.prediction import predict_file  # torch takes seconds to import
 
     quiet_libraries()
     ids, labels, probabilities = predict_file(config)
     write_labels(config.output, ids, labels, probabilities)
-    print(f"{len(ids)} texts labelled: {config.output}")
+    say(f"{len(ids)} texts labelled: {config.output}")
 
 
 def write_labels(path: Path, ids: Sequence[str], labels: Sequence[str], probabilities: Any) -> None:

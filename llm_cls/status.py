@@ -4,7 +4,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from llm_cls.cli import printable, run_command
+from llm_cls.cli import printable, run_command, say
 from llm_cls.errors import ConfigError
 from llm_cls.ledger import PLAN, State, progress_line, read_states
 
@@ -20,8 +20,8 @@ def main() -> None:
             f"dir={directory} is not the folder of a sweep: it has no {PLAN}. Try dir=outputs/sweeps/NAME"
         )
     states = read_states(directory)
-    print(table(states))
-    print(progress_line(states))
+    say(table(states))
+    say(progress_line(states))
 
 
 def table(states: Sequence[State]) -> str:

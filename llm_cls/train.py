@@ -12,16 +12,16 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from llm_cls.cli import quiet_libraries, report, run_command, summarize
+from llm_cls.cli import quiet_libraries, report, run_command, say, summarize
 from llm_cls.config import parse_config
 from llm_cls.errors import ConfigError, LlmClsError, LockedError, OtherRunError, RankError, RunInterrupted
-from llm_cls.hydra_config import CONF, allow_numeric_choices, explain
+from llm_cls.hydra_config import CONF, accept_plain_values, explain
 from llm_cls.ledger import FAILED, join_sweep, progress_line, read_states, record_failure
 
 
 def main() -> None:
     """The command, with Hydra's own errors made readable."""
-    allow_numeric_choices()
+    accept_plain_values()
     # argparse, which Hydra uses, refuses overrides on both sides of a flag.
     sys.argv[1:] = sorted(sys.argv[1:], key=lambda argument: argument not in ("--multirun", "-m"))
     # Hydra prints errors and exits by itself unless this is set; run_command gives them their exit codes.
@@ -69,7 +69,7 @@ def _run(tree: DictConfig) -> float | None:
         where = os.path.relpath(directory)
         raise RunInterrupted(f"{error}. Go on with the same command and hydra.run.dir={where}") from None
     if is_first_process():
-        print(_summary(metrics, directory))
+        say(_summary(metrics, directory))
     value: float | None = metrics["val"]["f1"]
     return value
 
@@ -98,7 +98,7 @@ def _run_of_sweep(tree: DictConfig, kept: list[Any]) -> float | None:
         if not (isinstance(error, RankError) and (directory / FAILED).is_file()):  # else it has written down why
             record_failure(directory, *summarize(error))
         metrics = None
-    print(progress_line(read_states(directory.parent)))  # no log: the files of finished runs stay as they are
+    say(progress_line(read_states(directory.parent)))  # no log: the files of finished runs stay as they are
     value: float | None = metrics["val"]["f1"] if metrics else None
     return value
 

@@ -17,7 +17,7 @@ from llm_cls.cli import summarize
 from llm_cls.config import Config, parse_config
 from llm_cls.errors import ConfigError, OtherRunError, SweepError
 from llm_cls.files import write_text
-from llm_cls.hydra_config import GROUPS
+from llm_cls.hydra_config import GROUPS, quoted
 from llm_cls.ledger import Entry, State, directory_name, progress_line, read_states, write_plan
 
 log = logging.getLogger(__name__)
@@ -88,8 +88,10 @@ class GridSweeper(Sweeper):
     def _launch(self, entries: Sequence[Entry], number: int) -> list[Exception | None]:
         """Runs ``entries``; what comes back is not the failure of a run, which is written down, but of its process."""
         # Hydra reads values as its own language, hence the quotes.
+        place = f"hydra.sweep.dir={quoted(str(self._config.hydra.sweep.dir))}"
         jobs = [
-            [*map(_as_choice, entry.overrides), f"hydra.sweep.subdir={_quoted(entry.directory)}"] for entry in entries
+            [*map(_as_choice, entry.overrides), place, f"hydra.sweep.subdir={quoted(entry.directory)}"]
+            for entry in entries
         ]
         try:
             done = self._launcher.launch(jobs, initial_job_idx=number)
@@ -137,7 +139,12 @@ class GridSweeper(Sweeper):
 
 def plan(jobs: Sequence[Sequence[str]]) -> list[Entry]:
     """The combinations as planned runs; equal ones once."""
+    if not jobs:
+        raise ConfigError("The grid is empty: some key has no value. Give each swept key one value at least")
     varied = [i for i in range(len(jobs[0])) if len({job[i] for job in jobs}) > 1]
+    for key in (jobs[0][i].lstrip("+~").partition("=")[0] for i in varied):
+        if key.startswith(("sweep.", "hydra.")):
+            raise ConfigError(f"{key} can't be swept: it is of the whole sweep, not of a run. Give it one value")
     entries: dict[str, Entry] = {}
     for job in jobs:
         swept = tuple(job[i] for i in varied)
@@ -147,10 +154,6 @@ def plan(jobs: Sequence[Sequence[str]]) -> list[Entry]:
 
 
 def _as_choice(override: str) -> str:
-    """``template=2`` as the name of a file, in processes too where ``allow_numeric_choices`` was not called."""
+    """``template=2`` as the name of a file, in processes too where ``accept_plain_values`` was not called."""
     key, _, value = override.partition("=")
-    return f"{key}={_quoted(value)}" if key in GROUPS and value.isdecimal() else override
-
-
-def _quoted(value: str) -> str:
-    return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
+    return f"{key}={quoted(value)}" if key in GROUPS and value.isdecimal() else override

@@ -5,6 +5,7 @@ import difflib
 import glob
 import json
 import os
+import tempfile
 from collections import Counter
 from collections.abc import Sequence
 from datetime import date
@@ -16,7 +17,6 @@ from llm_cls.config import DataConfig
 from llm_cls.data.corpus import Corpus, Text, digest_splits, texts_in_two_splits
 from llm_cls.data.split import split_texts, stratified_split
 from llm_cls.errors import DataError
-from llm_cls.files import sha256_file
 
 Row = dict[str, Any]
 
@@ -89,7 +89,7 @@ def read_rows(path: Path, cache_dir: Path) -> list[Row]:
 
     Args:
         path: CSV, TSV, JSON lines or Parquet, told apart by the ending.
-        cache_dir: Folder in which ``datasets`` keeps its copy.
+        cache_dir: Folder in which ``datasets`` makes its copy, for a moment.
 
     Raises:
         DataError: The file can't be read or is empty.
@@ -102,7 +102,8 @@ def read_rows(path: Path, cache_dir: Path) -> list[Row]:
             raise DataError(f"{path}: there is no such file")
         if path.stat().st_size == 0:
             raise DataError(f"{path}: the file is empty")
-        content_digest = sha256_file(path)
+        with path.open("rb"):
+            pass
     except OSError as error:
         raise DataError(f"{path}: can't be read: {os.strerror(error.errno or 0)}") from None
     import datasets  # takes seconds to import, and only tables need it
@@ -122,11 +123,12 @@ def read_rows(path: Path, cache_dir: Path) -> list[Row]:
     shown, verbosity = datasets.utils.logging.is_progress_bar_enabled(), datasets.utils.logging.get_verbosity()
     datasets.disable_progress_bars()
     datasets.utils.logging.set_verbosity(datasets.utils.logging.CRITICAL)  # what it logs is said below, once
-    # Its own key is the time of the file, which a copied or restored file can share with its predecessor.
-    cache = cache_dir / "datasets" / content_digest
+    cache_dir.mkdir(parents=True, exist_ok=True)
     try:
-        table = reader[kind](glob.escape(str(path)), cache_dir=str(cache), **options)
-        rows: list[Row] = table.to_list()
+        # Its cache may be damaged, and takes a restored file for its predecessor: it is of one use here.
+        with tempfile.TemporaryDirectory(dir=cache_dir, prefix="table-") as cache:
+            table = reader[kind](glob.escape(str(path)), cache_dir=cache, **options)
+            rows: list[Row] = table.to_list()
         if kind == "json":
             _restore_dates(path, [str(name) for name in table.column_names], rows)
     except OSError as error:

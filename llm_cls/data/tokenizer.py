@@ -159,16 +159,17 @@ def load_tokenizer(config: ModelConfig, eos_id: int | None = None) -> Tokenizer:
 
 def _load_tokenizer(config: ModelConfig, eos_id: int | None) -> Tokenizer:
     name = config.tokenizer or config.name
+    key = "model.tokenizer" if config.tokenizer else "model.name"
     if name.endswith(".model") and Path(name).is_file():
         return SentencePieceTokenizer(Path(name), config.add_bos)
     revision = config.revision if config.tokenizer is None else None
-    if config.tokenizer_kind == "sentencepiece" or _is_misread(name, revision):
+    if config.tokenizer_kind == "sentencepiece" or _is_misread(name, revision, key):
         for file in _SENTENCEPIECE_FILES:
-            if path := local_file(name, file, revision):
+            if path := local_file(name, file, revision, key):
                 return SentencePieceTokenizer(path, config.add_bos)
         if config.tokenizer_kind == "sentencepiece":
             raise ConfigError(f"{name} has no SentencePiece model ({' or '.join(_SENTENCEPIECE_FILES)})")
-    with hub_errors(name, "model.tokenizer" if config.tokenizer else "model.name"):
+    with hub_errors(name, key):
         tokenizer = AutoTokenizer.from_pretrained(
             source_name(name),
             revision=revision,
@@ -178,14 +179,14 @@ def _load_tokenizer(config: ModelConfig, eos_id: int | None) -> Tokenizer:
     return HubTokenizer(tokenizer, config.add_bos, eos_id)
 
 
-def _is_misread(name: str, revision: str | None) -> bool:
+def _is_misread(name: str, revision: str | None, key: str) -> bool:
     """Whether transformers would read this repository's SentencePiece model as a T5 tokenizer."""
-    if local_file(name, "tokenizer.json", revision) is not None:
+    if local_file(name, "tokenizer.json", revision, key) is not None:
         return False
-    path = local_file(name, "tokenizer_config.json", revision)
+    path = local_file(name, "tokenizer_config.json", revision, key)
     if path is None:
-        return local_file(name, "config.json", revision) is None and any(
-            local_file(name, file, revision) for file in _SENTENCEPIECE_FILES
+        return local_file(name, "config.json", revision, key) is None and any(
+            local_file(name, file, revision, key) for file in _SENTENCEPIECE_FILES
         )
     declared = json.loads(path.read_text(encoding="utf-8")).get("tokenizer_class")
     return declared in _MISREAD_CLASSES

@@ -4,12 +4,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModel, PretrainedConfig, PreTrainedModel
+from huggingface_hub.errors import StrictDataclassError
+from transformers import CONFIG_MAPPING, AutoConfig, AutoModel, PretrainedConfig, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
-from llm_cls.config import ModelConfig
+from llm_cls.config import ModelConfig, nearest
 from llm_cls.errors import ArtifactError, ConfigError
 from llm_cls.hub import content_revision, hub_errors, is_local, only_local, source_name
+
+_DECODERS = ["gpt_neox", "gpt2", "llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "phi3"]
 
 
 def load_architecture(config: ModelConfig) -> PretrainedConfig:
@@ -20,10 +23,14 @@ def load_architecture(config: ModelConfig) -> PretrainedConfig:
     """
     if config.weights == "random" and config.architecture:
         described = dict(config.architecture)
+        kind = described.pop("model_type", None)
+        if kind not in CONFIG_MAPPING:
+            raise ConfigError(f"model.architecture.model_type: {kind!r} is unknown. {nearest(str(kind), _DECODERS)}")
         try:
-            architecture = AutoConfig.for_model(described.pop("model_type"), **described)
-        except (KeyError, TypeError, ValueError) as error:
-            raise ConfigError(f"model.architecture is not a transformers configuration: {error}") from None
+            architecture = AutoConfig.for_model(kind, **described)
+        except (TypeError, ValueError, StrictDataclassError) as error:
+            reason = " ".join(line.strip() for line in str(error).splitlines())
+            raise ConfigError(f"model.architecture is not one of {kind}: {reason}") from None
     else:
         with hub_errors(config.name, "model.name"):
             architecture = AutoConfig.from_pretrained(
@@ -32,6 +39,10 @@ def load_architecture(config: ModelConfig) -> PretrainedConfig:
                 local_files_only=only_local(config.name),
                 trust_remote_code=config.trust_remote_code,
             )
+    if architecture.is_encoder_decoder:
+        raise ConfigError(
+            f"model.name: {config.name} is an encoder-decoder ({architecture.model_type}). Choose a decoder or encoder"
+        )
     architecture.use_cache = False
     return architecture
 

@@ -28,12 +28,17 @@ def add_adapter(decoder: PreTrainedModel, config: LoraConfig) -> nn.Module:
         bias="none",
         fan_in_fan_out=any(isinstance(m, Conv1D) for m in decoder.modules()),  # GPT-2 keeps its weights transposed
     )
+    names = [name for name, _ in decoder.named_modules()]
+    wanted = config.target_modules if isinstance(config.target_modules, list) else []
+    linear = sorted({name.rpartition(".")[2] for name, m in decoder.named_modules() if isinstance(m, nn.Linear)})
+    advice = f"Try lora.target_modules=all-linear, or some of {', '.join(linear)}"
+    # PEFT is content when one of several names fits.
+    if unknown := [w for w in wanted if not any(name == w or name.endswith(f".{w}") for name in names)]:
+        raise ConfigError(f"lora.target_modules: no layer of this model is named {unknown[0]!r}. {advice}")
     try:
         return peft.get_peft_model(decoder, settings)
     except ValueError as error:
-        linear = sorted({name.rpartition(".")[2] for name, m in decoder.named_modules() if isinstance(m, nn.Linear)})
         raise ConfigError(
             f"lora.target_modules={config.target_modules or 'null'} fits no layer of this "
-            f"{decoder.config.model_type} model: {str(error).splitlines()[0]} "
-            f"Try lora.target_modules=all-linear, or some of {', '.join(linear)}"
+            f"{decoder.config.model_type} model: {str(error).splitlines()[0]} {advice}"
         ) from None

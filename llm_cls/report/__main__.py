@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pydantic import Field
 
-from llm_cls.cli import printable, run_command
+from llm_cls.cli import printable, run_command, say
 from llm_cls.config import Section, validate
 from llm_cls.errors import ConfigError, DataError
 from llm_cls.files import write_text
@@ -54,8 +54,8 @@ def main() -> None:
     created = datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
     write_text(target / "report.html", render(found, config.dir.resolve().name, created))
     for line in summary(found):
-        print(printable(line))
-    print(f"Report: {target / 'report.html'}")
+        say(printable(line))
+    say(f"Report: {target / 'report.html'}")
 
 
 if __name__ == "__main__":

@@ -75,7 +75,9 @@ def _read_texts(arguments: "PredictConfig", config: Config) -> tuple[list[str], 
     if config.template.uses_title:
         titles = column(rows, arguments.title or data.title or "title", "title", arguments.input)
     id_name = arguments.id or data.id or "id"
-    ids = [row[id_name] for row in rows] if id_name in rows[0] else [str(i + 1) for i in range(len(rows))]
+    ids = [str(i + 1) for i in range(len(rows))]
+    if arguments.id or id_name in rows[0]:
+        ids = column(rows, id_name, "id", arguments.input, may_be_empty=True)
     pieces = [render(config.template.text, title, body) for title, body in zip(titles, bodies, strict=True)]
     return ids, pieces
 

@@ -17,11 +17,21 @@ from lightning.pytorch.callbacks import Callback, EarlyStopping
 from tqdm.contrib.logging import logging_redirect_tqdm
 from transformers import PretrainedConfig
 
+from llm_cls import interrupts
+from llm_cls.cli import say
 from llm_cls.config import Config, dump_config
 from llm_cls.data.corpus import Corpus
 from llm_cls.data.datamodule import TextDataModule
 from llm_cls.data.tokenizer import Tokenizer
-from llm_cls.errors import EXIT_INTERRUPTED, ArtifactError, ConfigError, LockedError, RankError, RunInterrupted
+from llm_cls.errors import (
+    EXIT_INTERRUPTED,
+    ArtifactError,
+    ConfigError,
+    LlmClsError,
+    LockedError,
+    RankError,
+    RunInterrupted,
+)
 from llm_cls.files import write_json, write_text
 from llm_cls.ledger import LOCK, clear_failure
 from llm_cls.model.artifact import save_artifact
@@ -95,13 +105,20 @@ def run(
             clear_failure(directory)
             write_text(directory / "config.yaml", dump_config(config))
             write_json(directory / "run.json", record)
-        if (isolate or inputs.hardware.world_size > 1) and not launched_from_outside():
-            if (code := launch_ranks(directory, inputs.hardware.devices)) == EXIT_INTERRUPTED:
-                raise RunInterrupted("Interrupted")
-            if code:
-                raise RankError(code)
-        else:
-            train(config, directory, inputs, record, shared)
+        try:
+            if (isolate or inputs.hardware.world_size > 1) and not launched_from_outside():
+                if (code := launch_ranks(directory, inputs.hardware.devices)) == EXIT_INTERRUPTED:
+                    raise RunInterrupted("Interrupted")
+                if code:
+                    raise RankError(code)
+            else:
+                train(config, directory, inputs, record, shared)
+        except LlmClsError:
+            if is_first_process() and not (directory / "history.jsonl").exists():
+                # There is nothing to go on with, and the corrected command is another run.
+                for name in ("config.yaml", "run.json"):
+                    (directory / name).unlink(missing_ok=True)
+            raise
     metrics = read_metrics(directory)
     assert metrics is not None
     return metrics
@@ -112,7 +129,7 @@ def _finished(directory: Path, inputs: Inputs) -> dict[str, Any] | None:
     if check_same_run(directory, inputs.identity) is None:
         return None
     if (metrics := read_metrics(directory)) is not None:
-        print(f"{os.path.relpath(directory)} is finished already; nothing is trained")
+        say(f"{os.path.relpath(directory)} is finished already; nothing is trained")
     return metrics
 
 
@@ -123,6 +140,12 @@ def prepare(config: Config, shared: Shared) -> Inputs:
         LlmClsError: In one line, what a user can mend.
     """
     hardware = resolve_hardware(config.trainer)
+    if hardware.num_nodes > 1 and not launched_from_outside():
+        raise ConfigError(
+            f"trainer.num_nodes={hardware.num_nodes} needs a process on every machine. Start it with SLURM, or on "
+            f"each of them with torchrun --nnodes={hardware.num_nodes} --nproc-per-node={hardware.devices} ... "
+            "-m llm_cls.train ..."
+        )
     architecture, revision, tokenizer = shared.model(config.model)
     limit = positions(architecture)
     if limit is not None and config.data.max_length > limit:
@@ -160,7 +183,11 @@ def train(config: Config, directory: Path, inputs: Inputs, record: dict[str, Any
     )  # fmt: skip
     pruner = Pruner(config.pruner, directory, config.trainer.max_epochs) if is_first_process() else None
     recorder = RunRecorder(directory, len(data.tokens["train"].ids), run_id(inputs.identity), pruner)
-    with run_logger(config, directory, record, is_first_process()) as logger, logging_redirect_tqdm():
+    with (
+        interrupts.before_errors(),
+        run_logger(config, directory, record, is_first_process()) as logger,
+        logging_redirect_tqdm(),
+    ):
         trainer = _trainer(config, hardware, directory, recorder, logger, data.steps_per_epoch)
         last = directory / "checkpoints" / LAST
         if last.is_file():

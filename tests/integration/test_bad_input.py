@@ -49,7 +49,10 @@ def train(command: Command, tmp_path: Path) -> Iterator[Command]:
         (["model=hf"], ["model.name is missing"]),
         (["optimizer.lr=1e-3,1e-4"], ["optimizer.lr=1e-3,1e-4 has several values. Add --multirun"]),
         (["experiment=lr_curve"], ["This experiment is a grid. Add --multirun"]),
-        (["data=table", "data.file=a.csv", "data.text=t"], ["data.label is missing"]),
+        (["data=table", "data.file=a.csv", "data.text=本文"], ["data.label is missing"]),
+        (["trainer.num_nodes=2", "data=sample", "model=ja-mini"], ["trainer.num_nodes=2", "torchrun --nnodes=2"]),
+        (["--multirun", "sweep.name=a,b"], ["sweep.name can't be swept"]),
+        (["data=sample", "model=ja-mini", "model.tokenizer=./no/such"], ["model.tokenizer: './no/such'"]),
     ],
 )
 def test_configuration(train: Command, arguments: list[str], parts: list[str]) -> None:
@@ -152,6 +155,17 @@ def test_label_that_training_never_saw(train: Command, tmp_path: Path) -> None:
     check(train(*TABLE, *files), 3, "test.csv: row 21", "'z'", "no training text")
 
 
+def test_a_refused_run_does_not_stand_in_the_way(train: Command) -> None:
+    """What fits no layer is known only when the model is there; then nothing may stay behind either."""
+    for modules in ("nosuch", "[query_key_value,nosuch]"):
+        done = train(
+            "model=ja-mini", "data=sample", f"lora.target_modules={modules}", "hydra.run.dir=run", "trainer=cpu"
+        )
+        assert done.returncode == 2, done.stderr
+        last = done.stderr.splitlines()[-1]
+        assert "nosuch" in last and "query_key_value" in last and "Traceback" not in done.stderr
+
+
 def test_out_of_memory(command: Command, archive: Path, tmp_path: Path) -> None:
     """The shell's limit stands for a machine that is too small for a 7 B model."""
     done = command(
@@ -161,6 +175,11 @@ def test_out_of_memory(command: Command, archive: Path, tmp_path: Path) -> None:
     assert done.returncode == 4, done.stderr
     line = done.stderr.splitlines()[-1]
     assert "Out of memory" in line and "data.micro_batch_size" in line and "Traceback" not in done.stderr
+
+
+def test_output_folder_that_no_folder_can_be(train: Command) -> None:
+    check(train("data=sample", "hydra.run.dir=/dev/null"), 4, "/dev/null: File exists. Write to another folder")
+    check(train("data=sample", f"hydra.run.dir={'x' * 300}"), 4, "File name too long. Write to another folder")
 
 
 def test_output_folder_that_cannot_be_written(command: Command, archive: Path, tmp_path: Path) -> None:

@@ -3,8 +3,10 @@
 import csv
 import json
 import shutil
+from datetime import datetime
 from pathlib import Path
 
+import pandas
 import pytest
 
 from llm_cls.config import read_config
@@ -88,3 +90,38 @@ def test_wrong_arguments(
     assert done.returncode == code, done.stderr
     assert part in done.stderr and done.stderr.count("\n") == 1
     assert not (tmp_path / "o.csv").exists()
+
+
+def test_arguments_are_taken_as_they_are_typed(finished_run: Path, command: Command, tmp_path: Path) -> None:
+    """No value is YAML: a file may have any name."""
+    (tmp_path / "[a]: b.csv").write_text("id,title,body\n7,題,本文\n", encoding="utf-8")
+    done = command("predict", f"run={finished_run}", "input=[a]: b.csv", "output={x=1}.csv", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "{x=1}.csv").read_text(encoding="utf-8").splitlines()[1].startswith("7,")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "part"),
+    [
+        (["output=file/out.csv"], 4, "file: File exists. Write to another folder"),
+        (["output=folder.csv"], 2, "is a folder"),
+        (["output=out.csv", "id=idd"], 3, "has no column 'idd'. Did you mean 'id'?"),
+    ],
+)
+def test_faults_are_found_before_any_text_is_labelled(
+    finished_run: Path, command: Command, tmp_path: Path, arguments: list[str], code: int, part: str
+) -> None:
+    (tmp_path / "in.csv").write_text("id,title,body\n7,題,本文\n", encoding="utf-8")
+    (tmp_path / "file").write_text("")
+    (tmp_path / "folder.csv").mkdir()
+    done = command("predict", f"run={finished_run}", "input=in.csv", *arguments, cwd=tmp_path)
+    assert done.returncode == code and done.stderr.count("\n") == 1, done.stderr
+    assert part in done.stderr and "Predicting" not in done.stderr
+
+
+def test_ids_of_any_type(finished_run: Path, command: Command, tmp_path: Path) -> None:
+    days = [datetime(2026, 1, day) for day in (1, 2)]
+    pandas.DataFrame({"id": days, "title": ["題"] * 2, "body": ["本文"] * 2}).to_parquet(tmp_path / "in.parquet")
+    done = command("predict", f"run={finished_run}", "input=in.parquet", "output=out.jsonl", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert [row["id"] for row in read_jsonl(tmp_path / "out.jsonl")] == [str(day) for day in days]

@@ -5,12 +5,14 @@ from typing import Any
 
 import pytest
 from hydra import compose, initialize_config_dir
+from hydra.errors import HydraException
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
-from llm_cls.config import Config, ConfigError, dump_config, parse_config, read_config
-from llm_cls.hydra_config import CONF, GROUPS, allow_numeric_choices
+from llm_cls.config import Config, ConfigError, dump_config, known_keys, parse_config, read_config
+from llm_cls.hydra_config import CONF, GROUPS, accept_plain_values, explain, quoted
 
-allow_numeric_choices()
+accept_plain_values()
 CHOICES = sorted(p for p in CONF.glob("*/*.yaml") if not p.name.startswith("_"))
 NEEDED = {
     "data/table.yaml": ["data.file=x.csv", "data.text=t", "data.label=l"],
@@ -93,7 +95,13 @@ def test_templates() -> None:
         (["data=table", "data.file=a.csv", "data.text=t", "data.body=b", "data.label=l"], ["data.text excludes"]),
         (["data=table", "data.file=a", "data.text=t", "data.label=l", "template=2"], ["Try template=text"]),
         (["data=table", "data.file=a", "data.title=t", "data.body=b", "data.label=l"], ["Try template=2"]),
-        (["trainer.devices=0"], ["trainer.devices must be >= 1, got 0"]),
+        (["template.text='{body:5}'"], ["takes no formats"]),
+        (["template.text='{title!r} {body}'"], ["takes no formats"]),
+        (["trainer.devices=0"], ["trainer.devices must be a whole number >= 1, or auto, got 0"]),
+        (["lora.target_modules=[1,2]"], ["must be a name, a list of names, or all-linear, got [1, 2]"]),
+        (["lora.target_modules='('"], ["lora.target_modules=( is no regular expression"]),
+        (["lora.lora_alpha=1000000000000"], ["lora.lora_alpha must be <= 1000000"]),
+        (["data.cache_dir=null"], ["data.cache_dir must be a path, got null"]),
         (["seed=4294967296"], ["seed must be < 4294967296"]),
         (["model.name=''"], ["model.name must not be empty"]),
         (["data.folds=5", "data.fold=5"], ["data.fold must be < data.folds (5), got 5"]),
@@ -103,7 +111,8 @@ def test_templates() -> None:
         (["sweep.name=..", "seed=-1"], ["sweep.name must be", "seed must be >= 0"]),
         (["seed=true"], ["seed must be a number, got True"]),
         (["optimizer.lr=nan"], ["optimizer.lr must be"]),
-        (["optimizer.betas=[0.9,1]"], ["optimizer.betas must be < 1"]),
+        (["optimizer.betas=[0.9,1]"], ["optimizer.betas must be two numbers >= 0 and < 1, got 1"]),
+        (["optimizer.betas=[0.9]"], ["optimizer.betas must be two numbers >= 0 and < 1, got [0.9]"]),
         (["trainer.precision=fp8"], ["trainer.precision must be 'auto'"]),
     ],
 )
@@ -112,6 +121,55 @@ def test_faults(overrides: list[str], parts: list[str]) -> None:
         parse(*overrides)
     for part in parts:
         assert part in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "lines"),
+    [
+        (
+            ["data=table", "data.file=name[1].csv", "data.text=t", "data.label=l"],
+            ["data.file=name[1].csv can't be read. Quote the value for Hydra and the shell: "
+             "\"data.file='name[1].csv'\""],
+        ),
+        (
+            ["data=table", "data.file=it's.csv", "data.text=t"],
+            ["data.file=it's.csv can't be read. Quote the value for Hydra and the shell: "
+             "'data.file=\"it'\"'\"'s.csv\"'", "data.label is missing. Try data.label=COLUMN"],
+        ),
+        (["data=null"], ["data=null is not a choice. Known: livedoor, sample, table."]),
+        (["data.file=x.csv"],
+         ["data.file is of no use with this choice of data. Choose another one, or write +data.file=..."]),
+        (["nonsense"], ["nonsense is not of the form key=value"]),
+    ],
+)  # fmt: skip
+def test_what_hydra_refuses(overrides: list[str], lines: list[str]) -> None:
+    with pytest.raises((HydraException, OmegaConfBaseException, ValueError)) as caught:
+        parse(*overrides)
+    assert str(explain(caught.value, overrides)).splitlines() == lines
+
+
+@pytest.mark.parametrize("value", ["本文", "é t", "a/b/記事.csv"])
+def test_letters_of_any_alphabet_need_no_quotes(value: str) -> None:
+    assert str(parse("data=table", "data.file=a.csv", f"data.text={value}", "data.label=l").data.text) == value
+
+
+@pytest.mark.parametrize("value", ["a", "it's", "\\", "a\\'b", "a\\b\\", 'x"', "a,b=[c]"])
+def test_quoted_is_read_back(value: str) -> None:
+    assert parse("data=table", "data.file=a", f"data.text={quoted(value)}", "data.label=l").data.text == value
+
+
+def test_every_key_of_the_main_choices_can_be_given() -> None:
+    """Hydra knows only keys that are in the files."""
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        tree = compose("config", overrides=["data=table", "model=hf", "logger=wandb", "pruner=median"])
+    elsewhere = {"data.url", "data.archive", "pruner.min_epochs", "pruner.reduction_factor"}  # livedoor, hyperband
+    composed = {f"{group}.{key}" for group in (*GROUPS[:-1], "sweep") for key in tree[group]}
+    assert {key for key in known_keys() if "." in key} - elsewhere - composed == set()
+
+
+def test_an_architecture_is_given_as_a_whole_or_by_key() -> None:
+    shape = parse("model=hf", "model.name=x", "model.architecture={model_type: llama}", "model.architecture.head_dim=8")
+    assert shape.model.architecture == {"model_type": "llama", "head_dim": 8}
 
 
 def test_round_trip_through_yaml(tmp_path: Path) -> None:

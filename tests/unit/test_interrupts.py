@@ -29,6 +29,17 @@ def test_a_swallowed_signal_is_raised_at_the_next_check() -> None:
     assert (done.returncode, done.stdout, done.stderr) == (75, "swallowed\n", "Error: Interrupted by SIGTERM\n")
 
 
+def test_a_signal_counts_for_more_than_the_error_that_a_clean_up_makes_of_it() -> None:
+    program = (
+        "import os, signal, sys\nfrom llm_cls import interrupts\nfrom llm_cls.cli import run_command\n"
+        "def main():\n    with interrupts.before_errors():\n        try:\n"
+        "            os.kill(os.getpid(), signal.SIGINT)\n        finally:\n            {}['clean-up']\n"
+        "sys.exit(run_command(main))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (75, "Error: Interrupted by SIGINT\n")
+
+
 def test_an_ignored_signal_stays_ignored() -> None:
     program = "import os, signal; from llm_cls.cli import run_command; "
     program += "run_command(lambda: (os.kill(os.getpid(), signal.SIGINT), print('went on')))"

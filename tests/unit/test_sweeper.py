@@ -4,9 +4,10 @@ import pytest
 from hydra import compose, initialize_config_dir
 
 from hydra_plugins.llm_cls.sweeper import plan
-from llm_cls.hydra_config import CONF, allow_numeric_choices
+from llm_cls.errors import ConfigError
+from llm_cls.hydra_config import CONF, accept_plain_values
 
-allow_numeric_choices()
+accept_plain_values()
 
 
 @pytest.mark.parametrize(
@@ -32,3 +33,10 @@ def test_only_what_differs_names_a_run() -> None:
         ("b=2", ("a=1", "b=2", "c=x"), ("b=2",)),
     ]
     assert [e.directory for e in plan([["a=1"]])] == ["run"]
+
+
+def test_what_belongs_to_the_sweep_is_not_swept() -> None:
+    with pytest.raises(ConfigError, match=r"sweep\.name can't be swept"):
+        plan([["sweep.name=a"], ["sweep.name=b"]])
+    with pytest.raises(ConfigError, match="The grid is empty"):
+        plan([])

@@ -114,8 +114,9 @@ def test_same_seed_same_weights() -> None:
 
 
 def test_unknown_target_modules() -> None:
-    with pytest.raises(ConfigError, match=r"lora\.target_modules=.*q_proj.*all-linear.*query_key_value"):
-        classifier("lora.target_modules=[q_proj]")
+    for modules in ("q_proj", "[q_proj]", "[dense,q_proj]"):
+        with pytest.raises(ConfigError, match=r"lora\.target_modules.*q_proj.*all-linear.*query_key_value"):
+            classifier(f"lora.target_modules={modules}")
 
 
 @pytest.mark.parametrize(

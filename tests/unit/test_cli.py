@@ -1,0 +1,37 @@
+"""What a command prints reaches whoever can read it, and nobody's absence is a fault."""
+
+import subprocess
+import sys
+
+import pytest
+
+from llm_cls.cli import summarize
+from llm_cls.errors import ResourceError
+
+PROGRAM = "import sys; from llm_cls.cli import run_command, say; sys.exit(run_command(lambda: say('日本語')))"
+
+
+def test_a_reader_who_has_gone() -> None:
+    with subprocess.Popen([sys.executable, "-c", PROGRAM], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None and process.stderr is not None
+        process.stdout.close()
+        assert (process.stderr.read(), process.wait()) == (b"", 0)
+
+
+def test_a_terminal_without_the_letters() -> None:
+    environment = {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0", "PYTHONIOENCODING": "ascii"}
+    done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, env=environment, check=False)
+    assert (done.returncode, done.stdout) == (0, b"\\u65e5\\u672c\\u8a9e\n")
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (OSError(28, "x", "a"), "a: No space left on device. Free some space, or write to another folder"),
+        (OSError(21, "x", "a"), "a: Is a directory. Write to another folder"),
+        (OSError(36, "x", "a"), "a: File name too long. Write to another folder"),
+        (FileNotFoundError(2, "x", "a"), "a: No such file or directory. Write to another folder"),
+    ],
+)
+def test_faults_of_the_disk(error: OSError, line: str) -> None:
+    assert summarize(error) == (f"{line} (training: hydra.run.dir=DIR)", ResourceError.exit_code)
