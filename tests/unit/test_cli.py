@@ -8,7 +8,7 @@ import pytest
 from llm_cls.cli import summarize
 from llm_cls.errors import ResourceError
 
-PROGRAM = "import sys; from llm_cls.cli import run_command, say; sys.exit(run_command(lambda: say('日本語')))"
+PROGRAM = "import sys; from llm_cls.cli import run_command, say; sys.exit(run_command(lambda: say('\\u65e5\\u672c')))"
 
 
 def test_a_reader_who_has_gone() -> None:
@@ -21,7 +21,7 @@ def test_a_reader_who_has_gone() -> None:
 def test_a_terminal_without_the_letters() -> None:
     environment = {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0", "PYTHONIOENCODING": "ascii"}
     done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, env=environment, check=False)
-    assert (done.returncode, done.stdout) == (0, b"\\u65e5\\u672c\\u8a9e\n")
+    assert (done.returncode, done.stdout) == (0, b"\\u65e5\\u672c\n")
 
 
 @pytest.mark.parametrize(
