@@ -120,7 +120,7 @@ class DataConfig(Section):
         batch_size: Texts per optimizer step over all devices.
         micro_batch_size: Texts per forward and backward pass on one device; null: as many as the step
             gives a device. Affects memory and speed, not what is learnt.
-        eval_batch_size: Texts per evaluation batch on one device; null: twice the micro batch.
+        eval_batch_size: Texts per evaluation batch on one device; null: twice the micro batch, at least 32.
     """
 
     name: Literal["livedoor", "sample", "table"]
@@ -247,8 +247,8 @@ class EngineConfig(Section):
     Attributes:
         name: Name of the engine.
         gradient_checkpointing: Recompute activations in the backward pass: slower, less memory. null: with
-            "reference" on GPUs, with "fast" never.
-        compile: Whether the layers are compiled ("fast" only); null: on GPUs.
+            "reference" on GPUs; with the others, as many layers as memory wants.
+        compile: Whether layers that have no fused form are compiled ("fast" only); null: on GPUs.
     """
 
     name: Literal["fast", "reference"] = "fast"

@@ -6,7 +6,8 @@ micro batch changes what is learnt.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -26,12 +27,42 @@ class Batch:
         labels: int64 class indices, shape ``(n,)``; -1 where unknown.
         lengths: Tokens of each text; Python numbers, so that shapes never wait for a device.
         indices: Position of each text in its split.
+        first_token: Tokens of this device's share of the step that come before it.
     """
 
     input_ids: Tensor
     labels: Tensor
     lengths: list[int]
     indices: list[int]
+    first_token: int = 0
+
+    def pin_memory(self) -> "Batch":
+        """In memory from which a device copies without anybody waiting; ``DataLoader`` calls it."""
+        return replace(self, input_ids=self.input_ids.pin_memory(), labels=self.labels.pin_memory())
+
+    def split(self, max_tokens: int | None) -> "list[Batch]":
+        """The same texts as several batches of at most ``max_tokens`` tokens, or of one text where that has more."""
+        total = sum(self.lengths)
+        if max_tokens is None or total <= max_tokens:
+            return [self]
+        wanted = total / -(-total // max_tokens)  # parts of about the same size
+        parts: list[Batch] = []
+        first, tokens, before = 0, 0, 0
+        for i, length in enumerate(self.lengths):
+            if tokens and (tokens + length > max_tokens or tokens >= wanted):
+                parts.append(self._part(first, i, before, tokens))
+                first, before, tokens = i, before + tokens, 0
+            tokens += length
+        return [*parts, self._part(first, len(self.lengths), before, tokens)]
+
+    def _part(self, first: int, end: int, before: int, tokens: int) -> "Batch":
+        return Batch(
+            self.input_ids[before : before + tokens],
+            self.labels[first:end],
+            self.lengths[first:end],
+            self.indices[first:end],
+            self.first_token + before,
+        )
 
 
 def collate(tokens: Tokens, labels: npt.NDArray[np.int64], indices: Sequence[int] | npt.NDArray[np.int64]) -> Batch:
@@ -65,6 +96,10 @@ class Step:
     micro_batches: list[Batch]
     n_texts: int
 
+    def pin_memory(self) -> "Step":
+        """See ``Batch.pin_memory``."""
+        return Step([batch.pin_memory() for batch in self.micro_batches], self.n_texts)
+
 
 class TrainSteps(Dataset[Step]):
     """The steps of one epoch, as one device sees them."""
@@ -91,8 +126,10 @@ class TrainSteps(Dataset[Step]):
         step = self._steps[index]
         share = np.array_split(step, self._world_size)[self._rank]
         size = self._micro_batch_size
-        micro = [share[first : first + size] for first in range(0, len(share), size)]
-        return Step([collate(self._tokens, self._labels, indices) for indices in micro], len(step))
+        micro = [collate(self._tokens, self._labels, share[i : i + size]) for i in range(0, len(share), size)]
+        for batch, following in pairwise(micro):
+            following.first_token = batch.first_token + sum(batch.lengths)
+        return Step(micro, len(step))
 
 
 class EvalBatches(Dataset[Batch]):

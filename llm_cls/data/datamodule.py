@@ -2,6 +2,7 @@
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from lightning import LightningDataModule
 from torch.utils.data import DataLoader
 
@@ -11,6 +12,8 @@ from llm_cls.data.corpus import SPLITS, Corpus
 from llm_cls.data.template import render
 from llm_cls.data.tokenizer import Tokenizer
 from llm_cls.data.tokens import Tokens, tokenize_cached
+
+_EVAL_TEXTS = 32  # scoring keeps no activations, so even where training is short of memory it takes so many
 
 
 class TextDataModule(LightningDataModule):
@@ -59,7 +62,7 @@ class TextDataModule(LightningDataModule):
         tokens = self.tokens["train"]
         steps = step_indices(len(tokens), self._config.batch_size, self._seed, self.trainer.current_epoch)
         dataset = TrainSteps(tokens, self._labels["train"], steps, self.micro_batch_size(world_size), rank, world_size)
-        return DataLoader(dataset, batch_size=None)
+        return DataLoader(dataset, batch_size=None, pin_memory=torch.cuda.is_available())
 
     def val_dataloader(self) -> DataLoader[Batch]:
         """This device's texts of the val split."""
@@ -72,5 +75,6 @@ class TextDataModule(LightningDataModule):
     def _eval_dataloader(self, split: str) -> DataLoader[Batch]:
         assert self.trainer is not None
         rank, world_size = self.trainer.global_rank, self.trainer.world_size
-        size = self._config.eval_batch_size or 2 * self.micro_batch_size(world_size)
-        return DataLoader(EvalBatches(self.tokens[split], self._labels[split], size, rank, world_size), batch_size=None)
+        size = self._config.eval_batch_size or max(2 * self.micro_batch_size(world_size), _EVAL_TEXTS)
+        dataset = EvalBatches(self.tokens[split], self._labels[split], size, rank, world_size)
+        return DataLoader(dataset, batch_size=None, pin_memory=torch.cuda.is_available())

@@ -10,6 +10,8 @@ from transformers import PreTrainedModel
 
 from llm_cls.config import Config
 from llm_cls.data.batches import Batch
+from llm_cls.model.fused.blocks import describe, obstacle
+from llm_cls.model.fused.decoder import FusedDecoder
 from llm_cls.model.lora import add_adapter
 from llm_cls.model.packed import make_fast, packed_states, undo_fast
 from llm_cls.model.pooling import pad, pool
@@ -32,10 +34,14 @@ class TextClassifier(nn.Module):
         self.pooling = pooling
         self.packed = False
         self._max_length = 0
+        self._fused: FusedDecoder | None = None
 
     def forward(self, batch: Batch) -> Tensor:
         """Logits of ``batch``, float32, shape ``(n, n_labels)``."""
-        if self.packed:
+        if self._fused is not None:
+            with torch.autocast(batch.input_ids.device.type, enabled=False):
+                pooled = self._fused(batch.input_ids, batch.lengths, batch.first_token, self.training)
+        elif self.packed:
             # What is frozen has the type of the arithmetic already; only full training still needs autocast.
             frozen = not next(self.decoder.parameters()).requires_grad
             with torch.autocast(batch.input_ids.device.type, enabled=False) if frozen else nullcontext():
@@ -48,15 +54,28 @@ class TextClassifier(nn.Module):
             logits: Tensor = self.head(pooled.float())
         return logits
 
-    def use_fast_engine(self, decoder: PreTrainedModel, compiled: bool, max_length: int) -> None:
+    @property
+    def max_tokens(self) -> int | None:
+        """Tokens that fit on the device at a time; None where nothing is known to limit them."""
+        return None if self._fused is None else self._fused.max_tokens
+
+    def use_fast_engine(
+        self, decoder: PreTrainedModel, compiled: bool, max_length: int, recompute: bool | None
+    ) -> None:
         """Packs the texts from now on, where that gives what padding gives.
 
         Args:
             decoder: The pretrained network inside ``self.decoder``.
-            compiled: Whether its layers are compiled.
+            compiled: Whether layers that have no fused form are compiled.
             max_length: Tokens per text at most.
+            recompute: Whether fused layers are computed again in the backward pass; None: as memory wants.
         """
         self._max_length = max_length
+        reason = obstacle(decoder, self.pooling)
+        if not reason and not any(p.requires_grad for n, p in self.decoder.named_parameters() if "lora_" not in n):
+            self._fused = FusedDecoder(describe(decoder, max_length), max_length, recompute)
+            self.packed = True
+            return
         self.packed = self.pooling == "last" and make_fast(self.decoder, decoder, compiled)
 
     def release(self) -> PreTrainedModel:
@@ -101,5 +120,5 @@ def build_classifier(
     classifier.to(device)
     if config.engine.name == "fast":
         compiled = device.type == "cuda" if config.engine.compile is None else config.engine.compile
-        classifier.use_fast_engine(decoder, compiled, config.data.max_length)
+        classifier.use_fast_engine(decoder, compiled, config.data.max_length, config.engine.gradient_checkpointing)
     return classifier

@@ -1,5 +1,6 @@
 """The LightningModule: one call of ``training_step`` is one optimizer step."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -75,7 +76,7 @@ class ClassifierModule(LightningModule):
         interrupts.check()
         optimizer: Any = self.optimizers()
         total = torch.zeros((), device=self.device)
-        for batch in step.micro_batches:
+        for batch in self._parts(step):
             logits = self.classifier(batch)
             loss = F.cross_entropy(logits, batch.labels, reduction="sum") / step.n_texts
             with torch.autocast(self.device.type, enabled=False):  # autocast is for the forward pass alone
@@ -91,6 +92,11 @@ class ClassifierModule(LightningModule):
             self.train_loss.update(total * (step.n_texts / mine), weight=mine)
         if batch_idx % _LOG_EVERY_STEPS == 0:
             self.log("loss", total * self.trainer.world_size, prog_bar=True, logger=False)
+
+    def _parts(self, step: Step) -> Iterator[Batch]:
+        """The micro batches, smaller ones where memory wants that."""
+        for batch in step.micro_batches:
+            yield from batch.split(self.classifier.max_tokens)
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         """Clips the gradients, which are unscaled and summed over the devices by now."""

@@ -4,6 +4,7 @@ import gc
 import statistics
 import time
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -23,22 +24,28 @@ from llm_cls.training.shared import Shared
 
 @dataclass
 class StepClock(Callback):
-    """Times every training step and every evaluation, each until the device is done with it."""
+    """Times training steps and evaluations.
 
-    seconds: list[float] = field(default_factory=list)
+    A step lasts from the end of the one before it to its own end, on the device's clock: nobody waits in between, so
+    what the processor prepares while the device computes is hidden as it is in training.
+    """
+
     tokens: list[int] = field(default_factory=list)
     evaluation_seconds: float = 0.0
+    _marks: list[Any] = field(default_factory=list)
     _started: float = 0.0
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Step, batch_idx: int) -> None:
-        """Starts the clock once the device is idle."""
-        self._started = _now(pl_module.device)
+        """Starts the clock once."""
+        if not self._marks:
+            _now(pl_module.device)
+            self._mark(pl_module.device)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Step, batch_idx: int
     ) -> None:
-        """Stops it."""
-        self.seconds.append(_now(pl_module.device) - self._started)
+        """Marks the end of a step."""
+        self._mark(pl_module.device)
         self.tokens.append(sum(sum(micro.lengths) for micro in batch.micro_batches))
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -48,6 +55,22 @@ class StepClock(Callback):
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Stops it."""
         self.evaluation_seconds = _now(pl_module.device) - self._started
+
+    def _mark(self, device: torch.device) -> None:
+        if device.type != "cuda":
+            self._marks.append(time.perf_counter())
+            return
+        event = torch.cuda.Event(enable_timing=True)
+        event.record()
+        self._marks.append(event)
+
+    @property
+    def seconds(self) -> list[float]:
+        """Of every step so far."""
+        if not isinstance(self._marks[0], torch.cuda.Event):
+            return [end - start for start, end in pairwise(self._marks)]
+        self._marks[-1].synchronize()
+        return [start.elapsed_time(end) / 1000 for start, end in pairwise(self._marks)]
 
 
 def _now(device: torch.device) -> float:
@@ -85,6 +108,7 @@ def measure(config: Config, inputs: Inputs, steps: int, warmup: int) -> dict[str
         reload_dataloaders_every_n_epochs=1, use_distributed_sampler=False,
     )  # fmt: skip
     trainer.fit(module, datamodule=data)
+    first_step = clock.seconds[0]
     seconds, tokens = clock.seconds[warmup:], clock.tokens[warmup:]
     memory = peak_memory_gib(device)
     rate = sum(tokens) / sum(seconds)
@@ -99,7 +123,7 @@ def measure(config: Config, inputs: Inputs, steps: int, warmup: int) -> dict[str
         "epoch_seconds": int(data.tokens["train"].lengths.sum()) / rate,
         "evaluation_tokens_per_second": _evaluate(module, data, trainer, clock),
         "peak_memory_gib": memory,
-        "first_step_seconds": built - began + clock.seconds[0],
+        "first_step_seconds": built - began + first_step,
         "tflops": _flops_per_token(module) * rate / 1e12,
     }
     del module, trainer

@@ -1,0 +1,107 @@
+"""Causal attention within each text of a packed batch, forward and backward.
+
+On a GPU in half precision the variable-length flash kernel does it in one call, without a mask and without
+padding (Dao, 2023). Elsewhere PyTorch's own attention is called once per text, and its autograd does the
+backward pass.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+@dataclass(frozen=True)
+class Texts:
+    """Where the texts of a packed batch lie.
+
+    Attributes:
+        positions: int32, shape ``(tokens,)``: each token's place in its text.
+        ends: int32, shape ``(n + 1,)``: where each text begins, and where the last one ends.
+        last: int64, shape ``(n,)``: the last token of each text.
+        lengths: Tokens of each text; used where there is no variable-length kernel.
+        longest: Upper bound of the lengths.
+    """
+
+    positions: Tensor
+    ends: Tensor
+    last: Tensor
+    lengths: Sequence[int]
+    longest: int
+
+
+def has_varlen(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether the variable-length kernel runs here."""
+    half = dtype in (torch.bfloat16, torch.float16)
+    return device.type == "cuda" and half and torch.cuda.get_device_capability(device) >= (8, 0)
+
+
+def attend(
+    q: Tensor, k: Tensor, v: Tensor, texts: Texts, scaling: float, only_last: bool, save: bool
+) -> tuple[Tensor, Any]:
+    """Attention of each token to those before it in its text.
+
+    Args:
+        q: Shape ``(tokens, heads, head_size)``, or with ``only_last`` ``(n, heads, head_size)``.
+        k: Shape ``(tokens, kv_heads, head_size)``.
+        v: The same.
+        texts: Where the texts lie.
+        scaling: Of the scores.
+        only_last: Whether ``q`` has the last token of each text alone.
+        save: Whether ``attend_backward`` will be called.
+
+    Returns:
+        ``(output, saved)``: the output has the shape of ``q``.
+    """
+    if has_varlen(q.device, q.dtype):
+        ends_q = torch.arange(len(q) + 1, dtype=torch.int32, device=q.device) if only_last else texts.ends
+        longest_q = 1 if only_last else texts.longest
+        output, lse, rng, unused, _ = torch.ops.aten._flash_attention_forward(
+            q, k, v, ends_q, texts.ends, longest_q, texts.longest, 0.0, not only_last, False, scale=scaling
+        )
+        return output, (q, k, v, output, lse, ends_q, longest_q, rng, unused) if save else None
+    if not save:
+        return per_text(q, k, v, texts.lengths, scaling, only_last), None
+    with torch.enable_grad():
+        q, k, v = (x.detach().requires_grad_() for x in (q, k, v))
+        output = per_text(q, k, v, texts.lengths, scaling, only_last)
+    return output.detach(), (q, k, v, output)
+
+
+def attend_backward(saved: Any, grad: Tensor, texts: Texts, scaling: float, only_last: bool) -> tuple[Tensor, ...]:
+    """Gradients with respect to ``q``, ``k`` and ``v``, from what ``attend`` saved."""
+    if len(saved) == 4:
+        q, k, v, output = saved
+        return torch.autograd.grad(output, (q, k, v), grad)
+    q, k, v, output, lse, ends_q, longest_q, rng, unused = saved
+    gradients: tuple[Tensor, ...] = torch.ops.aten._flash_attention_backward(
+        grad, q, k, v, output, lse, ends_q, texts.ends, longest_q, texts.longest, 0.0, not only_last, rng, unused,
+        scale=scaling,
+    )  # fmt: skip
+    return gradients
+
+
+def per_text(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    lengths: Sequence[int],
+    scaling: float | None,
+    only_last: bool = False,
+    dropout: float = 0.0,
+) -> Tensor:
+    """What ``attend`` computes, by one call of PyTorch's attention per text."""
+    grouped = k.shape[1] != q.shape[1]
+    queries = [1] * len(lengths) if only_last else list(lengths)
+    parts = (q.split(queries), k.split(list(lengths)), v.split(list(lengths)))
+    outputs = [
+        F.scaled_dot_product_attention(
+            *(x.transpose(0, 1)[None] for x in text),
+            dropout_p=dropout, is_causal=not only_last, scale=scaling, enable_gqa=grouped,
+        )[0].transpose(0, 1)
+        for text in zip(*parts, strict=True)
+    ]  # fmt: skip
+    return torch.cat(outputs)

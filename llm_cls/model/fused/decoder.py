@@ -1,0 +1,148 @@
+"""The fused decoder as the classifier calls it: a packed batch in, pooled states with a gradient out."""
+
+import logging
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from llm_cls.model.fused import network
+from llm_cls.model.fused.attention import Texts, has_varlen
+from llm_cls.model.fused.blocks import Blocks
+from llm_cls.model.fused.graphs import Graphs, Replay
+from llm_cls.model.fused.memory import Plan, plan
+from llm_cls.model.fused.network import Inputs, Tape
+
+log = logging.getLogger(__name__)
+
+
+class FusedDecoder:
+    """Runs ``network.py`` on batches, kernel by kernel or as CUDA graphs.
+
+    Attributes:
+        blocks: The network.
+        max_length: Tokens per text at most.
+    """
+
+    def __init__(self, blocks: Blocks, max_length: int, recompute: bool | None) -> None:
+        """Takes a described decoder.
+
+        Args:
+            blocks: The network.
+            max_length: Tokens per text at most.
+            recompute: Whether all layers are computed again in the backward pass; None: as many as memory wants.
+        """
+        self.blocks, self.max_length = blocks, max_length
+        self._recompute = recompute
+        self._parameters = network.parameters(blocks)
+        self._drops = any(adapter.p for block in blocks.layers for adapter in block.adapters)
+        self._graphs = Graphs(blocks, max_length) if has_varlen(*_place(blocks)) else None
+        self._seed = 0
+
+    @cached_property
+    def memory(self) -> Plan:
+        """What fits; settled at the first training step, when all else is on the device."""
+        found = plan(self.blocks)
+        log.debug("Tokens at a time: %s; layers computed again: %s", found.max_tokens, self.recomputed)
+        return found
+
+    @property
+    def max_tokens(self) -> int | None:
+        """Tokens that fit at a time; None where memory sets no limit."""
+        return self.memory.max_tokens if self._recompute is None else None
+
+    def recomputed(self, tokens: int) -> int:
+        """How many layers of a batch with so many tokens are computed again."""
+        if self._recompute is None:
+            return self.memory.recomputed(tokens)
+        return len(self.blocks.layers) if self._recompute else 0
+
+    def __call__(self, input_ids: Tensor, lengths: Sequence[int], first_token: int, training: bool) -> Tensor:
+        """The hidden state of each text's last token, shape ``(n, hidden_size)``.
+
+        Args:
+            input_ids: int64, shape ``(sum(lengths),)``.
+            lengths: Tokens of each text.
+            first_token: Tokens of the optimizer step before this batch; 0 draws a new seed for its dropout.
+            training: Whether there is dropout.
+        """
+        rng = None
+        if training and self._drops:
+            if first_token == 0:
+                self._seed = int(torch.randint(2**31, ()))
+            rng = (self._seed, first_token)
+        if not torch.is_grad_enabled() or not self._parameters:
+            return network.forward(self.blocks, self._inputs(input_ids, lengths, rng), save=False)[0]
+        pooled: Tensor = _Run.apply(self, input_ids, lengths, rng, *self._parameters)
+        return pooled
+
+    def run(self, input_ids: Tensor, lengths: Sequence[int], rng: tuple[int, int] | None) -> "tuple[Tensor, Pass]":
+        """The pooled states and what their backward pass needs."""
+        tokens = len(input_ids)
+        recomputed = self.recomputed(tokens)
+        graphs = self._graphs
+        if graphs is not None and graphs.pays(tokens) and not recomputed and self.memory.fits(tokens, 0.5):
+            replay = graphs.forward(input_ids, lengths, rng)
+            if replay is not None:
+                return replay.pooled, replay
+        inputs = self._inputs(input_ids, lengths, rng)
+        pooled, tape = network.forward(self.blocks, inputs, save=True, recomputed=recomputed)
+        assert tape is not None
+        return pooled, _Eager(self.blocks, inputs, tape)
+
+    def _inputs(self, input_ids: Tensor, lengths: Sequence[int], rng: tuple[int, int] | None) -> Inputs:
+        device = input_ids.device
+        numbers = None if rng is None else to_device(torch.tensor(rng), device)
+        return Inputs(input_ids, texts(lengths, self.max_length, device), numbers)
+
+
+class _Eager:
+    """One forward pass, kernel by kernel."""
+
+    def __init__(self, blocks: Blocks, inputs: Inputs, tape: Tape) -> None:
+        self._blocks, self._inputs, self._tape = blocks, inputs, tape
+
+    def backward(self, grad: Tensor) -> list[Tensor]:
+        return network.backward(self._blocks, self._inputs, self._tape, grad)
+
+
+Pass = Replay | _Eager
+
+
+class _Run(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        decoder: FusedDecoder,
+        input_ids: Tensor,
+        lengths: Sequence[int],
+        rng: tuple[int, int] | None,
+        *parameters: Tensor,
+    ) -> Tensor:
+        pooled, ctx.run = decoder.run(input_ids, lengths, rng)
+        return pooled
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Any:
+        gradients = ctx.run.backward(grads[0])
+        ctx.run = None
+        return None, None, None, None, *gradients
+
+
+def texts(lengths: Sequence[int], max_length: int, device: torch.device) -> Texts:
+    """Where texts of these lengths lie in a packed batch."""
+    ends = torch.tensor([0, *lengths]).cumsum(0)
+    positions = torch.arange(int(ends[-1])) - ends[:-1].repeat_interleave(ends.diff())
+    places = [positions.int(), ends.int(), ends[1:] - 1]
+    return Texts(*(to_device(place, device) for place in places), lengths=tuple(lengths), longest=max_length)
+
+
+def to_device(numbers: Tensor, device: torch.device) -> Tensor:
+    """A copy for which nobody waits: out of pinned memory."""
+    return numbers.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else numbers
+
+
+def _place(blocks: Blocks) -> tuple[torch.device, torch.dtype]:
+    return blocks.embedding.device, blocks.embedding.dtype

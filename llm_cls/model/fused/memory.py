@@ -1,0 +1,85 @@
+"""How much of a batch fits: what is split, and which layers are computed again instead of kept.
+
+Splitting comes first. A batch of fewer texts costs nothing but a little efficiency of the matrix products,
+while each layer that is computed again costs a second forward pass. Neither changes what is learnt.
+"""
+
+from dataclasses import dataclass
+
+import torch
+
+from llm_cls.model.fused.blocks import Block, Blocks
+from llm_cls.model.fused.network import first_trained
+
+_EFFICIENT_TOKENS = 2048  # matrix products of fewer rows leave a large GPU idle
+_SHARE = 0.9  # of the free memory; the rest is for fragments and for what libraries take
+_RESERVE = 256 * 2**20
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What fits on a device.
+
+    Attributes:
+        max_tokens: Tokens that go through the network at a time; None: any number.
+        available: Bytes for activations; None: not limited.
+        kept: Bytes per token of a layer whose activations are kept.
+        again: Bytes per token of one that is computed again.
+        working: Bytes per token besides.
+        layers: Layers with a backward pass.
+    """
+
+    max_tokens: int | None
+    available: int | None
+    kept: int
+    again: int
+    working: int
+    layers: int
+
+    def recomputed(self, tokens: int) -> int:
+        """How many layers of a batch with so many tokens keep their input alone."""
+        if self.available is None:
+            return 0
+        missing = tokens * (self.layers * self.kept + self.working) - self.available
+        return min(max(-(-missing // (tokens * (self.kept - self.again))), 0), self.layers)
+
+    def fits(self, tokens: int, share: float) -> bool:
+        """Whether a batch that keeps everything takes at most a share of the available memory."""
+        return self.available is None or tokens * (self.layers * self.kept + self.working) <= share * self.available
+
+
+def plan(blocks: Blocks) -> Plan:
+    """The plan for the memory that is free now, weights and optimizer already on the device."""
+    layers = len(blocks.layers) - first_trained(blocks)
+    size = blocks.embedding.element_size()
+    hidden = blocks.embedding.shape[1] * size
+    kept = max((_kept(block) for block in blocks.layers), default=0) * size
+    working = max((_working(block) for block in blocks.layers), default=0) * size
+    if blocks.embedding.device.type != "cuda":
+        return Plan(None, None, kept, hidden, working, layers)
+    available = int(_SHARE * free_bytes(blocks.embedding.device)) - _RESERVE
+    everything = available // max(layers * kept + working, 1)
+    inputs_alone = available // max(layers * hidden + kept + working, 1)
+    max_tokens = everything if everything >= _EFFICIENT_TOKENS else min(_EFFICIENT_TOKENS, inputs_alone)
+    return Plan(max(max_tokens, 1), max(available, 0), kept, hidden, working, layers)
+
+
+def free_bytes(device: torch.device) -> int:
+    """Device memory that this process may still take, ``torch``'s limit for the process considered."""
+    free, total = torch.cuda.mem_get_info(device)
+    reserved = torch.cuda.memory_reserved(device)
+    limit = int(torch.cuda.get_per_process_memory_fraction(device) * total)
+    return min(free, limit - reserved) + reserved - torch.cuda.memory_allocated(device)
+
+
+def _kept(block: Block) -> int:
+    """Elements per token that the backward pass of a layer needs: what ``network._Kept`` holds."""
+    adapters = sum(adapter.a.shape[1] + adapter.a.shape[0] for adapter in block.adapters)
+    hidden = block.norm1.weight.shape[0]
+    return 2 * hidden + sum(x.weight.shape[0] for x in (block.qkv, block.up)) + block.out.weight.shape[1] + adapters
+
+
+def _working(block: Block) -> int:
+    """Elements per token that a layer's backward pass makes and drops, at most."""
+    hidden = block.norm1.weight.shape[0]
+    return 2 * block.up.weight.shape[0] + block.down.weight.shape[1] + 2 * block.qkv.weight.shape[0] + 6 * hidden
