@@ -251,7 +251,7 @@ class EngineConfig(Section):
         compile: Whether layers that have no fused form are compiled ("fast" only); null: on GPUs.
     """
 
-    name: Literal["fast", "reference"] = "fast"
+    name: Literal["fast", "fp8", "reference"] = "fast"
     compile: bool | None = None
     gradient_checkpointing: bool | None = None
 

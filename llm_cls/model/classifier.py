@@ -1,5 +1,6 @@
 """The classifier: decoder with adapter, pooling, linear head."""
 
+import logging
 from contextlib import nullcontext
 from typing import Any
 
@@ -8,13 +9,15 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from llm_cls.config import Config
+from llm_cls.config import Config, EngineConfig
 from llm_cls.data.batches import Batch
 from llm_cls.model.fused.blocks import describe, obstacle
 from llm_cls.model.fused.decoder import FusedDecoder
 from llm_cls.model.lora import add_adapter
 from llm_cls.model.packed import make_fast, packed_states, undo_fast
 from llm_cls.model.pooling import pad, pool
+
+log = logging.getLogger(__name__)
 
 
 class TextClassifier(nn.Module):
@@ -23,7 +26,7 @@ class TextClassifier(nn.Module):
     Attributes:
         decoder: The pretrained network, a ``PeftModel`` where there is an adapter.
         head: Linear without bias, float32.
-        packed: Whether the texts of a batch are one sequence (``packed.py``) or padded side by side.
+        packed: Whether the texts of a batch are one sequence (``fused`` and ``packed.py``) or padded side by side.
     """
 
     def __init__(self, decoder: nn.Module, hidden_size: int, n_labels: int, pooling: str) -> None:
@@ -59,24 +62,26 @@ class TextClassifier(nn.Module):
         """Tokens that fit on the device at a time; None where nothing is known to limit them."""
         return None if self._fused is None else self._fused.max_tokens
 
-    def use_fast_engine(
-        self, decoder: PreTrainedModel, compiled: bool, max_length: int, recompute: bool | None
-    ) -> None:
-        """Packs the texts from now on, where that gives what padding gives.
+    def use_fast_engine(self, decoder: PreTrainedModel, engine: EngineConfig, max_length: int) -> None:
+        """Packs the texts from now on, and fuses the layers where their architecture and adapters are known.
 
         Args:
             decoder: The pretrained network inside ``self.decoder``.
-            compiled: Whether layers that have no fused form are compiled.
+            engine: "fast" or "fp8".
             max_length: Tokens per text at most.
-            recompute: Whether fused layers are computed again in the backward pass; None: as memory wants.
         """
         self._max_length = max_length
-        reason = obstacle(decoder, self.pooling)
-        if not reason and not any(p.requires_grad for n, p in self.decoder.named_parameters() if "lora_" not in n):
-            self._fused = FusedDecoder(describe(decoder, max_length), max_length, recompute)
+        full = any(p.requires_grad and "lora_" not in name for name, p in self.decoder.named_parameters())
+        reason = "the whole network is trained" if full else obstacle(decoder, self.pooling)
+        if not reason:
+            blocks = describe(decoder, max_length, fp8=engine.name == "fp8")
+            self._fused = FusedDecoder(blocks, max_length, engine.gradient_checkpointing)
             self.packed = True
             return
-        self.packed = self.pooling == "last" and make_fast(self.decoder, decoder, compiled)
+        log.info("engine=%s: the layers are those of transformers: %s", engine.name, reason)
+        if self.pooling == "last":
+            compiled = decoder.device.type == "cuda" if engine.compile is None else engine.compile
+            self.packed = make_fast(self.decoder, decoder, compiled)
 
     def release(self) -> PreTrainedModel:
         """Gives the frozen decoder back as it was before ``build_classifier``; this object is of no use then."""
@@ -118,7 +123,6 @@ def build_classifier(
         network = add_adapter(decoder, config.lora) if config.lora.enabled else decoder
         classifier = TextClassifier(network, hidden_size, n_labels, config.model.pooling)
     classifier.to(device)
-    if config.engine.name == "fast":
-        compiled = device.type == "cuda" if config.engine.compile is None else config.engine.compile
-        classifier.use_fast_engine(decoder, compiled, config.data.max_length, config.engine.gradient_checkpointing)
+    if config.engine.name != "reference":
+        classifier.use_fast_engine(decoder, config.engine, config.data.max_length)
     return classifier

@@ -73,6 +73,21 @@ def resolve_hardware(config: TrainerConfig) -> Hardware:
     return Hardware(accelerator, devices, config.num_nodes, precision, dtypes[precision])
 
 
+def check_fp8(hardware: Hardware) -> None:
+    """Checks that engine=fp8 can run.
+
+    Raises:
+        ConfigError: The device multiplies no 8-bit floats, or another precision than bf16 is asked for.
+    """
+    if hardware.accelerator != "gpu" or torch.cuda.get_device_capability(hardware.device) < (9, 0):
+        raise ConfigError(
+            "engine=fp8 needs a GPU of compute capability 9.0 or higher (H100, H200 and later), "
+            f"got {hardware.description}. Try engine=fast"
+        )
+    if hardware.precision != "bf16-mixed":
+        raise ConfigError(f"engine=fp8 needs trainer.precision=bf16-mixed, got {hardware.precision}. Try engine=fast")
+
+
 def peak_memory_gib(device: torch.device) -> float:
     """Peak memory of this process so far: on its GPU, or without one in main memory."""
     if device.type == "cuda":

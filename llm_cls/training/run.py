@@ -39,7 +39,7 @@ from llm_cls.model.classifier import build_classifier
 from llm_cls.model.decoder import positions
 from llm_cls.training.callbacks import LAST, AtomicCheckpointIO, ProgressBar, RunRecorder
 from llm_cls.training.distributed import ReplicatedStrategy
-from llm_cls.training.hardware import Hardware, resolve_hardware
+from llm_cls.training.hardware import Hardware, check_fp8, resolve_hardware
 from llm_cls.training.launch import is_first_process, launch_ranks, launched_from_outside
 from llm_cls.training.module import ClassifierModule
 from llm_cls.training.pruning import Pruner
@@ -140,6 +140,8 @@ def prepare(config: Config, shared: Shared) -> Inputs:
         LlmClsError: In one line, what a user can mend.
     """
     hardware = resolve_hardware(config.trainer)
+    if config.engine.name == "fp8":
+        check_fp8(hardware)
     if hardware.num_nodes > 1 and not launched_from_outside():
         raise ConfigError(
             f"trainer.num_nodes={hardware.num_nodes} needs a process on every machine. Start it with SLURM, or on "

@@ -1,17 +1,19 @@
 """Causal attention within each text of a packed batch, forward and backward.
 
-On a GPU in half precision the variable-length flash kernel does it in one call, without a mask and without
-padding (Dao, 2023). Elsewhere PyTorch's own attention is called once per text, and its autograd does the
-backward pass.
+On a GPU in half precision it is one call without a mask and without padding: the kernels of
+``triton_attention.py``, or for the last layer and unusual head sizes PyTorch's variable-length flash kernel (Dao,
+2023). Elsewhere PyTorch's own attention is called once per text, and its autograd does the backward pass.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+BLOCK_SIZES = (32, 64, 128)  # of a head, for the kernels of ``triton_attention.py``
 
 
 @dataclass(frozen=True)
@@ -57,31 +59,75 @@ def attend(
         ``(output, saved)``: the output has the shape of ``q``.
     """
     if has_varlen(q.device, q.dtype):
+        if not only_last and q.shape[-1] in BLOCK_SIZES:
+            output, lse = _triton().attend(q, k, v, texts.ends, texts.longest, scaling)
+            return output, _Blocks(q, k, v, output, lse)
         ends_q = torch.arange(len(q) + 1, dtype=torch.int32, device=q.device) if only_last else texts.ends
         longest_q = 1 if only_last else texts.longest
-        output, lse, rng, unused, _ = torch.ops.aten._flash_attention_forward(
+        output, lse, *rng, _ = torch.ops.aten._flash_attention_forward(
             q, k, v, ends_q, texts.ends, longest_q, texts.longest, 0.0, not only_last, False, scale=scaling
         )
-        return output, (q, k, v, output, lse, ends_q, longest_q, rng, unused) if save else None
+        return output, _Flash(q, k, v, output, lse, ends_q, longest_q, *rng)
     if not save:
         return per_text(q, k, v, texts.lengths, scaling, only_last), None
     with torch.enable_grad():
         q, k, v = (x.detach().requires_grad_() for x in (q, k, v))
         output = per_text(q, k, v, texts.lengths, scaling, only_last)
-    return output.detach(), (q, k, v, output)
+    return output.detach(), _Autograd(q, k, v, output)
 
 
-def attend_backward(saved: Any, grad: Tensor, texts: Texts, scaling: float, only_last: bool) -> tuple[Tensor, ...]:
-    """Gradients with respect to ``q``, ``k`` and ``v``, from what ``attend`` saved."""
-    if len(saved) == 4:
-        q, k, v, output = saved
-        return torch.autograd.grad(output, (q, k, v), grad)
+def attend_backward(
+    saved: Any, grad: Tensor, texts: Texts, scaling: float, only_last: bool, target: Sequence[Tensor]
+) -> Sequence[Tensor]:
+    """Gradients with respect to ``q``, ``k`` and ``v``, from what ``attend`` saved.
+
+    Returns:
+        ``target``, written, where the kernel can do that; new tensors otherwise.
+    """
+    if isinstance(saved, _Blocks):
+        _triton().attend_backward(*saved, grad, target, texts.ends, texts.longest, scaling)
+        return target
+    if isinstance(saved, _Autograd):
+        return torch.autograd.grad(saved.output, saved[:3], grad)
     q, k, v, output, lse, ends_q, longest_q, rng, unused = saved
     gradients: tuple[Tensor, ...] = torch.ops.aten._flash_attention_backward(
         grad, q, k, v, output, lse, ends_q, texts.ends, longest_q, texts.longest, 0.0, not only_last, rng, unused,
         scale=scaling,
     )  # fmt: skip
     return gradients
+
+
+class _Blocks(NamedTuple):
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    output: Tensor
+    lse: Tensor
+
+
+class _Autograd(NamedTuple):
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    output: Tensor
+
+
+class _Flash(NamedTuple):
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    output: Tensor
+    lse: Tensor
+    ends_q: Tensor
+    longest_q: int
+    rng: Tensor
+    unused: Tensor
+
+
+def _triton() -> Any:
+    from llm_cls.model.fused import triton_attention  # Triton comes with torch's CUDA build alone
+
+    return triton_attention
 
 
 def per_text(
@@ -97,11 +143,11 @@ def per_text(
     grouped = k.shape[1] != q.shape[1]
     queries = [1] * len(lengths) if only_last else list(lengths)
     parts = (q.split(queries), k.split(list(lengths)), v.split(list(lengths)))
-    outputs = [
-        F.scaled_dot_product_attention(
-            *(x.transpose(0, 1)[None] for x in text),
-            dropout_p=dropout, is_causal=not only_last, scale=scaling, enable_gqa=grouped,
-        )[0].transpose(0, 1)
-        for text in zip(*parts, strict=True)
-    ]  # fmt: skip
+    outputs = []
+    for text in zip(*parts, strict=True):
+        query, key, value = (x.transpose(0, 1)[None] for x in text)
+        output = F.scaled_dot_product_attention(
+            query, key, value, dropout_p=dropout, is_causal=not only_last, scale=scaling, enable_gqa=grouped
+        )
+        outputs.append(output[0].transpose(0, 1))
     return torch.cat(outputs)

@@ -26,6 +26,7 @@ class Block:
         scaling: Of the attention scores.
         activation, gated: Of the MLP.
         parallel: Whether the MLP takes the layer's input instead of what attention added to.
+        output_offset: Biases that the layer's output still lacks.
     """
 
     norm1: Norm
@@ -42,6 +43,7 @@ class Block:
     activation: str
     gated: bool
     parallel: bool
+    output_offset: Tensor | None
 
     @property
     def adapters(self) -> list[Adapter]:
@@ -52,8 +54,10 @@ class Block:
         """Query, key and value as views of shape ``(tokens, heads, head_size)`` of what ``qkv`` gives."""
         if self.by_head:
             return qkv.view(len(qkv), self.heads, 3, self.head_size).unbind(2)
-        parts = qkv.view(len(qkv), -1, self.head_size)
-        return parts.split([self.heads, self.kv_heads, self.kv_heads], 1)
+        parts: tuple[Tensor, ...] = qkv.view(len(qkv), -1, self.head_size).split(
+            [self.heads, self.kv_heads, self.kv_heads], 1
+        )
+        return parts
 
 
 @dataclass(frozen=True)
@@ -77,7 +81,7 @@ class Blocks:
 def obstacle(decoder: PreTrainedModel, pooling: str) -> str:
     """Why this decoder has no description here; empty if it has one."""
     config: Any = decoder.config
-    if config.model_type not in _LAYERS:
+    if config.model_type not in _PRODUCTS:
         return f"no fused layers for {config.model_type}"
     if pooling != "last":
         return "the fused layers take the last token"
@@ -98,7 +102,7 @@ def obstacle(decoder: PreTrainedModel, pooling: str) -> str:
     return ""
 
 
-def describe(decoder: PreTrainedModel, max_length: int) -> Blocks:
+def describe(decoder: PreTrainedModel, max_length: int, fp8: bool = False) -> Blocks:
     """The description of a decoder to which ``obstacle`` finds none, with its adapters, if it has any."""
     network: Any = decoder
     embedding = network.embed_in if decoder.config.model_type == "gpt_neox" else network.embed_tokens
@@ -106,47 +110,60 @@ def describe(decoder: PreTrainedModel, max_length: int) -> Blocks:
     streams = 0
     layers = []
     for layer in network.layers:
-        layers.append(_LAYERS[decoder.config.model_type](layer, decoder.config, streams))
+        layers.append(_block(layer, decoder.config, _PRODUCTS[decoder.config.model_type](layer), streams, fp8))
         streams += len(layers[-1].adapters)
     device = embedding.weight.device
     positions = torch.arange(max_length, device=device)[None]
     cos, sin = network.rotary_emb(torch.empty(1, device=device, dtype=torch.float32), positions)
     half = cos.shape[-1] // 2
-    tables = [table[0, :, :half].float().contiguous() for table in (cos, sin)]
-    return Blocks(embedding.weight.detach(), layers, Norm.of(final), *tables)
+    cos, sin = (table[0, :, :half].float().contiguous() for table in (cos, sin))
+    return Blocks(embedding.weight.detach(), layers, Norm.of(final), cos, sin)
 
 
-def _products(groups: Sequence[Sequence[nn.Module]], first_stream: int) -> list[Projection]:
+def _block(layer: Any, config: Any, groups: Sequence[Sequence[nn.Module]], stream: int, fp8: bool) -> Block:
     products = []
     for group in groups:
-        products.append(Projection(group, first_stream))
-        first_stream += len(products[-1].adapters)
-    return products
+        products.append(Projection(group, stream, fp8))
+        stream += len(products[-1].adapters)
+    qkv, out, up, down = products
+    neox = config.model_type == "gpt_neox"
+    attention = layer.attention if neox else layer.self_attn
+    parallel = neox and config.use_parallel_residual
+    offset = down.offset
+    if parallel and offset is not None and out.offset is not None:
+        offset = offset + out.offset
+    return Block(
+        norm1=Norm.of(layer.input_layernorm),
+        norm2=Norm.of(layer.post_attention_layernorm),
+        qkv=qkv,
+        out=out,
+        up=up,
+        down=down,
+        heads=config.num_attention_heads,
+        kv_heads=config.num_attention_heads if neox else config.num_key_value_heads,
+        head_size=attention.head_size if neox else attention.head_dim,
+        by_head=neox,
+        scaling=attention.scaling,
+        activation=ACTIVATIONS[config.hidden_act],
+        gated=not neox,
+        parallel=parallel,
+        output_offset=offset,
+    )
 
 
-def _gpt_neox(layer: Any, config: Any, stream: int) -> Block:
+def _gpt_neox(layer: Any) -> list[list[nn.Module]]:
     attention, mlp = layer.attention, layer.mlp
-    groups = [[attention.query_key_value], [attention.dense], [mlp.dense_h_to_4h], [mlp.dense_4h_to_h]]
-    return Block(
-        Norm.of(layer.input_layernorm), Norm.of(layer.post_attention_layernorm), *_products(groups, stream),
-        heads=config.num_attention_heads, kv_heads=config.num_attention_heads, head_size=attention.head_size,
-        by_head=True, scaling=attention.scaling, activation=ACTIVATIONS[config.hidden_act], gated=False,
-        parallel=config.use_parallel_residual,
-    )  # fmt: skip
+    return [[attention.query_key_value], [attention.dense], [mlp.dense_h_to_4h], [mlp.dense_4h_to_h]]
 
 
-def _llama(layer: Any, config: Any, stream: int) -> Block:
+def _llama(layer: Any) -> list[list[nn.Module]]:
     attention, mlp = layer.self_attn, layer.mlp
-    groups = [
-        [attention.q_proj, attention.k_proj, attention.v_proj], [attention.o_proj],
-        [mlp.gate_proj, mlp.up_proj], [mlp.down_proj],
-    ]  # fmt: skip
-    return Block(
-        Norm.of(layer.input_layernorm), Norm.of(layer.post_attention_layernorm), *_products(groups, stream),
-        heads=config.num_attention_heads, kv_heads=config.num_key_value_heads, head_size=attention.head_dim,
-        by_head=False, scaling=attention.scaling, activation=ACTIVATIONS[config.hidden_act], gated=True,
-        parallel=False,
-    )  # fmt: skip
+    return [
+        [attention.q_proj, attention.k_proj, attention.v_proj],
+        [attention.o_proj],
+        [mlp.gate_proj, mlp.up_proj],
+        [mlp.down_proj],
+    ]
 
 
-_LAYERS = {"gpt_neox": _gpt_neox, "llama": _llama, "mistral": _llama, "qwen2": _llama}
+_PRODUCTS = {"gpt_neox": _gpt_neox, "llama": _llama, "mistral": _llama, "qwen2": _llama}

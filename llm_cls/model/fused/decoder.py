@@ -75,7 +75,7 @@ class FusedDecoder:
             rng = (self._seed, first_token)
         if not torch.is_grad_enabled() or not self._parameters:
             return network.forward(self.blocks, self._inputs(input_ids, lengths, rng), save=False)[0]
-        pooled: Tensor = _Run.apply(self, input_ids, lengths, rng, *self._parameters)
+        pooled: Tensor = _Run.apply(self, input_ids, lengths, rng, *self._parameters)  # type: ignore[no-untyped-call]
         return pooled
 
     def run(self, input_ids: Tensor, lengths: Sequence[int], rng: tuple[int, int] | None) -> "tuple[Tensor, Pass]":
@@ -135,8 +135,8 @@ def texts(lengths: Sequence[int], max_length: int, device: torch.device) -> Text
     """Where texts of these lengths lie in a packed batch."""
     ends = torch.tensor([0, *lengths]).cumsum(0)
     positions = torch.arange(int(ends[-1])) - ends[:-1].repeat_interleave(ends.diff())
-    places = [positions.int(), ends.int(), ends[1:] - 1]
-    return Texts(*(to_device(place, device) for place in places), lengths=tuple(lengths), longest=max_length)
+    places = [to_device(place, device) for place in (positions.int(), ends.int(), ends[1:] - 1)]
+    return Texts(places[0], places[1], places[2], tuple(lengths), max_length)
 
 
 def to_device(numbers: Tensor, device: torch.device) -> Tensor:

@@ -10,7 +10,7 @@ keeping it, and neither packing nor micro batches change it.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +23,7 @@ ACTIVATIONS = {
     "gelu_pytorch_tanh": "gelu_tanh",
     "silu": "silu",
 }
+FP8_MAX = 448.0  # of float8_e4m3fn
 
 
 @dataclass(frozen=True)
@@ -65,38 +66,88 @@ class Mask:
     stream: int
 
 
+class Form(NamedTuple):
+    """In which forms a matrix product takes its input.
+
+    Attributes:
+        plain: In the type of the weights.
+        fp8: In float8, with a scale per row.
+        spare: Free columns behind the plain ones, for what the adapters make of them.
+    """
+
+    plain: bool = True
+    fp8: bool = False
+    spare: int = 0
+
+
+PLAIN = Form()
+
+
+class Rows(NamedTuple):
+    """A tensor of shape ``(rows, cols)`` in the forms that are asked for.
+
+    Attributes:
+        plain: In the type of the weights, or None.
+        fp8: float8_e4m3fn, or None.
+        scale: float32, shape ``(rows, 1)``: by what ``fp8`` is multiplied.
+    """
+
+    plain: Tensor | None
+    fp8: Tensor | None = None
+    scale: Tensor | None = None
+
+    @property
+    def tensor(self) -> Tensor:
+        """The plain form, which was asked for."""
+        assert self.plain is not None
+        return self.plain
+
+    def __len__(self) -> int:
+        """Number of rows."""
+        return len(self.plain if self.plain is not None else self.scale)  # type: ignore[arg-type]
+
+
+class Normed(NamedTuple):
+    """What ``norm`` gives: the sum, its norm, and numbers per row for ``norm_backward``."""
+
+    total: Tensor
+    rows: Rows
+    stats: Tensor | None
+
+
 def _triton() -> Any:
     from llm_cls.model.fused import triton_kernels  # Triton comes with torch's CUDA build alone
 
     return triton_kernels
 
 
-def norm(x: Tensor, addends: Sequence[Tensor], parameters: Norm) -> tuple[Tensor, Tensor, Tensor | None]:
-    """The sum of ``x`` and ``addends``, and its norm.
+def norm(
+    x: Tensor, addends: Sequence[Tensor], parameters: Norm, offset: Tensor | None = None, form: Form = PLAIN
+) -> Normed:
+    """The sum of ``x``, ``addends`` and ``offset``, and its norm.
 
     Args:
         x: Shape ``(tokens, hidden_size)``.
         addends: None, one or two of the same shape.
         parameters: Of the norm.
-
-    Returns:
-        ``(sum, normalised, stats)``; the sum is ``x`` itself where there is nothing to add, and ``stats`` is for
-        ``norm_backward``.
+        offset: Shape ``(hidden_size,)``: biases that the addends still lack.
+        form: Of the norm; the sum is plain. It is ``x`` itself where there is nothing to add.
     """
     if x.is_cuda:
-        found: tuple[Tensor, Tensor, Tensor] = _triton().norm(x, addends, parameters)
+        found: Normed = _triton().norm(x, addends, parameters, offset, form)
         return found
-    for addend in addends:
+    for addend in (*addends, *([] if offset is None else [offset])):
         x = x + addend
     if parameters.rms:
-        scale = torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + parameters.eps)
-        return x, x * scale * parameters.weight, None
-    return x, F.layer_norm(x, x.shape[-1:], parameters.weight, parameters.bias, parameters.eps), None
+        out = x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + parameters.eps) * parameters.weight
+    else:
+        out = F.layer_norm(x, x.shape[-1:], parameters.weight, parameters.bias, parameters.eps)
+    return Normed(x, _rows(out, form), None)
 
 
 def norm_backward(
-    grad: Tensor, x: Tensor, stats: Tensor | None, parameters: Norm, residual: Tensor | None
-) -> Tensor:
+    grad: Tensor, x: Tensor, stats: Tensor | None, parameters: Norm, residual: Tensor | None, form: Form = PLAIN
+) -> Rows:
     """Gradient with respect to the input of a norm, plus ``residual``, what reaches that input past the norm.
 
     Args:
@@ -105,10 +156,11 @@ def norm_backward(
         stats: Likewise.
         parameters: Of the norm.
         residual: Shape of ``x``, or None.
+        form: Of the result; it is plain in any case.
     """
     if x.is_cuda:
-        result: Tensor = _triton().norm_backward(grad, x, stats, parameters, residual)
-        return result
+        found: Rows = _triton().norm_backward(grad, x, stats, parameters, residual, form)
+        return found
     if parameters.rms:
         scale = torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + parameters.eps)
         weighted, normed = grad * parameters.weight, x * scale
@@ -119,38 +171,47 @@ def norm_backward(
         result = torch.ops.aten.native_layer_norm_backward(
             grad, x, shape, mean, rstd, parameters.weight, parameters.bias, [True, False, False]
         )[0]
-    return result if residual is None else result.add_(residual)
+    return _rows(result if residual is None else result.add_(residual), form)
 
 
-def activate(x: Tensor, activation: str, gated: bool) -> Tensor:
+def activate(x: Tensor, activation: str, gated: bool, offset: Tensor | None = None, form: Form = PLAIN) -> Rows:
     """The non-linearity of the MLP.
 
     Args:
         x: Shape ``(tokens, n)``; gated: ``(tokens, 2 n)``, gate and value.
         activation: A value of ``ACTIVATIONS``.
         gated: Whether the activated gate multiplies the value.
+        offset: A bias that ``x`` still lacks.
+        form: Of the result.
 
     Returns:
         Shape ``(tokens, n)``.
     """
     if x.is_cuda:
-        return _triton().activate(x, activation, gated)
+        found: Rows = _triton().activate(x, activation, gated, offset, form)
+        return found
+    if offset is not None:
+        x = x + offset
     if gated:
         gate, value = x.chunk(2, -1)
-        return _activation(gate, activation).mul_(value)
-    return _activation(x, activation)
+        return _rows(_activation(gate, activation).mul_(value), form)
+    return _rows(_activation(x, activation), form)
 
 
-def activate_backward(grad: Tensor, x: Tensor, activation: str, gated: bool) -> Tensor:
-    """Gradient with respect to the input of ``activate``; takes ``grad`` apart where that saves memory."""
+def activate_backward(
+    grad: Tensor, x: Tensor, activation: str, gated: bool, offset: Tensor | None = None, form: Form = PLAIN
+) -> Rows:
+    """Gradient with respect to the input of ``activate``; may overwrite ``grad``."""
     if x.is_cuda:
-        return _triton().activate_backward(grad, x, activation, gated)
-    if gated:
-        gate, value = x.chunk(2, -1)
-        return torch.cat(
-            [_activation_backward(grad * value, gate, activation), grad * _activation(gate, activation)], -1
-        )
-    return _activation_backward(grad, x, activation)
+        found: Rows = _triton().activate_backward(grad, x, activation, gated, offset, form)
+        return found
+    if offset is not None:
+        x = x + offset
+    if not gated:
+        return _rows(_activation_backward(grad, x, activation), form)
+    gate, value = x.chunk(2, -1)
+    parts = [_activation_backward(grad * value, gate, activation), grad * _activation(gate, activation)]
+    return _rows(torch.cat(parts, -1), form)
 
 
 def _activation(x: Tensor, activation: str) -> Tensor:
@@ -199,7 +260,8 @@ def rotate(
 def dropout(x: Tensor, mask: Mask) -> Tensor:
     """``x`` with the elements that ``mask`` drops at 0 and the others divided by ``1 - p``."""
     if x.is_cuda:
-        return _triton().dropout(x, None, mask)
+        found: Tensor = _triton().dropout(x, None, mask)
+        return found
     return x * _kept(x, mask)
 
 
@@ -215,3 +277,18 @@ def _kept(x: Tensor, mask: Mask) -> Tensor:
     seed, first_token = mask.rng.tolist()
     generator = torch.Generator().manual_seed((seed * 1_000_003 + first_token) * 4099 + mask.stream)
     return torch.empty_like(x).bernoulli_(1 - mask.p, generator=generator).div_(1 - mask.p)
+
+
+def in_form(x: Tensor, form: Form) -> Rows:
+    """``x`` in the forms that are asked for."""
+    if form.fp8 and x.is_cuda:
+        found: Rows = _triton().quantize(x)
+        return found
+    return _rows(x, form)
+
+
+def _rows(x: Tensor, form: Form) -> Rows:
+    if not form.fp8:
+        return Rows(x)
+    scale = x.float().abs().amax(-1, keepdim=True).clamp_min(1e-12) / FP8_MAX
+    return Rows(x, (x.float() / scale).to(torch.float8_e4m3fn), scale)

@@ -75,11 +75,15 @@ def free_bytes(device: torch.device) -> int:
 def _kept(block: Block) -> int:
     """Elements per token that the backward pass of a layer needs: what ``network._Kept`` holds."""
     adapters = sum(adapter.a.shape[1] + adapter.a.shape[0] for adapter in block.adapters)
-    hidden = block.norm1.weight.shape[0]
-    return 2 * hidden + sum(x.weight.shape[0] for x in (block.qkv, block.up)) + block.out.weight.shape[1] + adapters
+    hidden: int = block.norm1.weight.shape[0]
+    outputs: int = block.qkv.weight.shape[0] + block.up.weight.shape[0]
+    inputs: int = block.out.weight.shape[1]
+    return 2 * hidden + outputs + inputs + adapters
 
 
 def _working(block: Block) -> int:
     """Elements per token that a layer's backward pass makes and drops, at most."""
-    hidden = block.norm1.weight.shape[0]
-    return 2 * block.up.weight.shape[0] + block.down.weight.shape[1] + 2 * block.qkv.weight.shape[0] + 6 * hidden
+    hidden: int = block.norm1.weight.shape[0]
+    outputs: int = block.qkv.weight.shape[0] + block.up.weight.shape[0]
+    inputs: int = block.down.weight.shape[1]
+    return 2 * outputs + inputs + 6 * hidden

@@ -21,7 +21,16 @@ from torch import Tensor, nn
 
 from llm_cls.model.fused.attention import Texts, attend, attend_backward
 from llm_cls.model.fused.blocks import Block, Blocks
-from llm_cls.model.fused.kernels import activate, activate_backward, norm, norm_backward, rotate
+from llm_cls.model.fused.kernels import (
+    PLAIN,
+    Rows,
+    activate,
+    activate_backward,
+    in_form,
+    norm,
+    norm_backward,
+    rotate,
+)
 from llm_cls.model.fused.projection import Saved, cast_adapters
 
 
@@ -81,16 +90,18 @@ def forward(blocks: Blocks, inputs: Inputs, save: bool, recomputed: int = 0) -> 
     first = first_trained(blocks)
     x: Tensor = blocks.embedding[inputs.input_ids]
     addends: list[Tensor] = []
+    offset: Tensor | None = None
     kept: list[_Kept | None] = []
     for i, block in enumerate(blocks.layers):
         keep = save and i >= first
         only_last = i == len(blocks.layers) - 1
-        x, addends, layer = _forward(blocks, block, x, addends, inputs, only_last, keep)
+        x, addends, layer = _forward(blocks, block, x, addends, offset, inputs, only_last, keep)
+        offset = block.output_offset
         if keep and i - first < recomputed:
             layer = _Kept(layer.x)
         kept.append(layer if keep else None)
-    final, pooled, stats = norm(x, addends, blocks.norm)
-    return pooled, Tape(kept, final, stats) if save else None
+    normed = norm(x, addends, blocks.norm, offset)
+    return normed.rows.tensor, Tape(kept, normed.total, normed.stats) if save else None
 
 
 def backward(blocks: Blocks, inputs: Inputs, tape: Tape, grad: Tensor) -> list[Tensor]:
@@ -104,12 +115,12 @@ def backward(blocks: Blocks, inputs: Inputs, tape: Tape, grad: Tensor) -> list[T
     """
     gradients: dict[nn.Parameter, Tensor] = {}
     first = first_trained(blocks)
-    d: Tensor | None = norm_backward(grad, tape.final, tape.final_stats, blocks.norm, None)
+    d: Rows | None = norm_backward(grad, tape.final, tape.final_stats, blocks.norm, None)
     for i in reversed(range(first, len(blocks.layers))):
         block, kept, only_last = blocks.layers[i], tape.kept[i], i == len(blocks.layers) - 1
         assert kept is not None and d is not None
         if kept.qkv is None:
-            kept = _forward(blocks, block, kept.x, [], inputs, only_last, keep=True, again=True)[2]
+            kept = _forward(blocks, block, kept.x, [], None, inputs, only_last, keep=True, again=True)[2]
         tape.kept[i] = None  # its memory is free for the layers below
         d = _backward(blocks, block, kept, d, inputs, only_last, need_input=i > first, gradients=gradients)
     adapters = [adapter for block in blocks.layers for adapter in block.adapters]
@@ -132,16 +143,22 @@ def _forward(
     block: Block,
     x: Tensor,
     addends: Sequence[Tensor],
+    offset: Tensor | None,
     inputs: Inputs,
     only_last: bool,
     keep: bool,
     again: bool = False,
 ) -> tuple[Tensor, list[Tensor], _Kept]:
-    """One layer; its output is the sum of the first two results, which the next norm adds up."""
+    """One layer.
+
+    Returns:
+        ``(x, addends, kept)``: the layer's output is the sum of ``x``, ``addends`` and ``block.output_offset``, which
+        the next norm adds up.
+    """
     texts, rng = inputs.texts, inputs.rng
-    x, normed, stats = norm(x, addends, block.norm1)
+    x, normed, stats = norm(x, addends, block.norm1, offset, block.qkv.form(len(x)))
     kept = _Kept(x, stats)
-    qkv, kept.qkv = block.qkv.forward(normed, rng)
+    qkv, kept.qkv = block.qkv.forward(normed, rng, bias=True)
     parts = block.split(qkv)
     rotate(parts, parts, texts.positions, blocks.cos, blocks.sin, 1)
     q, k, v = parts
@@ -149,14 +166,16 @@ def _forward(
     if only_last:
         q, rest = q[texts.last], x[texts.last]
     attended, kept.attention = attend(q, k, v, texts, block.scaling, only_last, keep)
-    out, kept.out = block.out.forward(attended.reshape(len(q), -1), rng)
-    kept.middle, normed, kept.middle_stats = norm(rest, [] if block.parallel else [out], block.norm2)
-    hidden, kept.up = block.up.forward(normed, rng)
-    kept.hidden = hidden
-    activated = activate(hidden, block.activation, block.gated)
-    if again and not block.down.adapters:
+    attended = attended.reshape(len(q), -1)
+    out, kept.out = block.out.forward(in_form(attended, block.out.form(len(q))), rng)
+    middle = ([], None) if block.parallel else ([out], block.out.offset)
+    kept.middle, normed, kept.middle_stats = norm(rest, middle[0], block.norm2, middle[1], block.up.form(len(q)))
+    kept.hidden, kept.up = block.up.forward(normed, rng)
+    if again and not block.down.adapters:  # nothing needs the layer's output
         kept.down = []
         return x, [], kept
+    form = block.down.form(len(q))
+    activated = activate(kept.hidden, block.activation, block.gated, block.up.offset, form)
     down, kept.down = block.down.forward(activated, rng)
     return kept.middle, [out, down] if block.parallel else [down], kept
 
@@ -165,41 +184,43 @@ def _backward(
     blocks: Blocks,
     block: Block,
     kept: _Kept,
-    d: Tensor,
+    d: Rows,
     inputs: Inputs,
     only_last: bool,
     need_input: bool,
     gradients: dict[nn.Parameter, Tensor],
-) -> Tensor | None:
+) -> Rows | None:
     """From the gradient with respect to a layer's output to that of its input."""
     texts, rng = inputs.texts, inputs.rng
     assert kept.middle is not None and kept.hidden is not None
     assert kept.qkv is not None and kept.out is not None and kept.up is not None and kept.down is not None
+    rows = len(kept.middle)
     grad = block.down.backward(d, kept.down, rng, gradients, True)
     assert grad is not None
-    grad = activate_backward(grad, kept.hidden, block.activation, block.gated)
+    form = block.up.form(rows)
+    hidden = activate_backward(grad, kept.hidden, block.activation, block.gated, block.up.offset, form)
     kept.hidden = None
-    grad = block.up.backward(grad, kept.up, rng, gradients, True)
+    grad = block.up.backward(hidden, kept.up, rng, gradients, True)
     assert grad is not None
-    middle = norm_backward(grad, kept.middle, kept.middle_stats, block.norm2, d)
+    del hidden
+    middle = norm_backward(grad, kept.middle, kept.middle_stats, block.norm2, d.plain, block.out.form(rows))
     # With a parallel MLP both branches start at the layer's input, and attention's output goes to the sum as it is.
     grad = block.out.backward(d if block.parallel else middle, kept.out, rng, gradients, True)
     assert grad is not None
     shape = (len(grad), block.heads, block.head_size)
-    dq, dk, dv = attend_backward(kept.attention, grad.view(shape), texts, block.scaling, only_last)
+    joined = grad.new_empty(len(kept.x), block.qkv.weight.shape[0])
+    target = block.split(joined)
+    source = attend_backward(kept.attention, grad.view(shape), texts, block.scaling, only_last, target)
     if only_last:
-        dq = dq.new_zeros((len(dk), *shape[1:])).index_copy_(0, texts.last, dq)
-    dqkv = _join(blocks, block, dq, dk, dv, texts)
+        dq = source[0].new_zeros(target[0].shape).index_copy_(0, texts.last, source[0])
+        source = (dq, *source[1:])
+    rotate(source, target, texts.positions, blocks.cos, blocks.sin, -1)
+    dqkv = in_form(joined, block.qkv.form(len(joined)))
     grad = block.qkv.backward(dqkv, kept.qkv, rng, gradients, need_input)
     if grad is None:
         return None
+    form = block.down.form(len(grad))
     if only_last:
-        return norm_backward(grad, kept.x, kept.stats, block.norm1, None).index_add_(0, texts.last, middle)
-    return norm_backward(grad, kept.x, kept.stats, block.norm1, middle)
-
-
-def _join(blocks: Blocks, block: Block, dq: Tensor, dk: Tensor, dv: Tensor, texts: Texts) -> Tensor:
-    """The gradient with respect to the output of ``block.qkv``, rotated back."""
-    joined = torch.empty(len(dk), block.qkv.weight.shape[0], dtype=dk.dtype, device=dk.device)
-    rotate((dq, dk, dv), block.split(joined), texts.positions, blocks.cos, blocks.sin, -1)
-    return joined
+        total = norm_backward(grad, kept.x, kept.stats, block.norm1, None, PLAIN).tensor
+        return in_form(total.index_add_(0, texts.last, middle.tensor), form)
+    return norm_backward(grad, kept.x, kept.stats, block.norm1, middle.plain, form)

@@ -4,69 +4,84 @@ Rows are tokens. A norm's kernel holds a whole row; the others take a row in pie
 """
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from llm_cls.model.fused.kernels import Mask, Norm
+from llm_cls.model.fused.kernels import Form, Mask, Norm, Normed, Rows
+
+
+@triton.jit
+def _store_fp8(result, inside, out, scales, row, c, cols):
+    """A row in float8, with the scale that makes its largest element the largest of the type."""
+    scale = tl.maximum(tl.max(tl.where(inside, tl.abs(result), 0.0), 0), 1e-12) / 448.0
+    tl.store(scales + row, scale)
+    tl.store(out + row * cols + c, (result / scale).to(out.dtype.element_ty), mask=inside)
 
 
 @triton.jit
 def _norm_kernel(
-    x, a, b, weight, bias, total, out, stats, cols, eps,
-    ADDENDS: tl.constexpr, RMS: tl.constexpr, BLOCK: tl.constexpr,
+    x, a, b, offset, weight, bias, total, out, fp8, scales, stats, cols, out_row, eps,
+    ADDENDS: tl.constexpr, OFFSET: tl.constexpr, RMS: tl.constexpr, PLAIN: tl.constexpr, FP8: tl.constexpr,
+    BLOCK: tl.constexpr,
 ):  # fmt: skip
-    row = tl.program_id(0).to(tl.int64) * cols
+    row = tl.program_id(0).to(tl.int64)
     c = tl.arange(0, BLOCK)
     inside = c < cols
-    value = tl.load(x + row + c, mask=inside, other=0.0).to(tl.float32)
+    value = tl.load(x + row * cols + c, mask=inside, other=0.0).to(tl.float32)
     if ADDENDS >= 1:
-        value += tl.load(a + row + c, mask=inside, other=0.0).to(tl.float32)
+        value += tl.load(a + row * cols + c, mask=inside, other=0.0).to(tl.float32)
     if ADDENDS == 2:
-        value += tl.load(b + row + c, mask=inside, other=0.0).to(tl.float32)
+        value += tl.load(b + row * cols + c, mask=inside, other=0.0).to(tl.float32)
+    if OFFSET:
+        value += tl.load(offset + c, mask=inside, other=0.0).to(tl.float32)
     if ADDENDS >= 1:
         rounded = value.to(total.dtype.element_ty)  # the norm is that of the sum as it is kept
-        tl.store(total + row + c, rounded, mask=inside)
+        tl.store(total + row * cols + c, rounded, mask=inside)
         value = rounded.to(tl.float32)
     w = tl.load(weight + c, mask=inside, other=0.0).to(tl.float32)
     if not RMS:
         mean = tl.sum(value, 0) / cols
         value = tl.where(inside, value - mean, 0.0)
-        tl.store(stats + 2 * tl.program_id(0), mean)
+        tl.store(stats + 2 * row, mean)
     scale = tl.rsqrt(tl.sum(value * value, 0) / cols + eps)
-    tl.store(stats + 2 * tl.program_id(0) + 1, scale)
+    tl.store(stats + 2 * row + 1, scale)
     result = value * scale * w
     if not RMS:
         result += tl.load(bias + c, mask=inside, other=0.0).to(tl.float32)
-    tl.store(out + row + c, result.to(out.dtype.element_ty), mask=inside)
+    if PLAIN:
+        tl.store(out + row * out_row + c, result.to(out.dtype.element_ty), mask=inside)
+    if FP8:
+        _store_fp8(result, inside, fp8, scales, row, c, cols)
 
 
 @triton.jit
 def _norm_backward_kernel(
-    grad, x, weight, residual, out, stats, cols,
-    RESIDUAL: tl.constexpr, RMS: tl.constexpr, BLOCK: tl.constexpr,
+    grad, x, weight, residual, out, fp8, scales, stats, cols,
+    RESIDUAL: tl.constexpr, RMS: tl.constexpr, FP8: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    row = tl.program_id(0).to(tl.int64) * cols
+    row = tl.program_id(0).to(tl.int64)
+    start = row * cols
     c = tl.arange(0, BLOCK)
     inside = c < cols
-    value = tl.load(x + row + c, mask=inside, other=0.0).to(tl.float32)
+    value = tl.load(x + start + c, mask=inside, other=0.0).to(tl.float32)
     w = tl.load(weight + c, mask=inside, other=0.0).to(tl.float32)
-    weighted = tl.load(grad + row + c, mask=inside, other=0.0).to(tl.float32) * w
+    weighted = tl.load(grad + start + c, mask=inside, other=0.0).to(tl.float32) * w
     if not RMS:
-        value = tl.where(inside, value - tl.load(stats + 2 * tl.program_id(0)), 0.0)
-    scale = tl.load(stats + 2 * tl.program_id(0) + 1)
+        value = tl.where(inside, value - tl.load(stats + 2 * row), 0.0)
+    scale = tl.load(stats + 2 * row + 1)
     normed = value * scale
     result = weighted - normed * (tl.sum(weighted * normed, 0) / cols)
     if not RMS:
         result -= tl.sum(weighted, 0) / cols
     result *= scale
     if RESIDUAL:
-        result += tl.load(residual + row + c, mask=inside, other=0.0).to(tl.float32)
-    tl.store(out + row + c, result.to(out.dtype.element_ty), mask=inside)
+        result += tl.load(residual + start + c, mask=inside, other=0.0).to(tl.float32)
+    tl.store(out + start + c, result.to(out.dtype.element_ty), mask=inside)
+    if FP8:
+        _store_fp8(result, inside, fp8, scales, row, c, cols)
 
 
 @triton.jit
@@ -105,32 +120,123 @@ def _derivative(x, KIND: tl.constexpr):
 
 
 @triton.jit
-def _activate_kernel(x, out, cols, KIND: tl.constexpr, GATED: tl.constexpr, BLOCK: tl.constexpr):
+def _activated(x, offset, row, cols, c, inside, KIND: tl.constexpr, GATED: tl.constexpr, OFFSET: tl.constexpr):
+    start = x + row * cols * (2 if GATED else 1)
+    value = tl.load(start + c, mask=inside, other=0.0).to(tl.float32)
+    if OFFSET:
+        value += tl.load(offset + c, mask=inside, other=0.0).to(tl.float32)
+    result = _function(value, KIND)
+    if GATED:
+        other = tl.load(start + cols + c, mask=inside, other=0.0).to(tl.float32)
+        if OFFSET:
+            other += tl.load(offset + cols + c, mask=inside, other=0.0).to(tl.float32)
+        result *= other
+    return result
+
+
+@triton.jit
+def _activated_backward(
+    grad, x, offset, row, cols, c, inside, KIND: tl.constexpr, GATED: tl.constexpr, OFFSET: tl.constexpr
+):
+    """Gradients with respect to the gate, or the only input, and to the value."""
+    g = tl.load(grad + row * cols + c, mask=inside, other=0.0).to(tl.float32)
+    start = x + row * cols * (2 if GATED else 1)
+    value = tl.load(start + c, mask=inside, other=0.0).to(tl.float32)
+    if OFFSET:
+        value += tl.load(offset + c, mask=inside, other=0.0).to(tl.float32)
+    first = g * _derivative(value, KIND)
+    second = first
+    if GATED:
+        other = tl.load(start + cols + c, mask=inside, other=0.0).to(tl.float32)
+        if OFFSET:
+            other += tl.load(offset + cols + c, mask=inside, other=0.0).to(tl.float32)
+        second = g * _function(value, KIND)
+        first *= other
+    return first, second
+
+
+@triton.jit
+def _activate_kernel(
+    x, offset, out, cols, KIND: tl.constexpr, GATED: tl.constexpr, OFFSET: tl.constexpr, BLOCK: tl.constexpr
+):
     row = tl.program_id(0).to(tl.int64)
     c = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = c < cols
-    start = x + row * cols * (2 if GATED else 1)
-    result = _function(tl.load(start + c, mask=inside, other=0.0).to(tl.float32), KIND)
-    if GATED:
-        result *= tl.load(start + cols + c, mask=inside, other=0.0).to(tl.float32)
+    result = _activated(x, offset, row, cols, c, inside, KIND, GATED, OFFSET)
     tl.store(out + row * cols + c, result.to(out.dtype.element_ty), mask=inside)
 
 
 @triton.jit
-def _activate_backward_kernel(grad, x, out, cols, KIND: tl.constexpr, GATED: tl.constexpr, BLOCK: tl.constexpr):
+def _activate_fp8_kernel(
+    x, offset, out, fp8, scales, cols,
+    KIND: tl.constexpr, GATED: tl.constexpr, OFFSET: tl.constexpr, PLAIN: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    row = tl.program_id(0).to(tl.int64)
+    top = tl.zeros((BLOCK,), tl.float32)
+    for start in range(0, cols, BLOCK):
+        c = start + tl.arange(0, BLOCK)
+        inside = c < cols
+        result = _activated(x, offset, row, cols, c, inside, KIND, GATED, OFFSET)
+        top = tl.maximum(top, tl.where(inside, tl.abs(result), 0.0))
+        if PLAIN:
+            tl.store(out + row * cols + c, result.to(out.dtype.element_ty), mask=inside)
+    scale = tl.maximum(tl.max(top, 0), 1e-12) / 448.0
+    tl.store(scales + row, scale)
+    for start in range(0, cols, BLOCK):
+        c = start + tl.arange(0, BLOCK)
+        inside = c < cols
+        result = _activated(x, offset, row, cols, c, inside, KIND, GATED, OFFSET)
+        tl.store(fp8 + row * cols + c, (result / scale).to(fp8.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def _activate_backward_kernel(
+    grad, x, offset, out, cols, KIND: tl.constexpr, GATED: tl.constexpr, OFFSET: tl.constexpr, BLOCK: tl.constexpr
+):
     row = tl.program_id(0).to(tl.int64)
     c = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = c < cols
-    g = tl.load(grad + row * cols + c, mask=inside, other=0.0).to(tl.float32)
-    width = cols * (2 if GATED else 1)
-    value = tl.load(x + row * width + c, mask=inside, other=0.0).to(tl.float32)
-    slope = _derivative(value, KIND)
+    first, second = _activated_backward(grad, x, offset, row, cols, c, inside, KIND, GATED, OFFSET)
+    start = out + row * cols * (2 if GATED else 1)
+    tl.store(start + c, first.to(out.dtype.element_ty), mask=inside)
     if GATED:
-        other = tl.load(x + row * width + cols + c, mask=inside, other=0.0).to(tl.float32)
-        up = g * _function(value, KIND)
-        tl.store(out + row * width + cols + c, up.to(out.dtype.element_ty), mask=inside)
-        slope *= other
-    tl.store(out + row * width + c, (g * slope).to(out.dtype.element_ty), mask=inside)
+        tl.store(start + cols + c, second.to(out.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def _activate_backward_fp8_kernel(
+    grad, x, offset, out, fp8, scales, cols,
+    KIND: tl.constexpr, GATED: tl.constexpr, OFFSET: tl.constexpr, PLAIN: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    row = tl.program_id(0).to(tl.int64)
+    width = cols * (2 if GATED else 1)
+    top = tl.zeros((BLOCK,), tl.float32)
+    for start in range(0, cols, BLOCK):
+        c = start + tl.arange(0, BLOCK)
+        inside = c < cols
+        first, second = _activated_backward(grad, x, offset, row, cols, c, inside, KIND, GATED, OFFSET)
+        top = tl.maximum(top, tl.where(inside, tl.maximum(tl.abs(first), tl.abs(second)), 0.0))
+        if PLAIN:
+            tl.store(out + row * width + c, first.to(out.dtype.element_ty), mask=inside)
+            if GATED:
+                tl.store(out + row * width + cols + c, second.to(out.dtype.element_ty), mask=inside)
+    scale = tl.maximum(tl.max(top, 0), 1e-12) / 448.0
+    tl.store(scales + row, scale)
+    for start in range(0, cols, BLOCK):
+        c = start + tl.arange(0, BLOCK)
+        inside = c < cols
+        first, second = _activated_backward(grad, x, offset, row, cols, c, inside, KIND, GATED, OFFSET)
+        tl.store(fp8 + row * width + c, (first / scale).to(fp8.dtype.element_ty), mask=inside)
+        if GATED:
+            tl.store(fp8 + row * width + cols + c, (second / scale).to(fp8.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def _quantize_kernel(x, fp8, scales, cols, BLOCK: tl.constexpr):
+    row = tl.program_id(0).to(tl.int64)
+    c = tl.arange(0, BLOCK)
+    inside = c < cols
+    _store_fp8(tl.load(x + row * cols + c, mask=inside, other=0.0).to(tl.float32), inside, fp8, scales, row, c, cols)
 
 
 @triton.jit
@@ -178,7 +284,7 @@ def _rotate_kernel(
 
 
 @triton.jit
-def _dropout_kernel(x, out, rng, stream, p, scale, quarter, ADD: tl.constexpr, BLOCK: tl.constexpr):
+def _dropout_kernel(x, out, rng, stream, p, scale, quarter, x_row, ADD: tl.constexpr, BLOCK: tl.constexpr):
     row = tl.program_id(0)
     c = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = c < quarter
@@ -189,7 +295,7 @@ def _dropout_kernel(x, out, rng, stream, p, scale, quarter, ADD: tl.constexpr, B
     for i in tl.static_range(4):
         bits = r0 if i == 0 else (r1 if i == 1 else (r2 if i == 2 else r3))
         kept = tl.uint_to_uniform_float(bits) >= p
-        value = tl.load(x + start + i * quarter, mask=inside, other=0.0).to(tl.float32)
+        value = tl.load(x + row.to(tl.int64) * x_row + c + i * quarter, mask=inside, other=0.0).to(tl.float32)
         value = tl.where(kept, value * scale, 0.0)
         if ADD:
             value += tl.load(out + start + i * quarter, mask=inside, other=0.0).to(tl.float32)
@@ -200,32 +306,43 @@ def _row_warps(block: int) -> int:
     return min(max(block // 512, 1), 16)
 
 
-def norm(x: Tensor, addends: Sequence[Tensor], parameters: "Norm") -> tuple[Tensor, Tensor, Tensor]:
+def _empty_fp8(rows: int, cols: int, like: Tensor, wanted: bool) -> tuple[Tensor | None, Tensor | None]:
+    if not wanted:
+        return None, None
+    return like.new_empty(rows, cols, dtype=torch.float8_e4m3fn), like.new_empty(rows, 1, dtype=torch.float32)
+
+
+def norm(x: Tensor, addends: Sequence[Tensor], parameters: Norm, offset: Tensor | None, form: Form) -> Normed:
     """See ``kernels.norm``."""
     rows, cols = x.shape
-    out = torch.empty_like(x)
+    out = x.new_empty(rows, cols + form.spare)[:, :cols] if form.plain else None
+    fp8, scales = _empty_fp8(rows, cols, x, form.fp8)
     total = torch.empty_like(x) if addends else x
     stats = x.new_empty(rows, 2, dtype=torch.float32)
-    a, b = [*addends, x, x][:2]
-    bias = parameters.weight if parameters.bias is None else parameters.bias
+    a, b = [*addends, None, None][:2]
     block = triton.next_power_of_2(cols)
     _norm_kernel[(rows,)](
-        x, a, b, parameters.weight, bias, total, out, stats, cols, parameters.eps,
-        ADDENDS=len(addends), RMS=parameters.rms, BLOCK=block, num_warps=_row_warps(block),
+        x, a, b, offset, parameters.weight, parameters.bias, total, out, fp8, scales, stats,
+        cols, cols + form.spare, parameters.eps,
+        ADDENDS=len(addends), OFFSET=offset is not None, RMS=parameters.rms, PLAIN=form.plain, FP8=form.fp8,
+        BLOCK=block, num_warps=_row_warps(block),
     )  # fmt: skip
-    return total, out, stats
+    return Normed(total, Rows(out, fp8, scales), stats)
 
 
-def norm_backward(grad: Tensor, x: Tensor, stats: Tensor, parameters: "Norm", residual: Tensor | None) -> Tensor:
+def norm_backward(
+    grad: Tensor, x: Tensor, stats: Tensor, parameters: Norm, residual: Tensor | None, form: Form
+) -> Rows:
     """See ``kernels.norm_backward``."""
     rows, cols = x.shape
     out = torch.empty_like(x)
+    fp8, scales = _empty_fp8(rows, cols, x, form.fp8)
     block = triton.next_power_of_2(cols)
     _norm_backward_kernel[(rows,)](
-        grad.contiguous(), x, parameters.weight, x if residual is None else residual, out, stats, cols,
-        RESIDUAL=residual is not None, RMS=parameters.rms, BLOCK=block, num_warps=_row_warps(block),
+        grad.contiguous(), x, parameters.weight, residual, out, fp8, scales, stats, cols,
+        RESIDUAL=residual is not None, RMS=parameters.rms, FP8=form.fp8, BLOCK=block, num_warps=_row_warps(block),
     )  # fmt: skip
-    return out
+    return Rows(out, fp8, scales)
 
 
 def _piece(cols: int) -> int:
@@ -233,24 +350,43 @@ def _piece(cols: int) -> int:
     return 1024 if cols % 2048 else 2048
 
 
-def activate(x: Tensor, activation: str, gated: bool) -> Tensor:
+def activate(x: Tensor, activation: str, gated: bool, offset: Tensor | None, form: Form) -> Rows:
     """See ``kernels.activate``."""
     rows, cols = x.shape[0], x.shape[1] // (2 if gated else 1)
-    out = x.new_empty(rows, cols)
+    out = x.new_empty(rows, cols) if form.plain else None
     piece = _piece(cols)
-    _activate_kernel[(rows, triton.cdiv(cols, piece))](x, out, cols, KIND=activation, GATED=gated, BLOCK=piece)
-    return out
+    kind = {"KIND": activation, "GATED": gated, "OFFSET": offset is not None, "BLOCK": piece}
+    if not form.fp8:
+        _activate_kernel[(rows, triton.cdiv(cols, piece))](x, offset, out, cols, **kind)
+        return Rows(out)
+    fp8, scales = _empty_fp8(rows, cols, x, True)
+    _activate_fp8_kernel[(rows,)](x, offset, out, fp8, scales, cols, PLAIN=form.plain, **kind)
+    return Rows(out, fp8, scales)
 
 
-def activate_backward(grad: Tensor, x: Tensor, activation: str, gated: bool) -> Tensor:
-    """See ``kernels.activate_backward``; without a gate it overwrites ``grad``."""
+def activate_backward(grad: Tensor, x: Tensor, activation: str, gated: bool, offset: Tensor | None, form: Form) -> Rows:
+    """See ``kernels.activate_backward``."""
     rows, cols = grad.shape
-    out = torch.empty_like(x) if gated else grad
+    out = None
+    if form.plain:
+        out = torch.empty_like(x) if gated or form.fp8 else grad
     piece = _piece(cols)
-    _activate_backward_kernel[(rows, triton.cdiv(cols, piece))](
-        grad, x, out, cols, KIND=activation, GATED=gated, BLOCK=piece
-    )
-    return out
+    kind = {"KIND": activation, "GATED": gated, "OFFSET": offset is not None, "BLOCK": piece}
+    if not form.fp8:
+        _activate_backward_kernel[(rows, triton.cdiv(cols, piece))](grad, x, offset, out, cols, **kind)
+        return Rows(out)
+    fp8, scales = _empty_fp8(rows, x.shape[1], x, True)
+    _activate_backward_fp8_kernel[(rows,)](grad, x, offset, out, fp8, scales, cols, PLAIN=form.plain, **kind)
+    return Rows(out, fp8, scales)
+
+
+def quantize(x: Tensor) -> Rows:
+    """``x`` and its float8 form."""
+    rows, cols = x.shape
+    fp8, scales = _empty_fp8(rows, cols, x, True)
+    block = triton.next_power_of_2(cols)
+    _quantize_kernel[(rows,)](x, fp8, scales, cols, BLOCK=block, num_warps=_row_warps(block))
+    return Rows(x, fp8, scales)
 
 
 def rotate(
@@ -272,14 +408,22 @@ def rotate(
     )  # fmt: skip
 
 
-def dropout(x: Tensor, total: Tensor | None, mask: "Mask") -> Tensor:
+def dropout(x: Tensor, total: Tensor | None, mask: Mask) -> Tensor:
     """See ``kernels.dropout``; with ``total``, ``kernels.add_dropout``."""
     rows, cols = x.shape
-    x = x.contiguous()
-    out = torch.empty_like(x) if total is None else total
+    out = x.new_empty(rows, cols) if total is None else total
     quarter = cols // 4
     block = min(triton.next_power_of_2(quarter), 1024)
     _dropout_kernel[(rows, triton.cdiv(quarter, block))](
-        x, out, mask.rng, mask.stream, mask.p, 1 / (1 - mask.p), quarter, ADD=total is not None, BLOCK=block
+        x,
+        out,
+        mask.rng,
+        mask.stream,
+        mask.p,
+        1 / (1 - mask.p),
+        quarter,
+        x.stride(0),
+        ADD=total is not None,
+        BLOCK=block,
     )
     return out
