@@ -7,7 +7,7 @@ from llm_cls.files import read_jsonl
 from llm_cls.report.comparison import full_name, name_setting
 from llm_cls.report.markup import Safe, tag
 from llm_cls.report.runs import Run
-from llm_cls.report.settings import Setting, axes_of, best_per, shown_lr_series, sort_key
+from llm_cls.report.settings import Setting, axes_of, best_per, lr_series, shown_lr_series, sort_key
 from llm_cls.report.svg import (
     N_STYLES,
     Axis,
@@ -18,7 +18,7 @@ from llm_cls.report.svg import (
     log_axis,
     plot,
 )
-from llm_cls.statistics import Reliability
+from llm_cls.statistics import Reliability, mean_sd
 
 # Below the best by more than this, a setting is a cross on the lower edge: the others would look all alike.
 _SHOWN_RANGE = 0.15
@@ -30,7 +30,7 @@ def by_lr(settings: Sequence[Setting], baseline: float | None, runs: Sequence[Ru
     series = shown_lr_series(settings)
     if not series:
         return None
-    firsts = [s[0] for s in series]
+    firsts = [s[0] for s in lr_series(settings)]  # of all of them, so that a name tells what is fixed
     lines = [Series(_without_lr(s[0], firsts), [_point(one, float(one.axes["lr"])) for one in s]) for s in series]
     rates = [p.x for line in lines for p in line.points]
     gone = [run for run in runs if run.state == "diverged"]
@@ -88,11 +88,12 @@ def by_model(settings: Sequence[Setting], baseline: float | None) -> Safe | None
 def learning_curves(settings: Sequence[Setting]) -> list[Safe]:
     """Val F1 and both losses by epoch, of the best run of each setting."""
     f1, losses = [], []
-    for setting in settings[:N_STYLES]:
+    for i, setting in enumerate(settings[:N_STYLES]):
         name = name_setting(setting, settings)
         rows = _history(setting.best_run)
         f1.append(Series(name, _curve(rows, "val", "f1"), marks=len(rows) <= 15))
-        losses.append(Series(name, _curve(rows, "val", "loss"), marks=len(rows) <= 15))
+        losses.append(Series(name, _curve(rows, "val", "loss"), marks=len(rows) <= 15, style=i))
+        losses.append(Series(name, _curve(rows, None, "train_loss"), marks=False, dashed=True, style=i))
     last = max((p.x for s in [*f1, *losses] for p in s.points), default=0.0)
     if last < 2:
         return []
@@ -101,10 +102,9 @@ def learning_curves(settings: Sequence[Setting]) -> list[Safe]:
     plots = [plot(f1, epochs, _f1_axis(f1, "val F1 (%)"), "Val F1 by epoch", "Learning curves of the best settings")]
     values = [p.y for s in losses for p in s.points]
     if values:
-        y = linear_axis("val loss", 0, max(values) * 1.05)
-        plots.append(
-            plot(losses, epochs, y, "Val loss by epoch", "Learning curves of the same settings", with_legend=False)
-        )
+        y = linear_axis("loss", 0, max(values) * 1.05)
+        title, description = "Loss by epoch", "Val loss of the same settings; dashed lines are the train loss"
+        plots.append(plot(losses, epochs, y, title, description, with_legend=False))
     return plots
 
 
@@ -126,8 +126,9 @@ def cost(settings: Sequence[Setting], field: str, label: str) -> Safe | None:
     for model in models:
         points = []
         for setting in settings:
-            spent = cost_of(setting.best_run, field)
-            if setting.axes["model"] == model and spent:
+            known = [spent for run in setting.runs if (spent := cost_of(run, field))]
+            if setting.axes["model"] == model and known:
+                spent = mean_sd(known)[0]
                 points.append(_point(setting, spent, interval=False, more=f", {spent:,.4g} {label}"))
         if points:
             series.append(Series(str(model), points, line=False))
@@ -185,10 +186,10 @@ def _history(run: Run) -> list[dict[str, Any]]:
         return []
 
 
-def _curve(rows: Sequence[dict[str, Any]], part: str, name: str) -> list[Point]:
+def _curve(rows: Sequence[dict[str, Any]], part: str | None, name: str) -> list[Point]:
     points = []
     for row in rows:
-        epoch, values = row.get("epoch"), row.get(part)
+        epoch, values = row.get("epoch"), row if part is None else row.get(part)
         y = values.get(name) if isinstance(values, dict) else None
         if isinstance(epoch, int) and isinstance(y, int | float):
             points.append(Point(epoch, float(y), label=f"epoch {epoch}: {y:.4f}"))

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import math
 import re
 from decimal import ROUND_HALF_UP, Decimal
 from pathlib import Path
@@ -51,9 +52,19 @@ def cell(value: Any, column: Column) -> str:
         return str(hundredfold(value))
     if column.kind == "points" and isinstance(value, int | float):
         return f"{hundredfold(value):+}"
+    if column.kind == "rate" and isinstance(value, int | float):
+        return rate(value)
     if isinstance(value, float):
         return f"{value:g}"
     return printable(str(value))
+
+
+def rate(value: float) -> str:
+    """A learning rate as people type it: 5e-4."""
+    if not 0 < value < 0.1:
+        return f"{value:g}"
+    exponent = math.floor(math.log10(value) + 1e-9)
+    return f"{value / 10.0**exponent:g}e{exponent}"
 
 
 def hundredfold(value: float) -> Decimal:

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from scipy.stats import binomtest, bootstrap
+from scipy.stats import binomtest, bootstrap, sem
 from sklearn.calibration import calibration_curve
 from sklearn.metrics import f1_score
 from statsmodels.stats.contingency_tables import mcnemar as statsmodels_mcnemar
@@ -98,6 +98,11 @@ def test_holm_agrees_with_statsmodels(p_values: list[float]) -> None:
 def test_mean_sd() -> None:
     assert statistics.mean_sd([0.9, 0.95, 1.0]) == pytest.approx((0.95, 0.05))
     assert statistics.mean_sd([0.9]) == (0.9, None)
+
+
+def test_standard_error_agrees_with_scipy() -> None:
+    assert statistics.standard_error([0.9, 0.93, 0.98]) == pytest.approx(sem([0.9, 0.93, 0.98]))
+    assert statistics.standard_error([0.9]) is None
 
 
 def test_reliability_agrees_with_sklearns_calibration_curve() -> None:
