@@ -20,8 +20,10 @@ from llm_cls.report.svg import (
 )
 from llm_cls.statistics import Reliability, mean_sd
 
-# Below the best by more than this, a setting is a cross on the lower edge: the others would look all alike.
+# Below the best by more than this, a setting is an arrow on the lower edge: the others would look all alike.
 _SHOWN_RANGE = 0.15
+# Curves start low, and how they rise is what they show.
+_SHOWN_CURVE = 0.3
 _PERCENT = 100
 
 
@@ -41,12 +43,11 @@ def by_lr(settings: Sequence[Setting], baseline: float | None, runs: Sequence[Ru
     if crosses:
         lines.append(Series("diverged, not scored", crosses, line=False))
         rates += [p.x for p in crosses]
-    if baseline is not None:
-        flat = [Point(min(rates), baseline), Point(max(rates), baseline)]
-        lines.append(Series("TF-IDF baseline", flat, marks=False, dashed=True))
+    y = _f1_axis(lines, baseline=baseline)
+    lines += _baseline_series(baseline, y, min(rates), max(rates))
     x = log_axis("learning rate", rates, own_ticks=True)
     description = "Test F1 with 95 % intervals; crosses mark collapsed runs, arrows what lies below the axis"
-    return plot(lines, x, _f1_axis(lines), "F1 over learning rate", description)
+    return plot(lines, x, y, "F1 over learning rate", description)
 
 
 def by_axis(settings: Sequence[Setting], axis: str, label: str) -> Safe | None:
@@ -77,10 +78,8 @@ def by_model(settings: Sequence[Setting], baseline: float | None) -> Safe | None
         return None
     series = [Series(str(s.axes["model"]), [_point(s, i)], line=False) for i, s in enumerate(chosen)]
     names = [str(i + 1) for i in range(len(chosen))]
-    y = _f1_axis(series)
-    if baseline is not None and baseline >= y.low:
-        ends = [Point(-0.5, baseline), Point(len(chosen) - 0.5, baseline)]
-        series.append(Series("TF-IDF baseline", ends, marks=False, dashed=True))
+    y = _f1_axis(series, baseline=baseline)
+    series += _baseline_series(baseline, y, -0.5, len(chosen) - 0.5)
     x = category_axis("models, in the order of the table", names)
     return plot(series, x, y, "F1 by model", "Test F1 with 95 % intervals of the best setting of each model")
 
@@ -99,7 +98,8 @@ def learning_curves(settings: Sequence[Setting]) -> list[Safe]:
         return []
     epochs = linear_axis("epoch", 1, last)
     epochs = Axis(epochs.label, epochs.low, epochs.high, [(v, f"{v:.0f}") for v, _ in epochs.ticks if v == int(v)])
-    plots = [plot(f1, epochs, _f1_axis(f1, "val F1 (%)"), "Val F1 by epoch", "Learning curves of the best settings")]
+    y = _f1_axis(f1, "val F1 (%)", _SHOWN_CURVE)
+    plots = [plot(f1, epochs, y, "Val F1 by epoch", "Learning curves of the best settings")]
     values = [p.y for s in losses for p in s.points]
     if values:
         y = linear_axis("loss", 0, max(values) * 1.05)
@@ -159,12 +159,27 @@ def _point(setting: Setting, x: float, interval: bool = True, more: str = "") ->
     return Point(x, f1, low, high, label + (", collapsed" if setting.collapsed else ""), setting.collapsed)
 
 
-def _f1_axis(series: Sequence[Series], label: str = "test F1 (%)") -> Axis:
+def _baseline_series(baseline: float | None, y: Axis, first: float, last: float) -> list[Series]:
+    """A dashed line across the plot; none where the baseline lies outside of it."""
+    if baseline is None or not y.low <= baseline <= y.high:
+        return []
+    return [Series("TF-IDF baseline", [Point(first, baseline), Point(last, baseline)], marks=False, dashed=True)]
+
+
+def _f1_axis(
+    series: Sequence[Series],
+    label: str = "test F1 (%)",
+    shown_range: float = _SHOWN_RANGE,
+    baseline: float | None = None,
+) -> Axis:
+    """An axis that shows the best and what is within the range below, and the baseline unless it is far above."""
     points = [p for s in series for p in s.points]
     best = max((p.y for p in points), default=1.0)
-    shown = [p for p in points if p.y >= best - _SHOWN_RANGE]
+    shown = [p for p in points if p.y >= best - shown_range]
     low = min((p.y if p.low is None else p.low for p in shown), default=0.0)
     high = max((p.y if p.high is None else p.high for p in shown), default=1.0)
+    if baseline is not None and abs(baseline - best) <= shown_range:
+        low, high = min(low, baseline), max(high, baseline)
     margin = max(0.002, 0.05 * (high - low))
     return linear_axis(label, max(0.0, low - margin), min(1.0, high + margin), _PERCENT)
 

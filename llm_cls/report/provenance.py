@@ -26,6 +26,7 @@ def provenance_section(runs: Sequence[Run]) -> Safe:
         if len(found) == 1 and found.total() == len(known)
     ]
     varied = [key for key, found in sorted(values.items()) if len(found) > 1 or found.total() < len(known)]
+    varied = [key for key in varied if key != "logger.tags"]  # the swept values once more, for W&B
     software: dict[str, Counter[str]] = defaultdict(Counter)
     for run in known:
         if run.record is not None:

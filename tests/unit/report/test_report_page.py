@@ -11,8 +11,11 @@ import pytest
 from run_directories import make_published, make_run, replace_json
 
 from llm_cls.report.analysis import analyse
+from llm_cls.report.charts import by_lr, by_model
 from llm_cls.report.markup import Safe, join, tag
 from llm_cls.report.page import render
+from llm_cls.report.runs import read_runs
+from llm_cls.report.settings import group
 from llm_cls.report.svg import Axis, Point, Series, linear_axis, log_axis, plot
 
 HOSTILE = (
@@ -196,3 +199,28 @@ def test_costs_are_means_over_the_runs_and_named_by_their_devices(tmp_path: Path
     for seed in (1, 2):
         replace_json(tmp_path / str(seed) / "run.json", hardware="x86_64 CPU, 2 cores")
     assert "2,000 device-seconds" in _page(tmp_path)
+
+
+@pytest.mark.parametrize(("baseline", "shown"), [(0.97, True), (0.80, True), (0.20, False), (None, False)])
+def test_a_baseline_far_away_hides_no_runs(tmp_path: Path, baseline: float | None, shown: bool) -> None:
+    for lr, quality in ((1e-4, 0.93), (3e-4, 0.85)):
+        make_run(tmp_path / str(lr), lr=lr, quality=quality)
+        make_run(tmp_path / f"m-{lr}", lr=lr, quality=quality - 0.01, model="m")
+    settings = group(read_runs(tmp_path))
+    for drawn in (by_lr(settings, baseline, []), by_model(settings, baseline)):
+        assert drawn is not None and ("TF-IDF baseline" in drawn) == shown and 'class="arrow"' not in drawn
+
+
+def test_a_baseline_far_above_hides_no_runs(tmp_path: Path) -> None:
+    for lr, quality in ((1e-4, 0.45), (3e-4, 0.40)):
+        make_run(tmp_path / str(lr), lr=lr, quality=quality)
+    drawn = by_lr(group(read_runs(tmp_path)), 0.957, [])
+    assert drawn is not None and 'class="arrow"' not in drawn and "TF-IDF baseline" not in drawn
+
+
+def test_a_run_of_which_nothing_is_known_has_no_empty_heading(tmp_path: Path) -> None:
+    make_run(tmp_path / "a")
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "failed.json").write_text('{"reason": "of itself", "exit_code": 1}')
+    page = _page(tmp_path)
+    assert "of itself" in page and not re.search(r"<th[^>]*>(<span[^>]*>)?(</span>)?</th>", page)
