@@ -93,7 +93,7 @@ def _texts_table(title: str, note: str, texts: Predictions, chosen: Any, is_live
         Column("title", "Text"),
         Column("label", "Label"),
         Column("prediction", "Prediction"),
-        Column("confidence", "p (%)", "percent"),
+        Column("confidence", "p\N{NO-BREAK SPACE}(%)", "percent"),
         Column("probabilities", "Most probable labels, and the true one"),
     )
     return rows_table(title, note, columns, [_text_row(texts, int(i), is_livedoor) for i in chosen])
