@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from llm_cls.files import read_jsonl
-from llm_cls.report.comparison import full_name, name_setting
 from llm_cls.report.markup import Safe, tag
+from llm_cls.report.names import full_name, name_common, name_setting
 from llm_cls.report.runs import Run
-from llm_cls.report.settings import Setting, axes_of, best_per, lr_series, shown_lr_series, sort_key
+from llm_cls.report.settings import Setting, axes_of, best_per, shown_lr_series, sort_key
 from llm_cls.report.svg import (
     N_STYLES,
     Axis,
@@ -32,8 +32,11 @@ def by_lr(settings: Sequence[Setting], baseline: float | None, runs: Sequence[Ru
     series = shown_lr_series(settings)
     if not series:
         return None
-    firsts = [s[0] for s in lr_series(settings)]  # of all of them, so that a name tells what is fixed
-    lines = [Series(_without_lr(s[0], firsts), [_point(one, float(one.axes["lr"])) for one in s]) for s in series]
+    names = _without_lr([s[0] for s in series])
+    lines = [
+        Series(name_setting(name, names), [_point(one, float(one.axes["lr"])) for one in s])
+        for name, s in zip(names, series, strict=True)
+    ]
     rates = [p.x for line in lines for p in line.points]
     gone = [run for run in runs if run.state == "diverged"]
     lost = [(axes_of(run.config)["lr"], run.name) for run in gone]
@@ -48,6 +51,13 @@ def by_lr(settings: Sequence[Setting], baseline: float | None, runs: Sequence[Ru
     x = log_axis("learning rate", rates, own_ticks=True)
     description = "Test F1 with 95 % intervals; crosses mark collapsed runs, arrows what lies below the axis"
     return plot(lines, x, y, "F1 over learning rate", description)
+
+
+def lr_note(settings: Sequence[Setting]) -> str:
+    """What all lines over the learning rate have in common where other settings have something else."""
+    series = shown_lr_series(settings)
+    common = name_common(_without_lr([s[0] for s in series]), _without_lr(settings)) if series else ""
+    return f" All lines: {common}." if common else ""
 
 
 def by_axis(settings: Sequence[Setting], axis: str, label: str) -> Safe | None:
@@ -189,9 +199,9 @@ def _widened(values: Sequence[float]) -> tuple[float, float]:
     return max(0.0, min(values) - margin), max(values) + margin
 
 
-def _without_lr(setting: Setting, others: Sequence[Setting]) -> str:
-    same = [Setting({**s.axes, "lr": None}, s.extras, s.rest("lr"), s.runs) for s in (setting, *others)]
-    return name_setting(same[0], same[1:])
+def _without_lr(settings: Sequence[Setting]) -> list[Setting]:
+    """The same settings, equal where they differ in the learning rate alone: for their names."""
+    return [Setting({**s.axes, "lr": None}, s.extras, s.rest("lr"), s.runs) for s in settings]
 
 
 def _history(run: Run) -> list[dict[str, Any]]:

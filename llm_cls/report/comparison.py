@@ -7,9 +7,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from llm_cls.report.baseline import Baseline
-from llm_cls.report.export import rate
 from llm_cls.report.predictions import Predictions, read_test_predictions
-from llm_cls.report.settings import AXES, REPLICATES, Setting, best_per
+from llm_cls.report.settings import AXES, Setting, best_per
 from llm_cls.scores import Floats
 from llm_cls.statistics import (
     Ints,
@@ -181,40 +180,6 @@ def corrected(pairs: Sequence[Comparison]) -> list[Comparison]:
     """The same comparisons with p-values corrected for their number."""
     boot, exact = holm([p.p_bootstrap for p in pairs]), holm([p.p_mcnemar for p in pairs])
     return [replace(p, p_bootstrap=b, p_mcnemar=m) for p, b, m in zip(pairs, boot, exact, strict=True)]
-
-
-def name_setting(setting: Setting, settings: Sequence[Setting]) -> str:
-    """A setting by what varies between ``settings``; by its model where nothing does."""
-    varied = [axis for axis in AXES if len({repr(s.axes[axis]) for s in settings}) > 1]
-    words = {"model": "{}", "template": "template {}", "lr": "lr {}", "batch_size": "batch size {}", "lora_r": "r {}"}
-    parts = []
-    extras = [key for key in setting.extras if len({repr(s.extras.get(key)) for s in settings}) > 1]
-    for axis in varied or ([] if extras else ["model"]):
-        item = setting.axes[axis]
-        if item is None:
-            parts.append("no LoRA" if axis == "lora_r" else f"no {axis}")
-        else:
-            parts.append(words[axis].format(rate(item) if axis == "lr" and isinstance(item, int | float) else item))
-    parts += [f"{key.rpartition('.')[2]} {setting.extras[key]}" for key in extras]
-    return ", ".join(parts)
-
-
-def full_name(setting: Setting) -> str:
-    """A setting by all of its axes."""
-    words = zip(AXES, ("", "template ", "lr ", "batch size ", "r "), strict=True)
-    known = {axis: value for axis, value in setting.axes.items() if value is not None}
-    if isinstance(lr := known.get("lr"), int | float):
-        known["lr"] = rate(lr)
-    parts = [f"{word}{known[axis]}" for axis, word in words if axis in known]
-    return ", ".join([*parts, *(f"{key.rpartition('.')[2]} {item}" for key, item in setting.extras.items())])
-
-
-def replicates(setting: Setting) -> str:
-    """How often a setting was repeated: "3 seeds", "5 folds", or "1 run"."""
-    names = {"seed": "seeds", "data.split_seed": "splits", "data.fold": "folds"}
-    found = [(len({repr(run.config.get(key)) for run in setting.runs}), names[key]) for key in REPLICATES]
-    several = [f"{n} {name}" for n, name in found if n > 1]
-    return ", ".join(several) or f"{len(setting.runs)} run{'s' if len(setting.runs) > 1 else ''}"
 
 
 def sentence(winner: str, other: str, pair: Comparison) -> str:

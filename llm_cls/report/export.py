@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from llm_cls.files import write_text
-from llm_cls.report.tables import Column, Table
+from llm_cls.report.tables import TABLES, Column, Table
 
 # What makes a spreadsheet run a cell (OWASP, "CSV Injection"); the wide forms do so in Japanese settings.
 _FORMULA = re.compile(r"[=+\-@\t\r\n＝＋－＠]")
@@ -21,6 +21,13 @@ def write_table(table: Table, directory: Path) -> None:
     """Writes ``<name>.csv`` and ``<name>.md``."""
     write_text(directory / f"{table.name}.csv", to_csv(table))
     write_text(directory / f"{table.name}.md", to_markdown(table))
+
+
+def remove_tables(directory: Path) -> None:
+    """Removes the tables of an earlier report: not each report has all of them."""
+    for name in TABLES:
+        for suffix in ("csv", "md"):
+            (directory / f"{name}.{suffix}").unlink(missing_ok=True)
 
 
 def to_csv(table: Table) -> str:

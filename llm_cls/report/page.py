@@ -6,9 +6,10 @@ from llm_cls.report import charts
 from llm_cls.report.analysis import Analysis
 from llm_cls.report.baseline import DESCRIPTION
 from llm_cls.report.charts import figure
-from llm_cls.report.comparison import Comparison, full_name, replicates
+from llm_cls.report.comparison import Comparison
 from llm_cls.report.html import page, paragraphs, plots, results_table, rows_table
 from llm_cls.report.markup import Safe, join, tag
+from llm_cls.report.names import full_name, replicates
 from llm_cls.report.provenance import provenance_section
 from llm_cls.report.published import SOURCE, SOURCE_URL, published
 from llm_cls.report.settings import best_per
@@ -91,7 +92,7 @@ def _results(found: Analysis) -> list[Section]:
     crosses = "Crosses are collapsed or diverged runs, arrows on the lower edge settings too far below to show."
     drawings = {
         "best": (charts.by_model(settings, baseline), "Best setting of each model, scored on test."),
-        "lr": (charts.by_lr(settings, baseline, found.runs), crosses),
+        "lr": (charts.by_lr(settings, baseline, found.runs), f"{crosses}{charts.lr_note(settings)}"),
         "template": (charts.by_axis(settings, "template", "template"), "Best setting for each template."),
         "batch_size": (charts.by_axis(settings, "batch_size", "batch size"), "Best setting for each batch size."),
         "r": (charts.by_axis(settings, "lora_r", "LoRA r"), "Best setting for each rank."),

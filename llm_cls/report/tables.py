@@ -20,6 +20,8 @@ from llm_cls.report.settings import (
 )
 
 SCORES = ("accuracy", "precision", "recall", "f1")
+# Stems of the files of all tables; which of them a report has depends on what the runs vary.
+TABLES = ("best", "template", "lr", "batch_size", "r", "all")
 Kind = Literal["text", "number", "rate", "percent", "points"]
 
 

@@ -1,6 +1,7 @@
 """``python -m llm_cls.report`` as people call it."""
 
 import resource
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -48,6 +49,18 @@ def test_a_sweep_in_every_state_becomes_a_report(tmp_path: Path) -> None:
     ]
     assert (frame["test_f1"].notna() == (frame["state"] == "finished")).all()
     assert (frame["lr"] > 0).all()
+
+
+def test_a_report_removes_the_tables_of_an_earlier_one(tmp_path: Path) -> None:
+    make_run(tmp_path / "a", lr=1e-4)
+    make_run(tmp_path / "b", lr=3e-4)
+    assert _report(f"dir={tmp_path}").returncode == 0 and (tmp_path / "report" / "lr.csv").is_file()
+    (tmp_path / "report" / "own.csv").touch()
+    shutil.rmtree(tmp_path / "b")
+    assert _report(f"dir={tmp_path}").returncode == 0
+    assert {path.name for path in (tmp_path / "report").iterdir()} == {
+        "report.html", "all.csv", "all.md", "best.csv", "best.md", "own.csv",
+    }  # fmt: skip
 
 
 def test_a_second_report_reads_the_same_runs(tmp_path: Path) -> None:

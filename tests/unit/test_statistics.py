@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from scipy.stats import binomtest, bootstrap, sem
+from scipy.stats import binomtest, bootstrap, scoreatpercentile, sem
 from sklearn.calibration import calibration_curve
 from sklearn.metrics import f1_score
 from statsmodels.stats.contingency_tables import mcnemar as statsmodels_mcnemar
@@ -34,6 +34,11 @@ def test_f1_ci95_agrees_with_scipys_bootstrap_of_sklearns_f1() -> None:
     ).confidence_interval  # fmt: skip
     assert ours == pytest.approx((theirs.low, theirs.high), abs=0.012)
     assert ours[0] < _sklearn_f1(labels, predictions) < ours[1]
+
+
+def test_percentile_ci95_agrees_with_scipy() -> None:
+    values = np.random.default_rng(0).gamma(2, size=2000)
+    assert statistics.percentile_ci95(values) == pytest.approx(tuple(scoreatpercentile(values, [2.5, 97.5])), abs=1e-12)
 
 
 def test_f1_ci95_is_repeatable_and_narrows_with_more_texts() -> None:

@@ -9,7 +9,8 @@ from scipy.stats import ttest_ind, ttest_rel
 from sklearn.metrics import f1_score
 
 from llm_cls.report.analysis import Analysis, analyse, summary
-from llm_cls.report.comparison import Comparison, corrected, name_setting, replicates, sentence
+from llm_cls.report.comparison import Comparison, corrected, sentence
+from llm_cls.report.names import full_name, name_common, name_setting, replicates
 from llm_cls.report.page import render
 from llm_cls.report.predictions import read_test_predictions
 from llm_cls.report.runs import read_runs
@@ -171,6 +172,8 @@ def test_settings_are_named_by_what_differs(tmp_path: Path) -> None:
     settings = group(read_runs(tmp_path))
     assert [name_setting(s, settings) for s in settings] == ["template 0, lr 1e-4", "template 2, lr 3e-4"]
     assert name_setting(settings[0], settings[:1]) == "rinna/japanese-gpt-neox-3.6b"
+    assert name_common(settings[:1], settings) == "template 0, lr 1e-4" and name_common(settings, settings) == ""
+    assert full_name(settings[1]) == "rinna/japanese-gpt-neox-3.6b, template 2, lr 3e-4, batch size 32, r 32"
 
 
 def test_nothing_finished_says_so(tmp_path: Path) -> None:

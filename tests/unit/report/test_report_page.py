@@ -11,7 +11,7 @@ import pytest
 from run_directories import make_published, make_run, replace_json
 
 from llm_cls.report.analysis import analyse
-from llm_cls.report.charts import by_lr, by_model
+from llm_cls.report.charts import by_lr, by_model, lr_note
 from llm_cls.report.markup import Safe, join, tag
 from llm_cls.report.page import render
 from llm_cls.report.runs import read_runs
@@ -224,3 +224,14 @@ def test_a_run_of_which_nothing_is_known_has_no_empty_heading(tmp_path: Path) ->
     (tmp_path / "b" / "failed.json").write_text('{"reason": "of itself", "exit_code": 1}')
     page = _page(tmp_path)
     assert "of itself" in page and not re.search(r"<th[^>]*>(<span[^>]*>)?(</span>)?</th>", page)
+
+
+def test_what_all_lines_over_the_learning_rate_share_is_said(tmp_path: Path) -> None:
+    for model in ("a", "b", "c", "d", "e"):
+        for template in (1, 2):
+            for lr in (1e-4, 3e-4):
+                val_f1 = 0.9 if template == 2 else 0.8
+                make_run(tmp_path / f"{model}-{template}-{lr}", model=model, template=template, lr=lr, val_f1=val_f1)
+    settings = group(read_runs(tmp_path))
+    assert lr_note(settings) == " All lines: template 2." and lr_note(settings[:2]) == lr_note([]) == ""
+    assert " All lines: template 2." in _page(tmp_path)

@@ -13,7 +13,7 @@ from llm_cls.report.export import cell, defuse, hundredfold, rate, to_csv, to_ma
 from llm_cls.report.published import published_rows
 from llm_cls.report.runs import read_runs
 from llm_cls.report.settings import group
-from llm_cls.report.tables import Column, Table, all_tables
+from llm_cls.report.tables import TABLES, Column, Table, all_tables
 
 
 @pytest.fixture(scope="module")
@@ -26,6 +26,10 @@ def published_tables(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Tabl
 
 def _frame(table: Table) -> pd.DataFrame:
     return pd.read_csv(io.StringIO(to_csv(table)))
+
+
+def test_every_table_has_its_name_in_the_list(published_tables: dict[str, Table]) -> None:
+    assert set(published_tables) == set(TABLES)
 
 
 def test_the_source_has_160_rows() -> None:
