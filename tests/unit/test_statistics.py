@@ -125,3 +125,12 @@ def test_reliability_agrees_with_sklearns_calibration_curve() -> None:
 def test_reliability_at_the_bounds_and_when_perfect() -> None:
     ours = statistics.reliability(np.array([0.0, 1.0, 1.0]), np.array([False, True, True]))
     assert ours.ece == 0 and ours.counts.tolist() == [1, 2]
+
+
+def test_a_confidence_on_a_bound_is_in_the_bin_below_as_in_sklearn() -> None:
+    confidences = np.array([0.25, 0.5, 0.5, 0.75, 1.0])
+    correct = np.array([True, False, True, False, True])
+    accuracy, confidence = calibration_curve(correct, confidences, n_bins=4)
+    ours = statistics.reliability(confidences, correct, n_bins=4)
+    assert ours.accuracy == pytest.approx(accuracy) and ours.confidence == pytest.approx(confidence)
+    assert ours.counts.tolist() == [1, 2, 1, 1]
