@@ -113,9 +113,9 @@ class RunRecorder(Checkpoint):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Refuses to train with processes that were given another configuration, other data or another directory."""
+        reset_peak_memory(trainer.strategy.root_device)  # a sweep trains many runs in one process
         check_same_on_all(self._run_id, "configuration or data", "Give all the same command")
         check_same_on_all(str(self._directory.resolve()), "run directory", "Give all the same hydra.run.dir")
-        reset_peak_memory(trainer.strategy.root_device)  # a sweep trains many runs in one process
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Starts the clock."""
