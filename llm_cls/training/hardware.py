@@ -73,12 +73,6 @@ def resolve_hardware(config: TrainerConfig) -> Hardware:
     return Hardware(accelerator, devices, config.num_nodes, precision, dtypes[precision])
 
 
-def reset_peak_memory(device: torch.device) -> None:
-    """Forgets the peak of earlier runs of this process on its GPU; that of main memory can't be forgotten."""
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-
-
 def peak_memory_gib(device: torch.device) -> float:
     """Peak memory since the start of the run: on the GPU, or without one in main memory since that of the process."""
     if device.type == "cuda":
@@ -88,3 +82,9 @@ def peak_memory_gib(device: torch.device) -> float:
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / (2**30 if sys.platform == "darwin" else 2**20)  # macOS counts bytes, Linux KiB
+
+
+def reset_peak_memory(device: torch.device) -> None:
+    """Forgets the peak of earlier runs of this process on its GPU; that of main memory can't be forgotten."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
