@@ -106,7 +106,7 @@ class Judge:
             for digest, (texts, _) in first.items()
             if baseline.covers(texts)
         }
-        return self._pair(first, second, "the winner", "the TF-IDF baseline")
+        return self._pair(first, second, "the winner", "the TF-IDF baseline", fixed=True)
 
     def _by_texts(self, setting: Setting) -> _ByTexts:
         if setting.key in self._known:
@@ -126,6 +126,7 @@ class Judge:
         second: _ByTexts,
         own_name: str,
         name: str,
+        fixed: bool = False,
     ) -> Comparison | None:
         common = [digest for digest in first if digest in second]
         if not common:
@@ -150,19 +151,24 @@ class Judge:
             interval=percentile_ci95(differences),
             p_bootstrap=bootstrap_p_value(differences),
             p_mcnemar=mcnemar(discordant["first"], discordant["second"]),
-            run_error=_run_error([([j.f1 for j in first[d][1]], [j.f1 for j in second[d][1]]) for d in common]),
+            run_error=_run_error([([j.f1 for j in first[d][1]], [j.f1 for j in second[d][1]]) for d in common], fixed),
             only_winner=discordant["first"],
             only_other=discordant["second"],
             n_texts=sum(len(first[digest][0].ids) for digest in common),
         )
 
 
-def _run_error(f1: Sequence[tuple[Sequence[float], Sequence[float]]]) -> float | None:
-    """How far seeds and folds move a difference, from the F1 of both sides' runs on each set of test texts."""
+def _run_error(f1: Sequence[tuple[Sequence[float], Sequence[float]]], fixed: bool) -> float | None:
+    """How far seeds and folds move a difference, from the F1 of both sides' runs on each set of test texts.
+
+    Args:
+        f1: Both sides' F1 on each set of test texts.
+        fixed: Whether no seed changes the other side.
+    """
     if len(f1) > 1:
         differences = [float(np.mean(ours) - np.mean(theirs)) for ours, theirs in f1]
         return standard_error(differences)
-    ours, theirs = (standard_error(values) for values in f1[0])
+    ours, theirs = standard_error(f1[0][0]), 0.0 if fixed else standard_error(f1[0][1])
     return None if ours is None or theirs is None else float(np.hypot(ours, theirs))
 
 
