@@ -111,6 +111,12 @@ def mean_sd(values: Sequence[float]) -> tuple[float, float | None]:
     return float(array.mean()), float(array.std(ddof=1)) if len(array) > 1 else None
 
 
+def standard_error(values: Sequence[float]) -> float | None:
+    """Standard error of the mean; unknown for a single value."""
+    sd = mean_sd(values)[1]
+    return None if sd is None else sd / math.sqrt(len(values))
+
+
 @dataclass(frozen=True)
 class Reliability:
     """How far confidence and accuracy agree; empty bins are left out.

@@ -11,7 +11,7 @@ from llm_cls.config import Section, validate
 from llm_cls.errors import ConfigError, DataError
 from llm_cls.files import write_text
 from llm_cls.report.analysis import analyse, summary
-from llm_cls.report.export import write_table
+from llm_cls.report.export import remove_tables, write_table
 from llm_cls.report.page import render
 
 USAGE = "python -m llm_cls.report dir=DIR [data=NAME] [baseline=true|false]"
@@ -49,6 +49,7 @@ def main() -> None:
     if not found.runs:
         raise DataError(f"dir={config.dir} has no runs below it: no folder with config.yaml, run.json or metrics.json")
     target = config.dir / "report"
+    remove_tables(target)
     for table in found.tables:
         write_table(table, target)
     created = datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC")

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from llm_cls.report.baseline import Baseline, baseline_of
-from llm_cls.report.comparison import Comparison, Judge, corrected, name_setting, rivals, sentence
+from llm_cls.report.comparison import Comparison, Judge, corrected, rivals, sentence
 from llm_cls.report.corpora import same_data
+from llm_cls.report.names import name_setting
 from llm_cls.report.predictions import Predictions, read_test_predictions
 from llm_cls.report.runs import Run, describe_error, read_runs
 from llm_cls.report.settings import Setting, best, group

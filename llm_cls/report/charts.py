@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from llm_cls.files import read_jsonl
-from llm_cls.report.comparison import full_name, name_setting
 from llm_cls.report.markup import Safe, tag
+from llm_cls.report.names import full_name, name_common, name_setting
 from llm_cls.report.runs import Run
 from llm_cls.report.settings import Setting, axes_of, best_per, shown_lr_series, sort_key
 from llm_cls.report.svg import (
@@ -18,10 +18,12 @@ from llm_cls.report.svg import (
     log_axis,
     plot,
 )
-from llm_cls.statistics import Reliability
+from llm_cls.statistics import Reliability, mean_sd
 
-# Below the best by more than this, a setting is a cross on the lower edge: the others would look all alike.
+# Below the best by more than this, a setting is an arrow on the lower edge: the others would look all alike.
 _SHOWN_RANGE = 0.15
+# Curves start low, and how they rise is what they show.
+_SHOWN_CURVE = 0.3
 _PERCENT = 100
 
 
@@ -30,8 +32,11 @@ def by_lr(settings: Sequence[Setting], baseline: float | None, runs: Sequence[Ru
     series = shown_lr_series(settings)
     if not series:
         return None
-    firsts = [s[0] for s in series]
-    lines = [Series(_without_lr(s[0], firsts), [_point(one, float(one.axes["lr"])) for one in s]) for s in series]
+    names = _without_lr([s[0] for s in series])
+    lines = [
+        Series(name_setting(name, names), [_point(one, float(one.axes["lr"])) for one in s])
+        for name, s in zip(names, series, strict=True)
+    ]
     rates = [p.x for line in lines for p in line.points]
     gone = [run for run in runs if run.state == "diverged"]
     lost = [(axes_of(run.config)["lr"], run.name) for run in gone]
@@ -41,12 +46,18 @@ def by_lr(settings: Sequence[Setting], baseline: float | None, runs: Sequence[Ru
     if crosses:
         lines.append(Series("diverged, not scored", crosses, line=False))
         rates += [p.x for p in crosses]
-    if baseline is not None:
-        flat = [Point(min(rates), baseline), Point(max(rates), baseline)]
-        lines.append(Series("TF-IDF baseline", flat, marks=False, dashed=True))
+    y = _f1_axis(lines, baseline=baseline)
+    lines += _baseline_series(baseline, y, min(rates), max(rates))
     x = log_axis("learning rate", rates, own_ticks=True)
     description = "Test F1 with 95 % intervals; crosses mark collapsed runs, arrows what lies below the axis"
-    return plot(lines, x, _f1_axis(lines), "F1 over learning rate", description)
+    return plot(lines, x, y, "F1 over learning rate", description)
+
+
+def lr_note(settings: Sequence[Setting]) -> str:
+    """What all lines over the learning rate have in common where other settings have something else."""
+    series = shown_lr_series(settings)
+    common = name_common(_without_lr([s[0] for s in series]), _without_lr(settings)) if series else ""
+    return f" All lines: {common}." if common else ""
 
 
 def by_axis(settings: Sequence[Setting], axis: str, label: str) -> Safe | None:
@@ -77,10 +88,8 @@ def by_model(settings: Sequence[Setting], baseline: float | None) -> Safe | None
         return None
     series = [Series(str(s.axes["model"]), [_point(s, i)], line=False) for i, s in enumerate(chosen)]
     names = [str(i + 1) for i in range(len(chosen))]
-    y = _f1_axis(series)
-    if baseline is not None and baseline >= y.low:
-        ends = [Point(-0.5, baseline), Point(len(chosen) - 0.5, baseline)]
-        series.append(Series("TF-IDF baseline", ends, marks=False, dashed=True))
+    y = _f1_axis(series, baseline=baseline)
+    series += _baseline_series(baseline, y, -0.5, len(chosen) - 0.5)
     x = category_axis("models, in the order of the table", names)
     return plot(series, x, y, "F1 by model", "Test F1 with 95 % intervals of the best setting of each model")
 
@@ -88,23 +97,24 @@ def by_model(settings: Sequence[Setting], baseline: float | None) -> Safe | None
 def learning_curves(settings: Sequence[Setting]) -> list[Safe]:
     """Val F1 and both losses by epoch, of the best run of each setting."""
     f1, losses = [], []
-    for setting in settings[:N_STYLES]:
+    for i, setting in enumerate(settings[:N_STYLES]):
         name = name_setting(setting, settings)
         rows = _history(setting.best_run)
         f1.append(Series(name, _curve(rows, "val", "f1"), marks=len(rows) <= 15))
-        losses.append(Series(name, _curve(rows, "val", "loss"), marks=len(rows) <= 15))
+        losses.append(Series(name, _curve(rows, "val", "loss"), marks=len(rows) <= 15, style=i))
+        losses.append(Series(name, _curve(rows, None, "train_loss"), marks=False, dashed=True, style=i))
     last = max((p.x for s in [*f1, *losses] for p in s.points), default=0.0)
     if last < 2:
         return []
     epochs = linear_axis("epoch", 1, last)
     epochs = Axis(epochs.label, epochs.low, epochs.high, [(v, f"{v:.0f}") for v, _ in epochs.ticks if v == int(v)])
-    plots = [plot(f1, epochs, _f1_axis(f1, "val F1 (%)"), "Val F1 by epoch", "Learning curves of the best settings")]
+    y = _f1_axis(f1, "val F1 (%)", _SHOWN_CURVE)
+    plots = [plot(f1, epochs, y, "Val F1 by epoch", "Learning curves of the best settings")]
     values = [p.y for s in losses for p in s.points]
     if values:
-        y = linear_axis("val loss", 0, max(values) * 1.05)
-        plots.append(
-            plot(losses, epochs, y, "Val loss by epoch", "Learning curves of the same settings", with_legend=False)
-        )
+        y = linear_axis("loss", 0, max(values) * 1.05)
+        title, description = "Loss by epoch", "Val loss of the same settings; dashed lines are the train loss"
+        plots.append(plot(losses, epochs, y, title, description, with_legend=False))
     return plots
 
 
@@ -126,8 +136,9 @@ def cost(settings: Sequence[Setting], field: str, label: str) -> Safe | None:
     for model in models:
         points = []
         for setting in settings:
-            spent = cost_of(setting.best_run, field)
-            if setting.axes["model"] == model and spent:
+            known = [spent for run in setting.runs if (spent := cost_of(run, field))]
+            if setting.axes["model"] == model and known:
+                spent = mean_sd(known)[0]
                 points.append(_point(setting, spent, interval=False, more=f", {spent:,.4g} {label}"))
         if points:
             series.append(Series(str(model), points, line=False))
@@ -158,12 +169,27 @@ def _point(setting: Setting, x: float, interval: bool = True, more: str = "") ->
     return Point(x, f1, low, high, label + (", collapsed" if setting.collapsed else ""), setting.collapsed)
 
 
-def _f1_axis(series: Sequence[Series], label: str = "test F1 (%)") -> Axis:
+def _baseline_series(baseline: float | None, y: Axis, first: float, last: float) -> list[Series]:
+    """A dashed line across the plot; none where the baseline lies outside of it."""
+    if baseline is None or not y.low <= baseline <= y.high:
+        return []
+    return [Series("TF-IDF baseline", [Point(first, baseline), Point(last, baseline)], marks=False, dashed=True)]
+
+
+def _f1_axis(
+    series: Sequence[Series],
+    label: str = "test F1 (%)",
+    shown_range: float = _SHOWN_RANGE,
+    baseline: float | None = None,
+) -> Axis:
+    """An axis that shows the best and what is within the range below, and the baseline unless it is far above."""
     points = [p for s in series for p in s.points]
     best = max((p.y for p in points), default=1.0)
-    shown = [p for p in points if p.y >= best - _SHOWN_RANGE]
+    shown = [p for p in points if p.y >= best - shown_range]
     low = min((p.y if p.low is None else p.low for p in shown), default=0.0)
     high = max((p.y if p.high is None else p.high for p in shown), default=1.0)
+    if baseline is not None and abs(baseline - best) <= shown_range:
+        low, high = min(low, baseline), max(high, baseline)
     margin = max(0.002, 0.05 * (high - low))
     return linear_axis(label, max(0.0, low - margin), min(1.0, high + margin), _PERCENT)
 
@@ -173,9 +199,9 @@ def _widened(values: Sequence[float]) -> tuple[float, float]:
     return max(0.0, min(values) - margin), max(values) + margin
 
 
-def _without_lr(setting: Setting, others: Sequence[Setting]) -> str:
-    same = [Setting({**s.axes, "lr": None}, s.extras, s.rest("lr"), s.runs) for s in (setting, *others)]
-    return name_setting(same[0], same[1:])
+def _without_lr(settings: Sequence[Setting]) -> list[Setting]:
+    """The same settings, equal where they differ in the learning rate alone: for their names."""
+    return [Setting({**s.axes, "lr": None}, s.extras, s.rest("lr"), s.runs) for s in settings]
 
 
 def _history(run: Run) -> list[dict[str, Any]]:
@@ -185,10 +211,10 @@ def _history(run: Run) -> list[dict[str, Any]]:
         return []
 
 
-def _curve(rows: Sequence[dict[str, Any]], part: str, name: str) -> list[Point]:
+def _curve(rows: Sequence[dict[str, Any]], part: str | None, name: str) -> list[Point]:
     points = []
     for row in rows:
-        epoch, values = row.get("epoch"), row.get(part)
+        epoch, values = row.get("epoch"), row if part is None else row.get(part)
         y = values.get(name) if isinstance(values, dict) else None
         if isinstance(epoch, int) and isinstance(y, int | float):
             points.append(Point(epoch, float(y), label=f"epoch {epoch}: {y:.4f}"))

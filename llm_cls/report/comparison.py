@@ -8,7 +8,7 @@ import numpy as np
 
 from llm_cls.report.baseline import Baseline
 from llm_cls.report.predictions import Predictions, read_test_predictions
-from llm_cls.report.settings import AXES, REPLICATES, Setting, best_per
+from llm_cls.report.settings import AXES, Setting, best_per
 from llm_cls.scores import Floats
 from llm_cls.statistics import (
     Ints,
@@ -18,6 +18,7 @@ from llm_cls.statistics import (
     mcnemar,
     percentile_ci95,
     resampled_f1,
+    standard_error,
 )
 
 # Of 2,000 resamples the smallest p-value is 0.001: corrected for more than 50 pairs none could be below 0.05.
@@ -33,6 +34,7 @@ class Comparison:
         difference: Mean test F1 of the winner minus that of the other.
         interval: 95 % of the difference, by the paired bootstrap.
         p_bootstrap, p_mcnemar: Two-sided, Holm-corrected over all pairs of the report.
+        run_error: Standard error of the difference over seeds or folds; None where either has a single run.
         only_winner, only_other: Texts that one alone has right, of one run each.
         n_texts: Different test texts.
     """
@@ -43,6 +45,7 @@ class Comparison:
     interval: tuple[float, float]
     p_bootstrap: float
     p_mcnemar: float
+    run_error: float | None
     only_winner: int
     only_other: int
     n_texts: int
@@ -51,6 +54,11 @@ class Comparison:
     def told_apart(self) -> bool:
         """Whether the corrected paired bootstrap finds a difference at 5 %."""
         return self.p_bootstrap < 0.05
+
+    @property
+    def holds_over_runs(self) -> bool:
+        """Whether other seeds or folds would hardly turn the difference around; unknown for single runs: True."""
+        return self.run_error is None or abs(self.difference) > 2 * self.run_error
 
 
 @dataclass(frozen=True)
@@ -98,7 +106,7 @@ class Judge:
             for digest, (texts, _) in first.items()
             if baseline.covers(texts)
         }
-        return self._pair(first, second, "the winner", "the TF-IDF baseline")
+        return self._pair(first, second, "the winner", "the TF-IDF baseline", fixed=True)
 
     def _by_texts(self, setting: Setting) -> _ByTexts:
         if setting.key in self._known:
@@ -118,6 +126,7 @@ class Judge:
         second: _ByTexts,
         own_name: str,
         name: str,
+        fixed: bool = False,
     ) -> Comparison | None:
         common = [digest for digest in first if digest in second]
         if not common:
@@ -142,10 +151,25 @@ class Judge:
             interval=percentile_ci95(differences),
             p_bootstrap=bootstrap_p_value(differences),
             p_mcnemar=mcnemar(discordant["first"], discordant["second"]),
+            run_error=_run_error([([j.f1 for j in first[d][1]], [j.f1 for j in second[d][1]]) for d in common], fixed),
             only_winner=discordant["first"],
             only_other=discordant["second"],
             n_texts=sum(len(first[digest][0].ids) for digest in common),
         )
+
+
+def _run_error(f1: Sequence[tuple[Sequence[float], Sequence[float]]], fixed: bool) -> float | None:
+    """How far seeds and folds move a difference, from the F1 of both sides' runs on each set of test texts.
+
+    Args:
+        f1: Both sides' F1 on each set of test texts.
+        fixed: Whether no seed changes the other side.
+    """
+    if len(f1) > 1:
+        differences = [float(np.mean(ours) - np.mean(theirs)) for ours, theirs in f1]
+        return standard_error(differences)
+    ours, theirs = standard_error(f1[0][0]), 0.0 if fixed else standard_error(f1[0][1])
+    return None if ours is None or theirs is None else float(np.hypot(ours, theirs))
 
 
 def rivals(settings: Sequence[Setting], winner: Setting) -> list[Setting]:
@@ -164,37 +188,6 @@ def corrected(pairs: Sequence[Comparison]) -> list[Comparison]:
     return [replace(p, p_bootstrap=b, p_mcnemar=m) for p, b, m in zip(pairs, boot, exact, strict=True)]
 
 
-def name_setting(setting: Setting, settings: Sequence[Setting]) -> str:
-    """A setting by what varies between ``settings``; by its model where nothing does."""
-    varied = [axis for axis in AXES if len({repr(s.axes[axis]) for s in settings}) > 1]
-    words = {"model": "{}", "template": "template {}", "lr": "lr {:g}", "batch_size": "batch size {}", "lora_r": "r {}"}
-    parts = []
-    extras = [key for key in setting.extras if len({repr(s.extras.get(key)) for s in settings}) > 1]
-    for axis in varied or ([] if extras else ["model"]):
-        item = setting.axes[axis]
-        if item is None:
-            parts.append("no LoRA" if axis == "lora_r" else f"no {axis}")
-        else:
-            parts.append(words[axis].format(item) if axis != "lr" or isinstance(item, int | float) else f"lr {item}")
-    parts += [f"{key.rpartition('.')[2]} {setting.extras[key]}" for key in extras]
-    return ", ".join(parts)
-
-
-def full_name(setting: Setting) -> str:
-    """A setting by all of its axes."""
-    words = zip(AXES, ("", "template ", "lr ", "batch size ", "r "), strict=True)
-    parts = [f"{word}{setting.axes[axis]}" for axis, word in words if setting.axes[axis] is not None]
-    return ", ".join([*parts, *(f"{key.rpartition('.')[2]} {item}" for key, item in setting.extras.items())])
-
-
-def replicates(setting: Setting) -> str:
-    """How often a setting was repeated: "3 seeds", "5 folds", or "1 run"."""
-    names = {"seed": "seeds", "data.split_seed": "splits", "data.fold": "folds"}
-    found = [(len({repr(run.config.get(key)) for run in setting.runs}), names[key]) for key in REPLICATES]
-    several = [f"{n} {name}" for n, name in found if n > 1]
-    return ", ".join(several) or f"{len(setting.runs)} run{'s' if len(setting.runs) > 1 else ''}"
-
-
 def sentence(winner: str, other: str, pair: Comparison) -> str:
     """What a comparison means, in plain words; a negative difference is to the winner's disadvantage.
 
@@ -211,7 +204,11 @@ def sentence(winner: str, other: str, pair: Comparison) -> str:
         )
     better, worse = (winner, other) if points > 0 else (other, winner)
     low, high = (low, high) if points > 0 else (-high, -low)
-    return (
+    found = (
         f"The difference between {better} and {worse} ({abs(points):.2f} points, 95 %: {low:.2f} to {high:.2f}) is "
-        f"more than chance explains on {pair.n_texts:,} texts: {better} is better."
+        f"more than chance explains on {pair.n_texts:,} texts"
     )
+    if pair.run_error is not None and not pair.holds_over_runs:
+        error = f"its standard error over the runs is {100 * pair.run_error:.2f} points"
+        return f"{found}, but not more than other seeds or folds could undo: {error}."
+    return f"{found}: {better} is better."

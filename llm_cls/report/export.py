@@ -2,13 +2,14 @@
 
 import csv
 import io
+import math
 import re
 from decimal import ROUND_HALF_UP, Decimal
 from pathlib import Path
 from typing import Any
 
 from llm_cls.files import write_text
-from llm_cls.report.tables import Column, Table
+from llm_cls.report.tables import TABLES, Column, Table
 
 # What makes a spreadsheet run a cell (OWASP, "CSV Injection"); the wide forms do so in Japanese settings.
 _FORMULA = re.compile(r"[=+\-@\t\r\n＝＋－＠]")
@@ -20,6 +21,13 @@ def write_table(table: Table, directory: Path) -> None:
     """Writes ``<name>.csv`` and ``<name>.md``."""
     write_text(directory / f"{table.name}.csv", to_csv(table))
     write_text(directory / f"{table.name}.md", to_markdown(table))
+
+
+def remove_tables(directory: Path) -> None:
+    """Removes the tables of an earlier report: not each report has all of them."""
+    for name in TABLES:
+        for suffix in ("csv", "md"):
+            (directory / f"{name}.{suffix}").unlink(missing_ok=True)
 
 
 def to_csv(table: Table) -> str:
@@ -51,9 +59,19 @@ def cell(value: Any, column: Column) -> str:
         return str(hundredfold(value))
     if column.kind == "points" and isinstance(value, int | float):
         return f"{hundredfold(value):+}"
+    if column.kind == "rate" and isinstance(value, int | float):
+        return rate(value)
     if isinstance(value, float):
         return f"{value:g}"
     return printable(str(value))
+
+
+def rate(value: float) -> str:
+    """A learning rate as people type it: 5e-4."""
+    if not 0 < value < 0.1:
+        return f"{value:g}"
+    exponent = math.floor(math.log10(value) + 1e-9)
+    return f"{value / 10.0**exponent:g}e{exponent}"
 
 
 def hundredfold(value: float) -> Decimal:

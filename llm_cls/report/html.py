@@ -69,7 +69,8 @@ def results_table(table: Table) -> Safe:
 
 def rows_table(title: str, note: str, columns: Sequence[Column], rows: Sequence[Mapping[str, Any]]) -> Safe:
     """A sortable table; values that are markup are put in as such."""
-    head = tag("tr", *(tag("th", c.heading, scope="col", class_=_numeric(c)) for c in columns))
+    headings = (c.heading.replace("95 % ", "95\N{NO-BREAK SPACE}% ") for c in columns)
+    head = tag("tr", *(tag("th", h, scope="col", class_=_numeric(c)) for h, c in zip(headings, columns, strict=True)))
     body = [tag("tr", *(_cell(row.get(c.key), c, i == 0) for i, c in enumerate(columns))) for row in rows]
     table = tag("table", tag("thead", head), tag("tbody", *body), class_="sortable", aria_label=title)
     return scrollable(title, note, table)
@@ -85,6 +86,7 @@ def _cell(value: Any, column: Column, first: bool) -> Safe:
     if isinstance(value, Safe):
         return tag("td", value, class_="wide")
     text = cell(value, column)
+    first = first and text != ""  # an empty heading would tell a screen reader nothing
     if column.kind != "text":
         number = isinstance(value, int | float) and math.isfinite(value)
         return tag("td", text, class_="n", data_v=repr(value) if number else "" if not text else None)

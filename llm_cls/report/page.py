@@ -6,9 +6,10 @@ from llm_cls.report import charts
 from llm_cls.report.analysis import Analysis
 from llm_cls.report.baseline import DESCRIPTION
 from llm_cls.report.charts import figure
-from llm_cls.report.comparison import full_name, replicates
+from llm_cls.report.comparison import Comparison
 from llm_cls.report.html import page, paragraphs, plots, results_table, rows_table
 from llm_cls.report.markup import Safe, join, tag
+from llm_cls.report.names import full_name, replicates
 from llm_cls.report.provenance import provenance_section
 from llm_cls.report.published import SOURCE, SOURCE_URL, published
 from llm_cls.report.settings import best_per
@@ -91,7 +92,7 @@ def _results(found: Analysis) -> list[Section]:
     crosses = "Crosses are collapsed or diverged runs, arrows on the lower edge settings too far below to show."
     drawings = {
         "best": (charts.by_model(settings, baseline), "Best setting of each model, scored on test."),
-        "lr": (charts.by_lr(settings, baseline, found.runs), crosses),
+        "lr": (charts.by_lr(settings, baseline, found.runs), f"{crosses}{charts.lr_note(settings)}"),
         "template": (charts.by_axis(settings, "template", "template"), "Best setting for each template."),
         "batch_size": (charts.by_axis(settings, "batch_size", "batch size"), "Best setting for each batch size."),
         "r": (charts.by_axis(settings, "lora_r", "LoRA r"), "Best setting for each rank."),
@@ -119,14 +120,15 @@ def _with_baseline(table: Table, found: Analysis) -> Safe:
 
 
 def _curves(found: Analysis) -> Safe | None:
-    chosen = list({s.key: s for s in (found.winner, *best_per(found.settings, "model")) if s is not None}.values())
+    settings = [s for s in found.settings if not s.collapsed] or found.settings  # their losses would hide the others
+    chosen = list({s.key: s for s in (found.winner, *best_per(settings, "model")) if s is not None}.values())
     if len(chosen) < 4:  # a single model: its best settings, too
-        ranked = sorted(found.settings, key=lambda s: -s.val_f1)[:4]
+        ranked = sorted(settings, key=lambda s: -s.val_f1)[:4]
         chosen = list({s.key: s for s in (*chosen, *ranked)}.values())[:4]
     curves = charts.learning_curves(chosen)
     if not curves:
         return None
-    captions = ("The best epoch is chosen on this curve.", "The same runs in the same colours.")
+    captions = ("The best epoch is chosen on this curve.", "The same runs in the same colours; dashed: train loss.")
     drawn = [figure(curve, caption) for curve, caption in zip(curves, captions, strict=False)]
     return plots(*drawn)
 
@@ -146,23 +148,31 @@ def _comparisons(found: Analysis) -> Safe:
     rows = []
     for pair in found.comparisons:
         row = {column.key: getattr(pair, column.key, None) for column in columns}
-        row |= {"low": pair.interval[0], "high": pair.interval[1], "told_apart": "yes" if pair.told_apart else "no"}
+        row |= {"low": pair.interval[0], "high": pair.interval[1], "told_apart": _told_apart(pair)}
         row |= {"p_bootstrap": float(f"{pair.p_bootstrap:.2g}"), "p_mcnemar": float(f"{pair.p_mcnemar:.2g}")}
         rows.append(row)
     texts = found.comparisons[0].n_texts
     note = (
         f"Test F1 of the winner ({found.name}) minus that of another, which is named by what differs, in points, on "
         f"the same {texts:,} texts. p-values are "
-        f"Holm-corrected over {len(rows)} pair{'s' if len(rows) > 1 else ''}; told apart: bootstrap p below 0.05."
+        f"Holm-corrected over {len(rows)} pair{'s' if len(rows) > 1 else ''}; told apart: bootstrap p below 0.05, and "
+        "where both sides have several runs, a difference of more than twice its standard error over them."
     )
     return rows_table("Comparisons", note, columns, rows)
 
 
+def _told_apart(pair: Comparison) -> str:
+    if not pair.told_apart:
+        return "no"
+    return "yes" if pair.holds_over_runs else "on these runs only"
+
+
 def _costs(found: Analysis) -> Safe | None:
-    seconds = charts.cost(found.settings, "seconds", "device-seconds")
+    on_gpus = all("CPU" not in str(run.record.hardware) for run in found.runs if run.scored and run.record)
+    seconds = charts.cost(found.settings, "seconds", "GPU-seconds" if on_gpus else "device-seconds")
     memory = charts.cost(found.settings, "memory", "GiB")
     return plots(
-        figure(seconds, "Wall-clock time of the run times its devices: GPU-seconds on GPUs."),
+        figure(seconds, "Wall-clock time of a run times its devices; of repeated settings the mean over the runs."),
         figure(memory, "Peak memory of one device."),
     )
 
@@ -176,7 +186,10 @@ def _methods() -> Safe:
         "both sides; McNemar's test takes one run of each."
     )
     link = tag("a", SOURCE_URL, href=SOURCE_URL, rel="noopener noreferrer")
-    same = ", one seed each; beside ours where model, template, learning rate, batch size and r are the same."
+    same = (
+        ", one seed each; beside ours where model, template, learning rate, batch size, r, the split and the rest of "
+        "the recipe (epochs, length, LoRA, optimizer) are the same."
+    )
     source = tag("p", f"Published figures: {SOURCE}, ", link, same)
     texts = (chosen, f"The baseline is {DESCRIPTION}.")
     return join([tag("h2", "Methods"), paragraphs(*texts), source])

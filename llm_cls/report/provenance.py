@@ -26,6 +26,7 @@ def provenance_section(runs: Sequence[Run]) -> Safe:
         if len(found) == 1 and found.total() == len(known)
     ]
     varied = [key for key, found in sorted(values.items()) if len(found) > 1 or found.total() < len(known)]
+    varied = [key for key in varied if key != "logger.tags"]  # the swept values once more, for W&B
     software: dict[str, Counter[str]] = defaultdict(Counter)
     for run in known:
         if run.record is not None:
@@ -71,7 +72,9 @@ def _runs_table(runs: Sequence[Run], varied: Sequence[str]) -> Safe:
             row |= {"data": run.record.data.digest[:12], "git_commit": (run.record.git_commit or "")[:12] or None}
             row |= {"started_at": _time(run.record.started_at)}
         if run.metrics is not None:
-            row |= {"seconds": round(run.metrics.seconds.total, 1), "peak_memory_gib": run.metrics.peak_memory_gib}
+            row["seconds"] = round(run.metrics.seconds.total, 1)
+            if run.metrics.peak_memory_gib is not None:
+                row["peak_memory_gib"] = round(run.metrics.peak_memory_gib, 2)
             if run.metrics.tokens_per_second is not None:
                 row["tokens_per_second"] = round(run.metrics.tokens_per_second)
         rows.append(row)

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-FILES = ("metrics.json", "run.json", "config.yaml")
+FILES = ("metrics.json", "run.json", "config.yaml", "failed.json")
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the C one is ten times faster where it is built
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=0)]
@@ -91,8 +91,8 @@ class Run:
     Attributes:
         path: The directory.
         name: Its path below the directory of the report.
-        state: "finished" (scored), or "diverged", "pruned", "running", "unfinished", "damaged", "duplicate",
-            "other data" (listed, never scored).
+        state: "finished" (scored), or "diverged", "pruned", "running", "failed", "unfinished", "damaged",
+            "duplicate", "other data" (listed, never scored).
         reason: Why it isn't scored, in one line; empty where it is.
         config: The flattened configuration, "section.key" to value; empty where it can't be read.
         record: ``run.json``, where it can be read.
@@ -142,7 +142,7 @@ def _run_directories(directory: Path) -> Iterator[Path]:
 
 
 def _read_run(path: Path, name: str, held: set[tuple[int, int]]) -> Run:
-    run = Run(path, name, "unfinished", "no metrics.json: failed, interrupted, or running on another machine")
+    run = _without_result(Run(path, name, "unfinished"), held)
     try:
         loaded = yaml.load((path / "config.yaml").read_text(encoding="utf-8"), Loader=_LOADER)
         if not isinstance(loaded, dict):
@@ -150,7 +150,7 @@ def _read_run(path: Path, name: str, held: set[tuple[int, int]]) -> Run:
         record = Record.model_validate(json.loads((path / "run.json").read_text(encoding="utf-8")))
         run = replace(run, config=dict(_flatten(loaded)), record=record)
         if not (path / "metrics.json").is_file():
-            return run.put_aside("running", "in progress") if _is_held(path / ".lock", held) else run
+            return run
         metrics = Metrics.model_validate(json.loads((path / "metrics.json").read_text(encoding="utf-8")))
         _check(metrics, record)
     except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
@@ -161,6 +161,17 @@ def _read_run(path: Path, name: str, held: set[tuple[int, int]]) -> Run:
         best = "" if metrics.best_epoch is None else f", best epoch {metrics.best_epoch}"
         return replace(run, state=metrics.status, reason=f"after {metrics.epochs_run} epochs{best}", metrics=metrics)
     return replace(run, state="finished", reason="", metrics=metrics)
+
+
+def _without_result(run: Run, held: set[tuple[int, int]]) -> Run:
+    """``run`` as it stands without ``metrics.json``: in progress, failed, or left behind."""
+    if _is_held(run.path / ".lock", held):
+        return run.put_aside("running", "in progress")
+    try:
+        failure = json.loads((run.path / "failed.json").read_text(encoding="utf-8"))
+        return run.put_aside("failed", " ".join(str(failure["reason"]).split()))
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return run.put_aside("unfinished", "no metrics.json: interrupted, or running on another machine")
 
 
 def _check(metrics: Metrics, record: Record) -> None:

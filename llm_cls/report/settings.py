@@ -172,13 +172,13 @@ def shown_lr_series(settings: Sequence[Setting], most: int = 8) -> list[list[Set
     """The series to show, the one with the best val F1 first.
 
     Of more than ``most`` series, each model keeps the one with most learning rates; of equals the one with the
-    most usual other values.
+    most usual other values, then the one with the best val F1.
     """
     series = lr_series(settings)
     usual = Counter((axis, repr(v)) for s in series for one in s for axis, v in one.axes.items())
 
-    def rank(one: list[Setting]) -> tuple[int, int]:
-        return len(one), sum(usual[axis, repr(v)] for axis, v in one[0].axes.items() if axis != "lr")
+    def rank(one: list[Setting]) -> tuple[int, int, float]:
+        return len(one), sum(usual[axis, repr(v)] for axis, v in one[0].axes.items() if axis != "lr"), best(one).val_f1
 
     if len(series) > most:
         series = [max(found, key=rank) for found in _by(series, lambda s: s[0].axes["model"]).values()]

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from llm_cls.report.markup import Safe, join, tag
+from llm_cls.report.export import rate
+from llm_cls.report.markup import Safe, japanese, join, tag
 
 # Sized so that the text is still readable when a phone scales the plot to 350 pixels.
 WIDTH, HEIGHT = 480, 300
@@ -42,13 +43,14 @@ class Point:
 
 @dataclass(frozen=True)
 class Series:
-    """Points that belong together."""
+    """Points that belong together; ``style`` is that of the series' place unless it is given."""
 
     name: str
     points: Sequence[Point]
     line: bool = True
     marks: bool = True
     dashed: bool = False
+    style: int | None = None
 
 
 @dataclass(frozen=True)
@@ -92,15 +94,7 @@ def log_axis(label: str, values: Sequence[float], own_ticks: bool = False) -> Ax
         decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
         steps = (1, 2, 5) if high / low < 300 else (1,)
         marks = [m * 10.0**d for d in decades for m in steps if low <= m * 10.0**d <= high]
-    return Axis(label, low, high, [(v, _short(v)) for v in marks], "log")
-
-
-def _short(value: float) -> str:
-    """Small values as 5e-4, which is how learning rates are typed."""
-    if value >= 0.01:
-        return f"{value:g}"
-    exponent = math.floor(math.log10(value) + 1e-9)
-    return f"{value / 10.0**exponent:g}e{exponent}"
+    return Axis(label, low, high, [(v, rate(v)) for v in marks], "log")
 
 
 def category_axis(label: str, names: Sequence[str]) -> Axis:
@@ -134,7 +128,8 @@ def plot(
         parts.append(tag("path", d=_path([(_x(x, low), _y(y, low)), (_x(x, high), _y(y, high))]), class_="reference"))
     dodge = _dodge(series, x)
     for i, one in enumerate(series):
-        parts.append(_series(one, x, y, i % N_STYLES, (i - (len(series) - 1) / 2) * dodge))
+        style = i if one.style is None else one.style
+        parts.append(_series(one, x, y, style % N_STYLES, (i - (len(series) - 1) / 2) * dodge))
     drawing = tag(
         "svg", tag("title", title), tag("desc", description), *parts,
         viewBox=f"0 0 {WIDTH} {HEIGHT}", role="img", aria_label=f"{title}. {description}",
@@ -162,7 +157,9 @@ def legend(series: Sequence[Series]) -> Safe:
             "svg", tag("path", d="M-10 0H10", class_="line"), shape, viewBox="-11 -7 22 14", aria_hidden="true"
         )
         items.append(
-            tag("li", swatch, one.name, class_=f"s{i % N_STYLES} dashed" if one.dashed else f"s{i % N_STYLES}")
+            tag(
+                "li", swatch, japanese(one.name), class_=f"s{i % N_STYLES} dashed" if one.dashed else f"s{i % N_STYLES}"
+            )
         )
     return tag("ul", *items, class_="legend")
 

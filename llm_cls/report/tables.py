@@ -20,14 +20,17 @@ from llm_cls.report.settings import (
 )
 
 SCORES = ("accuracy", "precision", "recall", "f1")
-Kind = Literal["text", "number", "percent", "points"]
+# Stems of the files of all tables; which of them a report has depends on what the runs vary.
+TABLES = ("best", "template", "lr", "batch_size", "r", "all")
+Kind = Literal["text", "number", "rate", "percent", "points"]
 
 
 @dataclass(frozen=True)
 class Column:
     """A column: its name in the CSV file, its heading elsewhere, and how its values are written.
 
-    "percent" and "points" columns hold fractions and are written times 100 with two digits, points with sign.
+    "rate" columns hold learning rates, written as 5e-4 for people; "percent" and "points" columns hold fractions
+    and are written times 100 with two digits, points with sign.
     """
 
     key: str
@@ -68,7 +71,7 @@ class Table:
 _AXES = (
     Column("model", "Model"),
     Column("template", "Template", "number"),
-    Column("lr", "LR", "number"),
+    Column("lr", "LR", "rate"),
     Column("batch_size", "Batch size", "number"),
     Column("lora_r", "LoRA r", "number"),
 )

@@ -93,8 +93,8 @@ def _texts_table(title: str, note: str, texts: Predictions, chosen: Any, is_live
         Column("title", "Text"),
         Column("label", "Label"),
         Column("prediction", "Prediction"),
-        Column("confidence", "p (%)", "percent"),
-        Column("probabilities", "Most probable labels"),
+        Column("confidence", "p\N{NO-BREAK SPACE}(%)", "percent"),
+        Column("probabilities", "Most probable labels, and the true one"),
     )
     return rows_table(title, note, columns, [_text_row(texts, int(i), is_livedoor) for i in chosen])
 
@@ -104,11 +104,9 @@ def _text_row(texts: Predictions, i: int, is_livedoor: bool) -> Mapping[str, Any
     number = re.search(r"-([0-9]{1,12})(\.txt)?$", texts.ids[i]) if is_livedoor else None
     link = tag("a", name, href=_ARTICLE.format(number[1]), rel="noopener noreferrer") if number else name
     p = texts.probabilities[i]
-    most = [
-        f"{texts.names[j]} {100 * p[j]:.1f}\N{NO-BREAK SPACE}%"
-        for j in np.argsort(-p, kind="stable")[:3]
-        if p[j] >= 0.0005
-    ]
+    ranked = [int(j) for j in np.argsort(-p, kind="stable")]
+    listed = [j for place, j in enumerate(ranked) if (place < 3 and p[j] >= 0.0005) or j == texts.labels[i]]
+    most = [f"{texts.names[j]} {100 * p[j]:.1f}\N{NO-BREAK SPACE}%" for j in listed]
     return {
         "title": tag("span", link),
         "label": texts.names[texts.labels[i]],

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from llm_cls.errors import ArtifactError
 from llm_cls.files import atomic_path, write_jsonl
 from llm_cls.training.distributed import check_same_on_all
-from llm_cls.training.hardware import peak_memory_gib
+from llm_cls.training.hardware import peak_memory_gib, reset_peak_memory
 from llm_cls.training.module import ClassifierModule
 from llm_cls.training.pruning import Pruner
 
@@ -113,6 +113,7 @@ class RunRecorder(Checkpoint):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Refuses to train with processes that were given another configuration, other data or another directory."""
+        reset_peak_memory(trainer.strategy.root_device)  # a sweep trains many runs in one process
         check_same_on_all(self._run_id, "configuration or data", "Give all the same command")
         check_same_on_all(str(self._directory.resolve()), "run directory", "Give all the same hydra.run.dir")
 

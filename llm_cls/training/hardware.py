@@ -89,7 +89,7 @@ def check_fp8(hardware: Hardware) -> None:
 
 
 def peak_memory_gib(device: torch.device) -> float:
-    """Peak memory of this process so far: on its GPU, or without one in main memory."""
+    """Peak memory since the start of the run: on the GPU, or without one in main memory since that of the process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**30
     import resource
@@ -97,3 +97,9 @@ def peak_memory_gib(device: torch.device) -> float:
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / (2**30 if sys.platform == "darwin" else 2**20)  # macOS counts bytes, Linux KiB
+
+
+def reset_peak_memory(device: torch.device) -> None:
+    """Forgets the peak of earlier runs of this process on its GPU; that of main memory can't be forgotten."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)

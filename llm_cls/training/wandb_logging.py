@@ -33,7 +33,8 @@ class RunLogger:
         import wandb
 
         summary = {f"{split}/{k}": v for split in ("val", "test") for k, v in metrics[split].items()}
-        summary |= {k: metrics[k] for k in ("status", "collapsed", "best_epoch", "tokens_per_second")}
+        kept = ("status", "collapsed", "best_epoch", "epochs_run", "tokens_per_second", "peak_memory_gib")
+        summary |= {k: metrics[k] for k in kept} | {"total_seconds": metrics["seconds"]["total"]}
         self._wandb.summary.update({f"best/{k}" if "/" in k else k: v for k, v in summary.items()})
         if not test.finite:
             return

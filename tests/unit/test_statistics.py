@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from scipy.stats import binomtest, bootstrap
+from scipy.stats import binomtest, bootstrap, scoreatpercentile, sem
 from sklearn.calibration import calibration_curve
 from sklearn.metrics import f1_score
 from statsmodels.stats.contingency_tables import mcnemar as statsmodels_mcnemar
@@ -34,6 +34,11 @@ def test_f1_ci95_agrees_with_scipys_bootstrap_of_sklearns_f1() -> None:
     ).confidence_interval  # fmt: skip
     assert ours == pytest.approx((theirs.low, theirs.high), abs=0.012)
     assert ours[0] < _sklearn_f1(labels, predictions) < ours[1]
+
+
+def test_percentile_ci95_agrees_with_scipy() -> None:
+    values = np.random.default_rng(0).gamma(2, size=2000)
+    assert statistics.percentile_ci95(values) == pytest.approx(tuple(scoreatpercentile(values, [2.5, 97.5])), abs=1e-12)
 
 
 def test_f1_ci95_is_repeatable_and_narrows_with_more_texts() -> None:
@@ -100,6 +105,11 @@ def test_mean_sd() -> None:
     assert statistics.mean_sd([0.9]) == (0.9, None)
 
 
+def test_standard_error_agrees_with_scipy() -> None:
+    assert statistics.standard_error([0.9, 0.93, 0.98]) == pytest.approx(sem([0.9, 0.93, 0.98]))
+    assert statistics.standard_error([0.9]) is None
+
+
 def test_reliability_agrees_with_sklearns_calibration_curve() -> None:
     rng = np.random.default_rng(0)
     confidences = rng.uniform(0.12, 1, 2000)
@@ -115,3 +125,12 @@ def test_reliability_agrees_with_sklearns_calibration_curve() -> None:
 def test_reliability_at_the_bounds_and_when_perfect() -> None:
     ours = statistics.reliability(np.array([0.0, 1.0, 1.0]), np.array([False, True, True]))
     assert ours.ece == 0 and ours.counts.tolist() == [1, 2]
+
+
+def test_a_confidence_on_a_bound_is_in_the_bin_below_as_in_sklearn() -> None:
+    confidences = np.array([0.25, 0.5, 0.5, 0.75, 1.0])
+    correct = np.array([True, False, True, False, True])
+    accuracy, confidence = calibration_curve(correct, confidences, n_bins=4)
+    ours = statistics.reliability(confidences, correct, n_bins=4)
+    assert ours.accuracy == pytest.approx(accuracy) and ours.confidence == pytest.approx(confidence)
+    assert ours.counts.tolist() == [1, 2, 1, 1]

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from run_directories import LABELS, make_run, predict
+from scipy.stats import sem
 
 from llm_cls.config import DataConfig
 from llm_cls.data import load
@@ -64,6 +65,17 @@ def test_it_is_compared_with_the_winner(run: Run, loads: list[str], tmp_path: Pa
     found = analyse(tmp_path / "runs", None, with_baseline=True)
     assert found.against_baseline is not None and found.against_baseline.n_texts == 180
     assert "TF-IDF baseline" in " ".join(found.verdict())
+
+
+def test_seeds_move_the_difference_on_the_winners_side_alone(loads: list[str], tmp_path: Path) -> None:
+    for seed, quality in enumerate((0.9, 0.95, 0.97)):
+        make_run(
+            tmp_path / "runs" / str(seed), data="sample", cache_dir=str(tmp_path / "c"), seed=seed, quality=quality
+        )
+    found = analyse(tmp_path / "runs", None, with_baseline=True)
+    f1 = [run.metrics.test.f1 for run in found.runs if run.metrics and run.metrics.test]
+    assert found.against_baseline is not None and len(f1) == 3
+    assert found.against_baseline.run_error == pytest.approx(sem(f1))
 
 
 def test_texts_that_changed_are_refused(run: Run, loads: list[str], monkeypatch: pytest.MonkeyPatch) -> None:

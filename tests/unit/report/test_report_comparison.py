@@ -5,10 +5,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from run_directories import make_run
+from scipy.stats import ttest_ind, ttest_rel
 from sklearn.metrics import f1_score
 
 from llm_cls.report.analysis import Analysis, analyse, summary
-from llm_cls.report.comparison import Comparison, corrected, name_setting, replicates, sentence
+from llm_cls.report.comparison import Comparison, corrected, sentence
+from llm_cls.report.names import full_name, name_common, name_setting, replicates
+from llm_cls.report.page import render
 from llm_cls.report.predictions import read_test_predictions
 from llm_cls.report.runs import read_runs
 from llm_cls.report.settings import group
@@ -23,8 +26,8 @@ def test_the_winner_is_chosen_on_val_and_compared_on_the_same_texts(tmp_path: Pa
     make_run(tmp_path / "b", lr=3e-4, quality=0.95, val_f1=0.98)
     make_run(tmp_path / "c", lr=5e-4, quality=0.50, val_f1=0.50)
     found = _analyse(tmp_path)
-    assert found.winner is not None and found.winner.axes["lr"] == 1e-4 and found.name == "lr 0.0001"
-    assert [pair.other for pair in found.comparisons] == ["lr 0.0003", "lr 0.0005"]
+    assert found.winner is not None and found.winner.axes["lr"] == 1e-4 and found.name == "lr 1e-4"
+    assert [pair.other for pair in found.comparisons] == ["lr 3e-4", "lr 5e-4"]
     second, worst = found.comparisons
     texts = {run.name: read_test_predictions(run) for run in found.runs}
     f1 = {
@@ -70,8 +73,8 @@ def test_unreadable_predictions_are_noted_and_stop_nothing(tmp_path: Path) -> No
     broken = make_run(tmp_path / "c", lr=5e-4, quality=0.8)
     (broken / "predictions" / "test.jsonl").write_text('{"id": 1}\n')
     found = _analyse(tmp_path)
-    assert [pair.other for pair in found.comparisons] == ["lr 0.0003"]
-    assert any("Not compared: lr 0.0005" in note for note in found.notes)
+    assert [pair.other for pair in found.comparisons] == ["lr 3e-4"]
+    assert any("Not compared: lr 5e-4" in note for note in found.notes)
     (tmp_path / "a" / "predictions" / "test.jsonl").unlink()
     found = _analyse(tmp_path)
     assert found.texts is None and found.comparisons == () and "test.jsonl" in found.notes[0]
@@ -97,9 +100,9 @@ def test_a_broken_line_is_a_value_error(tmp_path: Path, line: str) -> None:
         read_test_predictions(found)
 
 
-def _pair(difference: float, p: float) -> Comparison:
+def _pair(difference: float, p: float, run_error: float | None = None) -> Comparison:
     interval = (difference - 0.004, difference + 0.004)
-    return Comparison("A", "B", difference, interval, p, p, 3, 5, 736)
+    return Comparison("A", "B", difference, interval, p, p, run_error, 3, 5, 736)
 
 
 def test_the_sentence_is_plain_and_honest() -> None:
@@ -116,6 +119,47 @@ def test_the_sentence_is_plain_and_honest() -> None:
     )
 
 
+def test_a_difference_that_other_seeds_could_undo_makes_no_winner() -> None:
+    assert sentence("A", "B", _pair(0.012, 0.001, 0.007)) == (
+        "The difference between A and B (1.20 points, 95 %: 0.80 to 1.60) is more than chance explains on 736 texts, "
+        "but not more than other seeds or folds could undo: its standard error over the runs is 0.70 points."
+    )
+    assert sentence("A", "B", _pair(0.012, 0.001, 0.005)).endswith(": A is better.")
+    assert "within what 736 texts" in sentence("A", "B", _pair(0.012, 0.2, 0.007))
+
+
+def test_seeds_that_scatter_are_told_of(tmp_path: Path) -> None:
+    qualities = {1e-4: (0.99, 0.80, 0.98), 3e-4: (0.90, 0.78, 0.92)}
+    for lr, values in qualities.items():
+        for seed, quality in enumerate(values):
+            make_run(tmp_path / f"{lr}-{seed}", lr=lr, seed=seed, quality=quality)
+    found = _analyse(tmp_path)
+    (pair,) = found.comparisons
+    first, second = ([run.metrics.test.f1 for run in setting.runs] for setting in group(found.runs))
+    t = ttest_ind(first, second, equal_var=False).statistic  # Welch's: the difference over its standard error
+    assert pair.run_error == pytest.approx(pair.difference / t)
+    assert pair.told_apart and not pair.holds_over_runs
+    assert "other seeds or folds could undo" in " ".join(summary(found))
+    assert "on these runs only" in render(found, "sweep", "now")
+
+
+def test_folds_are_paired(tmp_path: Path) -> None:
+    for lr, qualities in ((1e-4, (0.98, 0.82, 0.92)), (3e-4, (0.94, 0.77, 0.90))):
+        for fold, quality in enumerate(qualities):
+            run = make_run(tmp_path / f"{lr}-{fold}", lr=lr, quality=quality, digest=str(fold) * 64)
+            for path, old, new in (
+                (run / "config.yaml", "split_seed: 42", f"split_seed: 42\n  folds: 3\n  fold: {fold}"),
+                (run / "predictions" / "test.jsonl", "-4000", f"-{fold}000"),  # other texts in every fold
+            ):
+                path.write_text(path.read_text(encoding="utf-8").replace(old, new), encoding="utf-8")
+    found = _analyse(tmp_path)
+    (pair,) = found.comparisons
+    first, second = ([run.metrics.test.f1 for run in setting.runs] for setting in group(found.runs))
+    assert pair.n_texts == 3 * 180 and pair.difference == pytest.approx(np.mean(first) - np.mean(second))
+    assert pair.run_error == pytest.approx(pair.difference / ttest_rel(first, second).statistic)
+    assert found.winner is not None and replicates(found.winner) == "3 folds"
+
+
 def test_p_values_are_corrected_over_the_pairs() -> None:
     assert [p.p_bootstrap for p in corrected([_pair(0, 0.01), _pair(0, 0.04), _pair(0, 0.03)])] == pytest.approx(
         [0.03, 0.06, 0.06]
@@ -126,8 +170,10 @@ def test_settings_are_named_by_what_differs(tmp_path: Path) -> None:
     for i, axes in enumerate(({"lr": 1e-4, "template": 0}, {"lr": 3e-4, "template": 2})):
         make_run(tmp_path / str(i), **axes)
     settings = group(read_runs(tmp_path))
-    assert [name_setting(s, settings) for s in settings] == ["template 0, lr 0.0001", "template 2, lr 0.0003"]
+    assert [name_setting(s, settings) for s in settings] == ["template 0, lr 1e-4", "template 2, lr 3e-4"]
     assert name_setting(settings[0], settings[:1]) == "rinna/japanese-gpt-neox-3.6b"
+    assert name_common(settings[:1], settings) == "template 0, lr 1e-4" and name_common(settings, settings) == ""
+    assert full_name(settings[1]) == "rinna/japanese-gpt-neox-3.6b, template 2, lr 3e-4, batch size 32, r 32"
 
 
 def test_nothing_finished_says_so(tmp_path: Path) -> None:

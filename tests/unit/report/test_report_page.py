@@ -2,16 +2,20 @@
 
 import base64
 import hashlib
+import json
 import re
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from run_directories import make_published, make_run
+from run_directories import make_published, make_run, replace_json
 
 from llm_cls.report.analysis import analyse
+from llm_cls.report.charts import by_lr, by_model, lr_note
 from llm_cls.report.markup import Safe, join, tag
 from llm_cls.report.page import render
+from llm_cls.report.runs import read_runs
+from llm_cls.report.settings import group
 from llm_cls.report.svg import Axis, Point, Series, linear_axis, log_axis, plot
 
 HOSTILE = (
@@ -157,3 +161,77 @@ def test_points_below_the_axis_are_marked_on_its_edge() -> None:
     series = [Series("s", [Point(1, 0.2, label="low"), Point(2, 0.9), Point(3, 0.0, crossed=True)])]
     drawn = plot(series, Axis("x", 1, 10, [], "log"), linear_axis("y", 0.8, 1), "t", "d")
     assert drawn.count('class="arrow"') == drawn.count('class="cross"') == drawn.count('class="mark"') == 1
+
+
+def test_curves_show_both_losses_of_a_run_in_one_style(tmp_path: Path) -> None:
+    make_run(tmp_path / "a", lr=1e-4, val_f1=0.95)
+    make_run(tmp_path / "b", lr=3e-4, val_f1=0.94)
+    make_run(tmp_path / "c", lr=1e-1, val_f1=0.02)
+    curves = _page(tmp_path).partition('id="curves"')[2].partition("</section>")[0]
+    losses = curves.partition("Loss by epoch")[2]
+    assert losses.count('class="s0"') == losses.count('class="s0 dashed"') == 1
+    assert losses.count('class="s1"') == losses.count('class="s1 dashed"') == 1
+    assert 'class="s2' not in losses  # a collapsed run's losses would hide the others
+    assert "lr 1e-4" in curves
+
+
+def test_the_true_label_of_a_text_is_shown_with_its_probability(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "a", quality=0.5)
+    path = run / "predictions" / "test.jsonl"
+    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    wrong = next(row for row in rows if row["label"] != row["prediction"])
+    others = [name for name in wrong["probabilities"] if name not in (wrong["label"], wrong["prediction"])]
+    wrong["probabilities"] = dict.fromkeys(wrong["probabilities"], 0.0) | {
+        wrong["prediction"]: 0.9, others[0]: 0.06, others[1]: 0.03, wrong["label"]: 0.0104,
+    }  # fmt: skip
+    wrong["title"] = "この題"
+    path.write_text("\n".join(json.dumps(row) for row in rows), encoding="utf-8")
+    row = next(part for part in _page(tmp_path).split("<tr>") if "この題" in part)
+    expected = [f"{name} {p} %" for name, p in ((wrong["prediction"], 90.0), (others[0], "6.0"), (others[1], "3.0"))]
+    assert ", ".join([*expected, f"{wrong['label']} 1.0 %"]) in row.replace("\N{NO-BREAK SPACE}", " ")
+
+
+def test_costs_are_means_over_the_runs_and_named_by_their_devices(tmp_path: Path) -> None:
+    for seed, seconds in ((1, 1000.0), (2, 3000.0)):
+        make_run(tmp_path / str(seed), seed=seed, seconds=seconds)
+    page = _page(tmp_path)
+    assert "2,000 GPU-seconds" in page and "38 GiB" in page
+    for seed in (1, 2):
+        replace_json(tmp_path / str(seed) / "run.json", hardware="x86_64 CPU, 2 cores")
+    assert "2,000 device-seconds" in _page(tmp_path)
+
+
+@pytest.mark.parametrize(("baseline", "shown"), [(0.97, True), (0.80, True), (0.20, False), (None, False)])
+def test_a_baseline_far_away_hides_no_runs(tmp_path: Path, baseline: float | None, shown: bool) -> None:
+    for lr, quality in ((1e-4, 0.93), (3e-4, 0.85)):
+        make_run(tmp_path / str(lr), lr=lr, quality=quality)
+        make_run(tmp_path / f"m-{lr}", lr=lr, quality=quality - 0.01, model="m")
+    settings = group(read_runs(tmp_path))
+    for drawn in (by_lr(settings, baseline, []), by_model(settings, baseline)):
+        assert drawn is not None and ("TF-IDF baseline" in drawn) == shown and 'class="arrow"' not in drawn
+
+
+def test_a_baseline_far_above_hides_no_runs(tmp_path: Path) -> None:
+    for lr, quality in ((1e-4, 0.45), (3e-4, 0.40)):
+        make_run(tmp_path / str(lr), lr=lr, quality=quality)
+    drawn = by_lr(group(read_runs(tmp_path)), 0.957, [])
+    assert drawn is not None and 'class="arrow"' not in drawn and "TF-IDF baseline" not in drawn
+
+
+def test_a_run_of_which_nothing_is_known_has_no_empty_heading(tmp_path: Path) -> None:
+    make_run(tmp_path / "a")
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "failed.json").write_text('{"reason": "of itself", "exit_code": 1}')
+    page = _page(tmp_path)
+    assert "of itself" in page and not re.search(r"<th[^>]*>(<span[^>]*>)?(</span>)?</th>", page)
+
+
+def test_what_all_lines_over_the_learning_rate_share_is_said(tmp_path: Path) -> None:
+    for model in ("a", "b", "c", "d", "e"):
+        for template in (1, 2):
+            for lr in (1e-4, 3e-4):
+                val_f1 = 0.9 if template == 2 else 0.8
+                make_run(tmp_path / f"{model}-{template}-{lr}", model=model, template=template, lr=lr, val_f1=val_f1)
+    settings = group(read_runs(tmp_path))
+    assert lr_note(settings) == " All lines: template 2." and lr_note(settings[:2]) == lr_note([]) == ""
+    assert " All lines: template 2." in _page(tmp_path)

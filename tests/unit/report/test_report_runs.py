@@ -1,6 +1,7 @@
 """Reading run directories in any state, and grouping them."""
 
 import fcntl
+import json
 from pathlib import Path
 
 import pytest
@@ -37,6 +38,24 @@ def test_runs_of_every_state_are_listed_and_only_finished_ones_scored(tmp_path: 
     }  # fmt: skip
     assert [run.name for run in runs if run.scored] == ["x/ok"]
     assert all(run.reason for run in runs if not run.scored)
+
+
+def test_failed_runs_are_listed_with_the_reason(tmp_path: Path) -> None:
+    (tmp_path / "early").mkdir()  # before the run had a configuration
+    late = make_run(tmp_path / "late", status="running")
+    for run, reason in ((tmp_path / "early", "lora.r must be >= 1,\ngot 0"), (late, "CUDA out of memory")):
+        (run / "failed.json").write_text(json.dumps({"reason": reason, "exit_code": 2}))
+    tried_again = make_run(tmp_path / "tried_again")
+    (tried_again / "failed.json").write_text('{"reason": "an earlier one", "exit_code": 4}')
+    (tmp_path / "odd").mkdir()
+    (tmp_path / "odd" / "failed.json").write_text("[]")
+    found = {run.name: (run.state, run.reason) for run in read_runs(tmp_path)}
+    assert found["early"] == ("failed", "lora.r must be >= 1, got 0")
+    assert found["late"] == ("failed", "CUDA out of memory")
+    assert found["tried_again"] == ("finished", "") and found["odd"][0] == "unfinished"
+    with (late / ".lock").open("w") as lock:  # being tried again
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert _states(tmp_path)["late"] == "running"
 
 
 def test_a_run_whose_lock_is_held_is_running(tmp_path: Path) -> None:
@@ -148,6 +167,14 @@ def test_of_many_series_each_model_keeps_the_longest(tmp_path: Path) -> None:
     settings = group(read_runs(tmp_path))
     assert [[s.axes["lr"] for s in one] for one in shown_lr_series(settings)] == [[1e-4, 3e-4, 5e-4], [1e-4, 3e-4]]
     assert [[s.axes["lr"] for s in one] for one in shown_lr_series(settings, most=1)] == [[1e-4, 3e-4, 5e-4]]
+
+
+def test_of_equal_series_the_best_is_shown(tmp_path: Path) -> None:
+    for template, val_f1 in ((0, 0.90), (1, 0.95), (2, 0.91)):
+        for lr in (1e-4, 3e-4):
+            make_run(tmp_path / f"{template}-{lr}", template=template, lr=lr, val_f1=val_f1)
+    ((first, _),) = shown_lr_series(group(read_runs(tmp_path)), most=1)
+    assert first.axes["template"] == 1
 
 
 def test_only_runs_on_the_same_data_are_compared(tmp_path: Path) -> None:

@@ -9,11 +9,11 @@ import pandas as pd
 import pytest
 from run_directories import make_published, make_run
 
-from llm_cls.report.export import defuse, hundredfold, to_csv, to_markdown
+from llm_cls.report.export import cell, defuse, hundredfold, rate, to_csv, to_markdown
 from llm_cls.report.published import published_rows
 from llm_cls.report.runs import read_runs
 from llm_cls.report.settings import group
-from llm_cls.report.tables import Column, Table, all_tables
+from llm_cls.report.tables import TABLES, Column, Table, all_tables
 
 
 @pytest.fixture(scope="module")
@@ -26,6 +26,10 @@ def published_tables(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Tabl
 
 def _frame(table: Table) -> pd.DataFrame:
     return pd.read_csv(io.StringIO(to_csv(table)))
+
+
+def test_every_table_has_its_name_in_the_list(published_tables: dict[str, Table]) -> None:
+    assert set(published_tables) == set(TABLES)
 
 
 def test_the_source_has_160_rows() -> None:
@@ -105,6 +109,35 @@ def test_a_setting_that_was_not_published_has_no_figure_beside_it(tmp_path: Path
     rows = {row["run"]: row for table in all_tables(read_runs(tmp_path), []) for row in table.rows}
     assert rows["a"]["published_test_f1"] == 0.97925 and rows["a"]["difference"] == pytest.approx(0.00075)
     assert rows["b"]["published_test_f1"] is rows["c"]["published_test_f1"] is None
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("weights: pretrained", "weights: random"), ("max_epochs: 10", "max_epochs: 3"), ("limit: null", "limit: 300"),
+        ("max_length: 512", "max_length: 64"), ("split_seed: 42", "split_seed: 7"),
+        ("lora_alpha: 16.0", "lora_alpha: 32"),
+        ("target_modules: null", "target_modules: all-linear"), ("limit: null", "limit: null\n  folds: 5"),
+    ],
+)  # fmt: skip
+def test_another_recipe_has_no_published_figure_beside_it(tmp_path: Path, old: str, new: str) -> None:
+    run = make_run(tmp_path / "a", lr=5e-4)
+    (row,) = all_tables(read_runs(tmp_path), [])[-1].rows
+    assert row["published_test_f1"] == 0.97925
+    config = (run / "config.yaml").read_text(encoding="utf-8")
+    assert config.count(old) == 1
+    (run / "config.yaml").write_text(config.replace(old, new), encoding="utf-8")
+    (row,) = all_tables(read_runs(tmp_path), [])[-1].rows
+    assert row["published_test_f1"] is None and row["difference"] is None
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(5e-4, "5e-4"), (0.0001, "1e-4"), (1e-2, "1e-2"), (0.05, "5e-2"), (2.5e-5, "2.5e-5"), (0.1, "0.1"), (5, "5")],
+)
+def test_learning_rates_are_written_as_typed_and_as_published(value: float, text: str) -> None:
+    assert rate(value) == cell(value, Column("lr", "LR", "rate")) == text and float(text) == value
+    assert to_csv(Table("t", "T", "", (Column("lr", "LR", "rate"),), ({"lr": value},))).splitlines()[1] == repr(value)
 
 
 @pytest.mark.parametrize(

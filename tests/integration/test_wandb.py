@@ -1,0 +1,82 @@
+"""The W&B run of a finished run, read back from its offline files."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sklearn.metrics import confusion_matrix
+
+from llm_cls.files import read_jsonl
+
+from .test_run_directory import load, read_wandb
+
+
+def test_curves_summary_and_configuration(finished_run: Path) -> None:
+    history: list[dict[str, Any]] = []
+    summary: dict[str, Any] = {}
+    config, exit_code = set(), None
+    for record in read_wandb(finished_run):
+        if record.WhichOneof("record_type") == "history":
+            history.append({_key(item): json.loads(item.value_json) for item in record.history.item})
+        summary |= {_key(item): json.loads(item.value_json) for item in record.summary.update}
+        config |= {item.key for item in record.run.config.update}
+        if record.WhichOneof("record_type") == "exit":
+            exit_code = record.exit.exit_code
+    metrics = load(finished_run / "metrics.json")
+    for row, logged in zip(read_jsonl(finished_run / "history.jsonl"), history, strict=False):
+        expected = {f"val/{name}": row["val"][name] for name in ("loss", "accuracy", "precision", "recall", "f1")}
+        expected |= {name: row[name] for name in ("epoch", "lr", "seconds", "tokens_per_second", "peak_memory_gib")}
+        assert {name: logged[name] for name in expected} == pytest.approx(expected)
+        assert logged["train/loss"] == pytest.approx(row["train_loss"])
+    assert len(history) == metrics["epochs_run"] + 1, "the epochs, then the tables"
+    for name in ("status", "collapsed", "best_epoch", "tokens_per_second", "peak_memory_gib"):
+        assert summary[name] == metrics[name]
+    for split in ("val", "test"):
+        assert summary[f"best/{split}/f1"] == metrics[split]["f1"]
+    assert summary["total_seconds"] == metrics["seconds"]["total"]
+    assert {"model", "optimizer", "lora", "data", "seed", "run"} <= config
+    assert exit_code == 0
+
+
+def _key(item: Any) -> str:
+    return item.key or "/".join(item.nested_key)
+
+
+def _wandb_table(run: Path, name: str) -> tuple[list[str], list[list[Any]]]:
+    """A table as the run's history points to it."""
+    (path,) = {
+        json.loads(item.value_json)
+        for record in read_wandb(run)
+        for item in record.history.item
+        if _key(item) == f"{name}/path"
+    }
+    (folder,) = (run / "wandb").glob("offline-run-*/files")
+    table = load(folder / path)
+    return table["columns"], table["data"]
+
+
+def test_the_table_of_predictions_has_each_text_with_its_title(finished_run: Path) -> None:
+    rows = read_jsonl(finished_run / "predictions" / "test.jsonl")
+    labels = load(finished_run / "run.json")["data"]["labels"]
+    columns, data = _wandb_table(finished_run, "test/predictions")
+    assert columns == ["id", "title", "label", "prediction", "correct", *(f"p({label})" for label in labels)]
+    assert len(data) == len(rows) > 0 and all(row["title"] for row in rows)
+    for row, logged in zip(rows, data, strict=True):
+        assert logged[:4] == [row["id"], row["title"], row["label"], row["prediction"]]
+        assert logged[4] == (row["label"] == row["prediction"])
+        assert logged[5:] == pytest.approx([row["probabilities"][label] for label in labels])
+
+
+def test_confusion_matrix_and_per_class_table(finished_run: Path) -> None:
+    rows = read_jsonl(finished_run / "predictions" / "test.jsonl")
+    labels = load(finished_run / "run.json")["data"]["labels"]
+    _, cells = _wandb_table(finished_run, "test/confusion_matrix_table")
+    true, predicted = ([row[key] for row in rows] for key in ("label", "prediction"))
+    expected = confusion_matrix(true, predicted, labels=labels)
+    assert {(a, p): n for a, p, n in cells} == {
+        (a, p): expected[i, j] for i, a in enumerate(labels) for j, p in enumerate(labels)
+    }
+    columns, data = _wandb_table(finished_run, "test/per_class")
+    per_class = load(finished_run / "metrics.json")["per_class"]
+    assert {row[0]: dict(zip(columns[1:], row[1:], strict=True)) for row in data} == per_class
