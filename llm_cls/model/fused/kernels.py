@@ -274,9 +274,13 @@ def add_dropout(total: Tensor, x: Tensor, mask: Mask) -> None:
 
 
 def _kept(x: Tensor, mask: Mask) -> Tensor:
+    """What ``x`` is multiplied by. Sixteen bits decide on an element: several times as fast as ``bernoulli_``."""
     seed, first_token = mask.rng.tolist()
     generator = torch.Generator().manual_seed((seed * 1_000_003 + first_token) * 4099 + mask.stream)
-    return torch.empty_like(x).bernoulli_(1 - mask.p, generator=generator).div_(1 - mask.p)
+    drops = round(mask.p * 65536)
+    bits = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-(2**63), None, generator=generator)
+    kept = bits.view(torch.int16)[: x.numel()].view(x.shape) >= drops - 32768
+    return kept.to(x.dtype).mul_(65536 / (65536 - drops))
 
 
 def in_form(x: Tensor, form: Form) -> Rows:

@@ -186,6 +186,8 @@ def is_plain(layer: nn.Module) -> bool:
 
 def cast_adapters(adapters: Sequence[Adapter]) -> None:
     """Brings the casts of all adapters up to date with their master weights."""
+    if not adapters:
+        return
     torch._foreach_copy_([x.a_cast for x in adapters], [x.a.detach() for x in adapters])
     scaled = torch._foreach_mul([x.b.detach() for x in adapters], [x.scaling for x in adapters])
     torch._foreach_copy_([x.b_cast for x in adapters], scaled)
