@@ -120,7 +120,7 @@ def measure(config: Config, inputs: Inputs, steps: int, warmup: int) -> dict[str
         "steps": len(seconds),
         "texts_per_second": config.data.batch_size * len(seconds) / sum(seconds),
         "tokens_per_second": rate,
-        "epoch_seconds": int(data.tokens["train"].lengths.sum()) / rate,
+        "epoch_seconds": statistics.median(seconds) * data.steps_per_epoch,
         "evaluation_tokens_per_second": _evaluate(module, data, trainer, clock),
         "peak_memory_gib": memory,
         "first_step_seconds": built - began + first_step,
@@ -154,16 +154,15 @@ def _flops_per_token(module: ClassifierModule) -> float:
 
 
 def matmul_tflops(device: torch.device, dtype: torch.dtype) -> float:
-    """The matrix products that this device reaches on large random matrices."""
+    """The matrix products that this device reaches on large random matrices, once it is as warm as in training."""
     size = 8192 if device.type == "cuda" else 1024
     a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
-    times = []
-    for _ in range(15):
+    times: list[float] = []
+    while sum(times) < 1:
         began = _now(device)
-        for _ in range(4):
-            a @ b
-        times.append((_now(device) - began) / 4)
-    return 2 * size**3 / statistics.median(times[5:]) / 1e12
+        a @ b
+        times.append(_now(device) - began)
+    return 2 * size**3 / statistics.median(times[len(times) // 2 :]) / 1e12
 
 
 def largest_micro_batch(config: Config, inputs: Inputs) -> int:

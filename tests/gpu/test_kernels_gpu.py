@@ -6,7 +6,7 @@ from torch import Tensor
 
 from llm_cls.model.fused import kernels
 from llm_cls.model.fused.attention import Texts, attend, attend_backward, per_text
-from llm_cls.model.fused.kernels import Mask, Norm
+from llm_cls.model.fused.kernels import Draw, Mask, Norm
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")]
 
@@ -83,7 +83,7 @@ def test_rotate(half: int, kv_heads: int, dtype: torch.dtype) -> None:
 
 def test_dropout_has_its_rate_and_one_mask_that_depends_on_the_token_alone() -> None:
     x = torch.ones(2048, 2816, device="cuda")
-    mask = Mask(0.1, torch.tensor([7, 0], device="cuda"), 3)
+    mask = Mask(0.1, Draw(torch.tensor([7, 0], device="cuda")), 3)
     dropped = kernels.dropout(x, mask)
     assert sorted(dropped.unique().tolist()) == pytest.approx([0, 1 / 0.9])
     # 5.8 million draws: the standard error of the rate is 0.00012
@@ -93,10 +93,10 @@ def test_dropout_has_its_rate_and_one_mask_that_depends_on_the_token_alone() -> 
     total = torch.ones_like(x)
     kernels.add_dropout(total, x, mask)
     torch.testing.assert_close(total, dropped + 1)
-    later = Mask(0.1, torch.tensor([7, 100], device="cuda"), 3)
+    later = Mask(0.1, Draw(torch.tensor([7, 100], device="cuda")), 3)
     assert torch.equal(kernels.dropout(x[100:], later), dropped[100:])
     for seed, stream in ((8, 3), (7, 4)):
-        other = kernels.dropout(x, Mask(0.1, torch.tensor([seed, 0], device="cuda"), stream))
+        other = kernels.dropout(x, Mask(0.1, Draw(torch.tensor([seed, 0], device="cuda")), stream))
         both = ((other == 0) & (dropped == 0)).double().mean().item()
         assert both == pytest.approx(0.01, abs=0.0003)  # independent
 

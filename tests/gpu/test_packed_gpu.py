@@ -25,21 +25,25 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
     "neox": {"model_type": "gpt_neox", "use_parallel_residual": False, "rotary_pct": 1.0, **SIZE},
     "neox-parallel": {"model_type": "gpt_neox", "use_parallel_residual": True, "rotary_pct": 0.25, **SIZE},
     "llama": {"model_type": "llama", "num_key_value_heads": 2, **SIZE},
+    "gpt2": {"model_type": "gpt2", "n_embd": 256, "n_layer": 3, "n_head": 4, "vocab_size": 999}
+    | dict.fromkeys(("attn_pdrop", "embd_pdrop", "resid_pdrop"), 0.0),
 }
 LENGTHS = [3, 200, 17, 512, 1, 64]
 
 
-def build(engine: str, architecture: str, dtype: torch.dtype, compiled: bool) -> TextClassifier:
+def build(
+    engine: str, architecture: str, dtype: torch.dtype, compiled: bool, *overrides: str, seed: int = 1
+) -> TextClassifier:
     made = config(
         f"engine={engine}", "lora.target_modules=all-linear", "lora.lora_dropout=0",
-        *([f"engine.compile={compiled}"] if engine == "fast" else []),
+        *([f"engine.compile={compiled}"] if engine == "fast" else []), *overrides,
     )  # fmt: skip
     model = ModelConfig(name="tiny", weights="random", architecture=ARCHITECTURES[architecture])
     made = made.model_copy(update={"model": model})
     decoder = load_decoder(model, load_architecture(model), torch.float32, torch.device("cpu"), 3)
     decoder = decoder.to(torch.bfloat16).to(dtype).to("cuda")  # the same rounded weights in every type
     classifier = build_classifier(decoder, made, 5, gradient_checkpointing=False)
-    generator = torch.Generator().manual_seed(1)
+    generator = torch.Generator().manual_seed(seed)
     for name, parameter in classifier.named_parameters():
         if "lora_" in name or name == "head.weight":
             drawn = torch.empty(parameter.shape).normal_(std=0.05, generator=generator)
@@ -77,15 +81,17 @@ def test_float32_is_the_reference(architecture: str, compiled: bool) -> None:
 @pytest.mark.parametrize("compiled", [False, True])
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_bf16_is_no_worse_than_the_reference_in_bf16(architecture: str, compiled: bool) -> None:
-    exact = run(build("reference", architecture, torch.float32, False), False)
-    reference = run(build("reference", architecture, torch.bfloat16, False), True)
-    model = build("fast", architecture, torch.bfloat16, compiled)
-    assert model.packed
-    found = run(model, True)
-
-    def total(results: dict[str, torch.Tensor]) -> float:
-        return sum(error(results[name], exact[name]) ** 2 for name in exact) ** 0.5
-
-    print(f"{architecture}: fast {total(found):.5f}, reference {total(reference):.5f}")
-    assert error(found["logits"], exact["logits"]) <= 1.1 * error(reference["logits"], exact["logits"])
-    assert total(found) <= 1.1 * total(reference)
+    """Over several draws of the adapter, because one draw's errors differ by more than the tenth that is allowed."""
+    ours, theirs = [], []
+    for seed in range(8):
+        exact = run(build("reference", architecture, torch.float32, False, seed=seed), False)
+        reference = run(build("reference", architecture, torch.bfloat16, False, seed=seed), True)
+        model = build("fast", architecture, torch.bfloat16, compiled, seed=seed)
+        assert model.packed
+        found = run(model, True)
+        for errors, results in ((ours, found), (theirs, reference)):
+            logits = error(results["logits"], exact["logits"])
+            errors.append((logits**2, sum(error(results[name], exact[name]) ** 2 for name in exact)))
+    mean = [[sum(part) ** 0.5 for part in zip(*errors, strict=True)] for errors in (ours, theirs)]
+    print(f"{architecture}: logits and gradients: fast {mean[0]}, reference {mean[1]}")
+    assert mean[0][0] <= 1.1 * mean[1][0] and mean[0][1] <= 1.1 * mean[1][1]

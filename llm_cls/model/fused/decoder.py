@@ -83,7 +83,9 @@ class FusedDecoder:
         tokens = len(input_ids)
         recomputed = self.recomputed(tokens)
         graphs = self._graphs
-        if graphs is not None and graphs.pays(tokens) and not recomputed and self.memory.fits(tokens, 0.5):
+        # Graphs keep their memory, so there must be room for the largest one beside everything else.
+        roomy = self.memory.fits(len(lengths) * self.max_length, 0.4)
+        if graphs is not None and graphs.pays(tokens) and not recomputed and roomy:
             replay = graphs.forward(input_ids, lengths, rng)
             if replay is not None:
                 return replay.pooled, replay

@@ -8,8 +8,8 @@ forward pass to the end of its backward pass.
 """
 
 from collections import Counter
-from collections.abc import Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -115,11 +115,16 @@ class Graphs:
         return _Graph(static, inputs, forward, pooled, backward, grad)
 
     @contextmanager
-    def _captured(self, graph: torch.cuda.CUDAGraph) -> Any:
+    def _captured(self, graph: torch.cuda.CUDAGraph) -> Iterator[None]:
         self._stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(self._stream):
             graph.capture_begin(pool=self._pool, capture_error_mode="thread_local")
-            yield
+            try:
+                yield
+            except BaseException:
+                with suppress(RuntimeError):  # the error that led here is the one to tell
+                    graph.capture_end()
+                raise
             graph.capture_end()
         torch.cuda.current_stream().wait_stream(self._stream)
 

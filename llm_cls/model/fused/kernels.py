@@ -51,18 +51,29 @@ class Norm:
         return cls(layer.weight.detach(), None, layer.variance_epsilon, rms=True)
 
 
-@dataclass(frozen=True)
-class Mask:
+class Draw(NamedTuple):
+    """From what a batch draws its masks.
+
+    Attributes:
+        rng: int64 ``[seed, first_token]`` on the device: of the step, and where in it the batch begins.
+        tokens: int64: which token of the batch each row is; None: one row per token, in order.
+    """
+
+    rng: Tensor
+    tokens: Tensor | None = None
+
+
+class Mask(NamedTuple):
     """Which elements dropout keeps.
 
     Attributes:
         p: Probability of dropping.
-        rng: int64 ``[seed, first_token]`` on the device: of the step, and where in it the batch begins.
+        draw: Of the batch.
         stream: Number of the adapter in the network.
     """
 
     p: float
-    rng: Tensor
+    draw: Draw
     stream: int
 
 
@@ -275,7 +286,7 @@ def add_dropout(total: Tensor, x: Tensor, mask: Mask) -> None:
 
 def _kept(x: Tensor, mask: Mask) -> Tensor:
     """What ``x`` is multiplied by. Sixteen bits decide on an element: several times as fast as ``bernoulli_``."""
-    seed, first_token = mask.rng.tolist()
+    seed, first_token = mask.draw.rng.tolist()
     generator = torch.Generator().manual_seed((seed * 1_000_003 + first_token) * 4099 + mask.stream)
     drops = round(mask.p * 65536)
     bits = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-(2**63), None, generator=generator)

@@ -23,6 +23,7 @@ from llm_cls.model.fused.attention import Texts, attend, attend_backward
 from llm_cls.model.fused.blocks import Block, Blocks
 from llm_cls.model.fused.kernels import (
     PLAIN,
+    Draw,
     Rows,
     activate,
     activate_backward,
@@ -41,7 +42,7 @@ class Inputs:
     Attributes:
         input_ids: int64, shape ``(tokens,)``.
         texts: Where its texts lie.
-        rng: See ``kernels.Mask``; None: no dropout.
+        rng: See ``kernels.Draw``; None: no dropout.
     """
 
     input_ids: Tensor
@@ -155,10 +156,10 @@ def _forward(
         ``(x, addends, kept)``: the layer's output is the sum of ``x``, ``addends`` and ``block.output_offset``, which
         the next norm adds up.
     """
-    texts, rng = inputs.texts, inputs.rng
+    texts, (draw, upper_draw) = inputs.texts, _draws(inputs, only_last)
     x, normed, stats = norm(x, addends, block.norm1, offset, block.qkv.form(len(x)))
     kept = _Kept(x, stats)
-    qkv, kept.qkv = block.qkv.forward(normed, rng, bias=True)
+    qkv, kept.qkv = block.qkv.forward(normed, draw, bias=True)
     parts = block.split(qkv)
     rotate(parts, parts, texts.positions, blocks.cos, blocks.sin, 1)
     q, k, v = parts
@@ -167,17 +168,25 @@ def _forward(
         q, rest = q[texts.last], x[texts.last]
     attended, kept.attention = attend(q, k, v, texts, block.scaling, only_last, keep)
     attended = attended.reshape(len(q), -1)
-    out, kept.out = block.out.forward(in_form(attended, block.out.form(len(q))), rng)
+    out, kept.out = block.out.forward(in_form(attended, block.out.form(len(q))), upper_draw)
     middle = ([], None) if block.parallel else ([out], block.out.offset)
     kept.middle, normed, kept.middle_stats = norm(rest, middle[0], block.norm2, middle[1], block.up.form(len(q)))
-    kept.hidden, kept.up = block.up.forward(normed, rng)
+    kept.hidden, kept.up = block.up.forward(normed, upper_draw)
     if again and not block.down.adapters:  # nothing needs the layer's output
         kept.down = []
         return x, [], kept
     form = block.down.form(len(q))
     activated = activate(kept.hidden, block.activation, block.gated, block.up.offset, form)
-    down, kept.down = block.down.forward(activated, rng)
+    down, kept.down = block.down.forward(activated, upper_draw)
     return kept.middle, [out, down] if block.parallel else [down], kept
+
+
+def _draws(inputs: Inputs, only_last: bool) -> tuple[Draw | None, Draw | None]:
+    """From what a layer draws its masks: before attention, and after it, where a row may be a text's last token."""
+    if inputs.rng is None:
+        return None, None
+    draw = Draw(inputs.rng)
+    return draw, Draw(inputs.rng, inputs.texts.last) if only_last else draw
 
 
 def _backward(
@@ -191,21 +200,21 @@ def _backward(
     gradients: dict[nn.Parameter, Tensor],
 ) -> Rows | None:
     """From the gradient with respect to a layer's output to that of its input."""
-    texts, rng = inputs.texts, inputs.rng
+    texts, (draw, upper_draw) = inputs.texts, _draws(inputs, only_last)
     assert kept.middle is not None and kept.hidden is not None
     assert kept.qkv is not None and kept.out is not None and kept.up is not None and kept.down is not None
     rows = len(kept.middle)
-    grad = block.down.backward(d, kept.down, rng, gradients, True)
+    grad = block.down.backward(d, kept.down, upper_draw, gradients, True)
     assert grad is not None
     form = block.up.form(rows)
     hidden = activate_backward(grad, kept.hidden, block.activation, block.gated, block.up.offset, form)
     kept.hidden = None
-    grad = block.up.backward(hidden, kept.up, rng, gradients, True)
+    grad = block.up.backward(hidden, kept.up, upper_draw, gradients, True)
     assert grad is not None
     del hidden
     middle = norm_backward(grad, kept.middle, kept.middle_stats, block.norm2, d.plain, block.out.form(rows))
     # With a parallel MLP both branches start at the layer's input, and attention's output goes to the sum as it is.
-    grad = block.out.backward(d if block.parallel else middle, kept.out, rng, gradients, True)
+    grad = block.out.backward(d if block.parallel else middle, kept.out, upper_draw, gradients, True)
     assert grad is not None
     shape = (len(grad), block.heads, block.head_size)
     joined = grad.new_empty(len(kept.x), block.qkv.weight.shape[0])
@@ -216,7 +225,7 @@ def _backward(
         source = (dq, *source[1:])
     rotate(source, target, texts.positions, blocks.cos, blocks.sin, -1)
     dqkv = in_form(joined, block.qkv.form(len(joined)))
-    grad = block.qkv.backward(dqkv, kept.qkv, rng, gradients, need_input)
+    grad = block.qkv.backward(dqkv, kept.qkv, draw, gradients, need_input)
     if grad is None:
         return None
     form = block.down.form(len(grad))

@@ -21,7 +21,7 @@ from peft.tuners.lora.layer import Linear as PeftLinear
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from llm_cls.model.fused.kernels import FP8_MAX, Form, Mask, Rows, add_dropout, dropout
+from llm_cls.model.fused.kernels import FP8_MAX, Draw, Form, Mask, Rows, add_dropout, dropout
 
 _FP8_ROWS = 64  # fewer rows gain nothing
 
@@ -100,12 +100,12 @@ class Projection:
         fp8 = bool(self._fp8) and rows >= _FP8_ROWS
         return Form(plain=not fp8 or bool(self.adapters), fp8=fp8, spare=self._spare)
 
-    def forward(self, x: Rows, rng: Tensor | None, bias: bool = False) -> tuple[Tensor, Saved]:
+    def forward(self, x: Rows, draw: Draw | None, bias: bool = False) -> tuple[Tensor, Saved]:
         """The outputs for ``x``, and what ``backward`` needs.
 
         Args:
             x: Shape ``(rows, in_features)``, as ``form`` says.
-            rng: See ``kernels.Mask``; None: no dropout.
+            draw: Of the masks; None: no dropout.
             bias: Whether the bias is added in any case.
 
         Returns:
@@ -116,8 +116,8 @@ class Projection:
         wide = _widened(x.plain, self._spare)
         for adapter in self.adapters:
             dropped = x.tensor
-            if rng is not None and adapter.p:
-                dropped = dropout(dropped, Mask(adapter.p, rng, adapter.stream))
+            if draw is not None and adapter.p:
+                dropped = dropout(dropped, Mask(adapter.p, draw, adapter.stream))
             small = dropped @ adapter.a_cast.t()
             if wide is not None:
                 wide[:, x.tensor.shape[1] :][:, adapter.columns] = small
@@ -130,14 +130,14 @@ class Projection:
         return y, saved
 
     def backward(
-        self, grad: Rows, saved: Saved, rng: Tensor | None, gradients: dict[nn.Parameter, Tensor], need_input: bool
+        self, grad: Rows, saved: Saved, draw: Draw | None, gradients: dict[nn.Parameter, Tensor], need_input: bool
     ) -> Tensor | None:
         """Gradient with respect to the input, where it is needed; those of the adapters go into ``gradients``.
 
         Args:
             grad: With respect to the output, shape ``(rows, out_features)``.
             saved: What ``forward`` gave.
-            rng: That of ``forward``.
+            draw: That of ``forward``.
             gradients: Gets the gradient of every adapter weight; those of ``b`` still lack the factor ``s``.
             need_input: Whether anything trained lies before this layer.
         """
@@ -151,8 +151,8 @@ class Projection:
             gradients[adapter.a] = small_grad.t() @ dropped
             if result is None:
                 continue
-            if rng is not None and adapter.p:
-                add_dropout(result, small_grad @ adapter.a_cast, Mask(adapter.p, rng, adapter.stream))
+            if draw is not None and adapter.p:
+                add_dropout(result, small_grad @ adapter.a_cast, Mask(adapter.p, draw, adapter.stream))
             else:
                 result.addmm_(small_grad, adapter.a_cast)
         return result

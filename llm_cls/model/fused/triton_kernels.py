@@ -284,12 +284,16 @@ def _rotate_kernel(
 
 
 @triton.jit
-def _dropout_kernel(x, out, rng, stream, p, scale, quarter, x_row, ADD: tl.constexpr, BLOCK: tl.constexpr):
+def _dropout_kernel(
+    x, out, rng, tokens, stream, p, scale, quarter, x_row,
+    ADD: tl.constexpr, TOKENS: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
     row = tl.program_id(0)
     c = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = c < quarter
     seed = tl.load(rng) * 4096 + stream
-    token = (tl.load(rng + 1) + row).to(tl.int32)
+    place = tl.load(tokens + row) if TOKENS else row
+    token = (tl.load(rng + 1) + place).to(tl.int32)
     r0, r1, r2, r3 = tl.randint4x(seed, token * quarter + c, n_rounds=7)  # 7 rounds pass BigCrush (Salmon et al., 2011)
     start = row.to(tl.int64) * quarter * 4 + c
     for i in tl.static_range(4):
@@ -417,13 +421,15 @@ def dropout(x: Tensor, total: Tensor | None, mask: Mask) -> Tensor:
     _dropout_kernel[(rows, triton.cdiv(quarter, block))](
         x,
         out,
-        mask.rng,
+        mask.draw.rng,
+        mask.draw.tokens,
         mask.stream,
         mask.p,
         1 / (1 - mask.p),
         quarter,
         x.stride(0),
         ADD=total is not None,
+        TOKENS=mask.draw.tokens is not None,
         BLOCK=block,
     )
     return out

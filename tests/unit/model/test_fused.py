@@ -11,7 +11,7 @@ from llm_cls.config import EngineConfig
 from llm_cls.model.classifier import TextClassifier
 from llm_cls.model.fused import network
 from llm_cls.model.fused.graphs import bucket
-from llm_cls.model.fused.kernels import Mask, dropout
+from llm_cls.model.fused.kernels import Draw, Mask, dropout
 from llm_cls.model.fused.memory import Plan
 
 from .test_packed import batch, build
@@ -63,11 +63,11 @@ def test_gradients_with_dropout_are_finite_differences(architecture: str) -> Non
 def test_dropout_is_drawn_anew_for_every_step_and_adapter_and_has_its_rate() -> None:
     x = torch.ones(500, 400)
     rng = torch.tensor([7, 0])
-    dropped = dropout(x, Mask(0.1, rng, 3))
+    dropped = dropout(x, Mask(0.1, Draw(rng), 3))
     assert sorted(dropped.unique().tolist()) == pytest.approx([0, 1 / 0.9], rel=1e-4)
     assert (dropped == 0).double().mean().item() == pytest.approx(0.1, abs=0.003)
-    assert torch.equal(dropout(x, Mask(0.1, rng, 3)), dropped)
-    for other in (Mask(0.1, rng, 4), Mask(0.1, torch.tensor([8, 0]), 3)):
+    assert torch.equal(dropout(x, Mask(0.1, Draw(rng), 3)), dropped)
+    for other in (Mask(0.1, Draw(rng), 4), Mask(0.1, Draw(torch.tensor([8, 0])), 3)):
         both = ((dropout(x, other) == 0) & (dropped == 0)).double().mean().item()
         assert both == pytest.approx(0.01, abs=0.002)
 

@@ -1,0 +1,115 @@
+"""The fused layers on an accelerator: graphs, parts of a batch, recomputation, 8-bit floats."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from llm_cls.data.batches import Batch
+from llm_cls.model.classifier import TextClassifier
+
+from .test_packed_gpu import LENGTHS, build, error
+
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")]
+
+hopper = pytest.mark.skipif(
+    not torch.cuda.is_available() or torch.cuda.get_device_capability() < (9, 0), reason="needs 8-bit floats"
+)
+
+
+def some(lengths: list[int], seed: int = 0) -> Batch:
+    ids = torch.randint(4, 999, (sum(lengths),), generator=torch.Generator().manual_seed(seed)).cuda()
+    return Batch(ids, (torch.arange(len(lengths)) % 5).cuda(), lengths, list(range(len(lengths))))
+
+
+def step(model: TextClassifier, parts: list[Batch]) -> dict[str, torch.Tensor]:
+    model.zero_grad()
+    torch.manual_seed(7)
+    logits = []
+    for part in parts:
+        with torch.autocast("cuda", torch.bfloat16):
+            logits.append(model(part))
+        F.cross_entropy(logits[-1], part.labels, reduction="sum").backward()
+    found = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+    return found | {"logits": torch.cat(logits).detach()}
+
+
+@pytest.mark.parametrize("architecture", ["neox", "llama"])
+def test_a_graph_gives_what_its_kernels_give(architecture: str) -> None:
+    model = build("fast", architecture, torch.bfloat16, True, "lora.lora_dropout=0.1")
+    fused: Any = model._fused
+    batches = [some(LENGTHS, seed) for seed in range(3)]
+    assert fused._graphs.pays(sum(LENGTHS))
+    eager = [step(build("fast", architecture, torch.bfloat16, True, "lora.lora_dropout=0.1"), [b]) for b in batches]
+    step(model, [batches[0]])  # the first time kernel by kernel
+    for batch, expected in zip([*batches, *batches], [*eager, *eager], strict=True):
+        found = step(model, [batch])
+        assert fused._graphs._latest is not None
+        for name, value in expected.items():
+            assert error(found[name], value) <= 2e-2, name  # other sizes have other kernels, which round differently
+    shorter = [length - 1 for length in LENGTHS if length > 1]  # one text less: a graph of its own
+    for _ in range(3):
+        assert torch.isfinite(step(model, [some(shorter)])["logits"]).all()
+
+
+def test_parts_of_a_batch_drop_what_the_whole_drops() -> None:
+    whole = some(LENGTHS)
+    model = build("fast", "neox", torch.float32, True, "lora.lora_dropout=0.3")
+    expected = step(model, [whole])
+    parts = whole.split(300)
+    assert len(parts) > 1
+    for name, value in step(model, parts).items():
+        assert error(value, expected[name]) <= 1e-5, name
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_recomputed_layers_give_the_same_gradients(dtype: torch.dtype) -> None:
+    overrides = ("lora.lora_dropout=0.3", "lora.target_modules=null")
+    kept = step(build("fast", "neox", dtype, True, *overrides), [some(LENGTHS)])
+    again = step(build("fast", "neox", dtype, True, "engine.gradient_checkpointing=true", *overrides), [some(LENGTHS)])
+    for name, value in kept.items():
+        assert error(again[name], value) <= 1e-5, name
+
+
+@pytest.mark.parametrize("architecture", ["neox", "neox-parallel", "llama"])
+def test_dropout_gradients_are_finite_differences(architecture: str) -> None:
+    model = build("fast", architecture, torch.float32, True, "lora.lora_dropout=0.3", "lora.target_modules=null")
+    batch = some(LENGTHS)
+
+    def loss() -> torch.Tensor:
+        torch.manual_seed(7)
+        return F.cross_entropy(model(batch).double(), batch.labels)
+
+    loss().backward()
+    generator = torch.Generator().manual_seed(2)
+    for name, p in model.named_parameters():
+        if "lora_" not in name or p.grad is None:
+            continue
+        along = torch.randn(p.shape, generator=generator).cuda()
+        before, values = p.data.clone(), []
+        for side in (3e-3, -3e-3):
+            p.data = before + side * along
+            values.append(loss().item())
+        p.data = before
+        expected = (values[0] - values[1]) / 6e-3
+        assert (p.grad * along).sum().item() == pytest.approx(expected, rel=0.03, abs=2e-3), name
+
+
+@hopper
+@pytest.mark.parametrize("targets", ["null", "all-linear"])
+@pytest.mark.parametrize("architecture", ["neox", "neox-parallel", "llama"])
+def test_fp8_is_near(architecture: str, targets: str) -> None:
+    """Three bits behind the point, in each of a dozen products one after the other."""
+    override = f"lora.target_modules={targets}"
+    exact = step(build("reference", architecture, torch.float32, False, override), [some(LENGTHS)])
+    rounded = step(build("fast", architecture, torch.bfloat16, True, override), [some(LENGTHS)])
+    model = build("fp8", architecture, torch.bfloat16, True, override)
+    fused: Any = model._fused
+    assert all(block.qkv.form(1000).fp8 and block.down.form(1000).fp8 for block in fused.blocks.layers)
+    found = step(model, [some(LENGTHS)])
+    logits = error(found["logits"], exact["logits"])
+    print(f"{architecture} {targets}: logits {logits:.4f}, bf16 {error(rounded['logits'], exact['logits']):.4f}")
+    assert logits <= 0.1
+    for name, value in exact.items():
+        assert error(found[name], value) <= 0.3, name
