@@ -1,87 +1,18 @@
 """Finding and reading run directories, whatever state they are in."""
 
-import json
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from llm_cls.errors import ArtifactError
+from llm_cls.run_files import Metrics, Record, read_run_files
 
 FILES = ("metrics.json", "run.json", "config.yaml")
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the C one is ten times faster where it is built
-Fraction = Annotated[float, Field(ge=0, le=1)]
-Count = Annotated[int, Field(ge=0)]
-
-
-class _Part(BaseModel):
-    """Base of what is read back: values are checked, what a later version adds is passed over."""
-
-    model_config = ConfigDict(extra="ignore", frozen=True, strict=True, allow_inf_nan=False)
-
-
-class Figures(_Part):
-    """The scores of a split; null where a run gave no numbers."""
-
-    accuracy: Fraction | None
-    precision: Fraction | None
-    recall: Fraction | None
-    f1: Fraction | None
-
-
-class TestFigures(Figures):
-    """The scores of the test split."""
-
-    __test__ = False  # not a test, whatever its name begins with
-    n: Count
-    f1_ci95: Annotated[list[Fraction], Field(min_length=2, max_length=2)] | None = None
-
-
-class Seconds(_Part):
-    """Wall-clock time of a run."""
-
-    total: Annotated[float, Field(ge=0)]
-
-
-class Metrics(_Part):
-    """``metrics.json``."""
-
-    status: Literal["finished", "diverged", "pruned"]
-    collapsed: bool = False
-    best_epoch: Count | None
-    epochs_run: Count
-    val: Figures
-    test: TestFigures | None = None
-    seconds: Seconds
-    tokens_per_second: float | None = None
-    peak_memory_gib: float | None = None
-
-
-class Data(_Part):
-    """The ``data`` part of ``run.json``."""
-
-    name: str
-    digest: str
-    n_train: Count
-    n_val: Count
-    n_test: Count
-    labels: Annotated[list[str], Field(min_length=1)]
-
-
-class Record(_Part):
-    """``run.json``."""
-
-    run_id: str
-    data: Data
-    git_commit: str | None = None
-    versions: dict[str, str | None] = Field(default_factory=dict)
-    overrides: list[str] = Field(default_factory=list)
-    hardware: Any = None
-    world_size: Annotated[int, Field(ge=1)] = 1
-    started_at: str | None = None
-    finished_at: str | None = None
 
 
 @dataclass(frozen=True)

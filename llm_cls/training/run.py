@@ -1,6 +1,5 @@
 """One run, from its configuration to ``metrics.json``."""
 
-import json
 import logging
 import os
 import time
@@ -17,7 +16,7 @@ from lightning.pytorch.callbacks import Callback, EarlyStopping
 from tqdm.contrib.logging import logging_redirect_tqdm
 from transformers import PretrainedConfig
 
-from llm_cls import interrupts
+from llm_cls import interrupts, run_files
 from llm_cls.cli import say
 from llm_cls.config import Config, dump_config
 from llm_cls.data.corpus import Corpus
@@ -25,7 +24,6 @@ from llm_cls.data.datamodule import TextDataModule
 from llm_cls.data.tokenizer import Tokenizer
 from llm_cls.errors import (
     EXIT_INTERRUPTED,
-    ArtifactError,
     ConfigError,
     LlmClsError,
     LockedError,
@@ -239,14 +237,7 @@ def read_metrics(directory: Path) -> dict[str, Any] | None:
     Raises:
         ArtifactError: The file is damaged.
     """
-    path = directory / "metrics.json"
-    try:
-        metrics: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return None
-    except ValueError as error:
-        raise ArtifactError(f"{path} is damaged: {error}. Remove it and run again") from None
-    return metrics
+    return None if run_files.read_metrics(directory) is None else run_files.read_object(directory / "metrics.json")
 
 
 def _trainer(
