@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, RootModel, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import from_json
 from typing_extensions import Self
 
@@ -136,18 +136,6 @@ class Failure(Part):
     exit_code: int
 
 
-class Strings(RootModel[list[str]]):
-    """A list of strings."""
-
-    model_config = ConfigDict(strict=True)
-
-
-class StringByName(RootModel[dict[str, str]]):
-    """An object whose values are strings."""
-
-    model_config = ConfigDict(strict=True)
-
-
 @dataclass(frozen=True)
 class RunFiles:
     """What a run directory tells of its run.
@@ -171,7 +159,9 @@ def read_run_files(directory: Path) -> RunFiles:
     """
     again = f"Restore it, or remove {directory} and start again"
     record = read_json(directory / "run.json", Record, again)
-    history = read_lines(directory / "history.jsonl", Epoch, "Restore it, or remove it: only the learning curve is lost")
+    history = read_lines(
+        directory / "history.jsonl", Epoch, "Restore it, or remove it: only the learning curve is lost"
+    )
     metrics = read_metrics(directory)
     if metrics is not None and record is None:
         raise ArtifactError(f"{directory / 'run.json'} is missing, but there is a metrics.json. {again}")

@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from llm_cls.errors import ArtifactError
-from llm_cls.run_files import Metrics, Record, read_run_files
+from llm_cls.run_files import Metrics, Record, RunFiles, read_run_files
 
 FILES = ("metrics.json", "run.json", "config.yaml")
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the C one is ten times faster where it is built
@@ -75,40 +75,60 @@ def _run_directories(directory: Path) -> Iterator[Path]:
 def _read_run(path: Path, name: str, held: set[tuple[int, int]]) -> Run:
     run = Run(path, name, "unfinished", "no metrics.json: failed, interrupted, or running on another machine")
     try:
-        loaded = yaml.load((path / "config.yaml").read_text(encoding="utf-8"), Loader=_LOADER)
-        if not isinstance(loaded, dict):
-            raise ValueError("config.yaml is not a mapping")
-        record = Record.model_validate(json.loads((path / "run.json").read_text(encoding="utf-8")))
-        run = replace(run, config=dict(_flatten(loaded)), record=record)
-        if not (path / "metrics.json").is_file():
+        run = replace(run, config=_read_config(path / "config.yaml"))
+        found = read_run_files(path)
+        run = replace(run, record=found.record)
+        if found.metrics is None:
             return run.put_aside("running", "in progress") if _is_held(path / ".lock", held) else run
-        metrics = Metrics.model_validate(json.loads((path / "metrics.json").read_text(encoding="utf-8")))
-        _check(metrics, record)
-    except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
-        if not (path / "metrics.json").is_file():
-            return run
-        return run.put_aside("damaged", describe_error(error))
+        _check(found)
+        if not run.config:
+            raise ArtifactError(f"{path / 'config.yaml'} is missing. Restore it, or remove {path}")
+    except ArtifactError as error:
+        return run.put_aside("damaged", str(error).replace(f"{path}{os.sep}", ""))  # the table has the run's name
+    metrics = found.metrics
     if metrics.status != "finished":
         best = "" if metrics.best_epoch is None else f", best epoch {metrics.best_epoch}"
         return replace(run, state=metrics.status, reason=f"after {metrics.epochs_run} epochs{best}", metrics=metrics)
     return replace(run, state="finished", reason="", metrics=metrics)
 
 
-def _check(metrics: Metrics, record: Record) -> None:
-    """Raises ValueError where a finished run's files contradict one another."""
-    if metrics.status != "finished":
+def _read_config(path: Path) -> dict[str, Any]:
+    """The flattened configuration; empty where there is no such file.
+
+    Raises:
+        ArtifactError: It can't be read.
+    """
+    try:
+        loaded = yaml.load(path.read_text(encoding="utf-8"), Loader=_LOADER)
+        if not isinstance(loaded, dict):
+            raise ValueError("not a mapping")
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
+        raise ArtifactError(f"{path} is damaged: {describe_error(error)}. Restore it, or remove its run") from None
+    return dict(_flatten(loaded))
+
+
+def _check(found: RunFiles) -> None:
+    """Compares the files of a finished run with one another.
+
+    Raises:
+        ArtifactError: They contradict one another.
+    """
+    metrics, record = found.metrics, found.record
+    if metrics is None or record is None or metrics.status != "finished":
         return
-    if metrics.val.f1 is None or metrics.test is None or metrics.test.f1 is None:
-        raise ValueError("metrics.json says finished, but has no val.f1 or no test.f1")
+    if metrics.test.f1 is None:
+        raise ArtifactError("metrics.json is damaged: status is finished, but test.f1 is null. Run again")
     if metrics.test.n != record.data.n_test:
-        raise ValueError(f"metrics.json has {metrics.test.n} test texts, run.json {record.data.n_test}")
+        raise ArtifactError(
+            f"metrics.json has {metrics.test.n} test texts, run.json {record.data.n_test}: "
+            "they are of different runs. Restore both, or run again"
+        )
 
 
 def describe_error(error: Exception) -> str:
     """What is wrong with a file, in one line."""
-    if isinstance(error, ValidationError):
-        fault = error.errors(include_url=False, include_input=False)[0]
-        return f"{error.title}: {'.'.join(map(str, fault['loc']))}: {fault['msg']}"
     if isinstance(error, OSError) and error.filename:
         return f"{Path(error.filename).name}: {error.strerror}"
     return " ".join(str(error).split()) or type(error).__name__

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 import struct
 from collections.abc import Iterator
 from pathlib import Path
@@ -172,6 +173,19 @@ def test_directory_of_another_run_is_refused(finished_run: Path, command: Comman
     )  # fmt: skip
     assert other.returncode == 2
     assert "seed: there 42, here 7" in other.stderr and other.stderr.count("\n") == 1
+
+
+def test_damaged_directory_is_refused_and_stays_as_it_is(
+    finished_run: Path, command: Command, archive: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(finished_run, tmp_path / "run")
+    with (tmp_path / "run" / "history.jsonl").open("a") as history:
+        history.write('{"epoch": 3, "va')
+    before = {p: p.read_bytes() for p in (tmp_path / "run").rglob("*") if p.is_file() and p.name != "train.log"}
+    done = command("train", *TINY, f"data.archive={archive}", "hydra.run.dir=run", "logger=none", cwd=tmp_path)
+    assert done.returncode == 5 and done.stderr.count("\n") == 1, done.stderr
+    assert done.stderr.startswith("Error: ") and "run/history.jsonl, line 3, is damaged: " in done.stderr
+    assert all(path.read_bytes() == content for path, content in before.items())
 
 
 def wandb_records(content: bytes) -> Iterator[bytes]:
