@@ -77,9 +77,11 @@ def _known(error: BaseException | None) -> LlmClsError | None:
     while error is not None:
         text = str(error).strip()
         if isinstance(error, MemoryError) or re.search(r"out of memory|allocate memory|not enough memory", text, re.I):
+            wanted = re.search(r"tried to allocate ([\d.]+ \w+)", text, re.I)
             return ResourceError(
-                "Out of memory. Try a smaller data.micro_batch_size (it changes memory and speed only), a smaller "
-                f"data.max_length, or engine.gradient_checkpointing=true. {first_sentence(text)}"
+                f"Out of memory{f': {wanted.group(1)} more were needed' if wanted else ''}. Try a smaller "
+                "data.micro_batch_size (it changes memory and speed only), a smaller data.max_length, or "
+                "engine.gradient_checkpointing=true"
             )
         if isinstance(error, OSError) and error.errno in _FULL | _PLACE:
             where = f"{error.filename}: " if error.filename else ""
@@ -93,11 +95,6 @@ def _known(error: BaseException | None) -> LlmClsError | None:
             )
         error = error.__cause__ or error.__context__
     return None
-
-
-def first_sentence(text: str) -> str:
-    """The first sentence of a library's message."""
-    return re.split(r"(?<=[.!])\s|\n", text, maxsplit=1)[0]
 
 
 def quiet_libraries() -> None:

@@ -17,6 +17,7 @@ from llm_cls.files import sha256_json, write_jsonl
 from llm_cls.run_files import read_object, read_run_files
 from llm_cls.scores import per_class
 from llm_cls.statistics import f1_ci95
+from llm_cls.training.callbacks import LAST
 from llm_cls.training.evaluation import Evaluation
 
 SCHEMA = 1
@@ -133,6 +134,20 @@ def _git_commit() -> str | None:
     except (OSError, subprocess.SubprocessError):
         return None
     return done.stdout.strip()
+
+
+def forget_unless_begun(directory: Path) -> None:
+    """Removes what a run that failed in its first epoch has written.
+
+    There is nothing to go on with, and the corrected command is another run, which was refused the directory.
+    """
+    checkpoints = directory / "checkpoints"
+    if (checkpoints / LAST).exists() or (directory / "history.jsonl").exists():
+        return
+    for path in (directory / "config.yaml", directory / "run.json", *checkpoints.glob("best-*.safetensors")):
+        path.unlink(missing_ok=True)
+    if checkpoints.is_dir() and not any(checkpoints.iterdir()):
+        checkpoints.rmdir()
 
 
 def write_predictions(path: Path, evaluation: Evaluation, texts: Sequence[Text], corpus: Corpus) -> None:

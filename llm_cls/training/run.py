@@ -25,7 +25,6 @@ from llm_cls.data.tokenizer import Tokenizer
 from llm_cls.errors import (
     EXIT_INTERRUPTED,
     ConfigError,
-    LlmClsError,
     LockedError,
     RankError,
     RunInterrupted,
@@ -44,6 +43,7 @@ from llm_cls.training.pruning import Pruner
 from llm_cls.training.record import (
     check_same_run,
     describe_run,
+    forget_unless_begun,
     identity,
     now,
     run_id,
@@ -111,11 +111,9 @@ def run(
                     raise RankError(code)
             else:
                 train(config, directory, inputs, record, shared)
-        except LlmClsError:
-            if is_first_process() and not (directory / "history.jsonl").exists():
-                # There is nothing to go on with, and the corrected command is another run.
-                for name in ("config.yaml", "run.json"):
-                    (directory / name).unlink(missing_ok=True)
+        except Exception:
+            if is_first_process():
+                forget_unless_begun(directory)
             raise
     metrics = read_metrics(directory)
     assert metrics is not None
