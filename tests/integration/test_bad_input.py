@@ -2,12 +2,18 @@
 
 import io
 import os
+import shutil
 import subprocess
 import tarfile
+import threading
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+from llm_cls.hub import SHIPPED
 
 from .conftest import TINY, Command, write_archive
 
@@ -27,7 +33,7 @@ def train(command: Command, tmp_path: Path) -> Iterator[Command]:
     folder = tmp_path / "cwd"
     folder.mkdir()
 
-    def call(*arguments: str, **options: str) -> subprocess.CompletedProcess[str]:
+    def call(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
         return command("train", "logger=none", *arguments, cwd=folder, **options)
 
     yield call
@@ -72,6 +78,38 @@ def test_all_faults_at_once(train: Command) -> None:
 def test_model_not_cached_and_no_network(train: Command) -> None:
     done = train("model=rinna-3.6b")
     check(done, 2, "rinna/japanese-gpt-neox-3.6b", "hf download rinna/japanese-gpt-neox-3.6b", "model.name=FOLDER")
+
+
+class EmptyHub(BaseHTTPRequestHandler):
+    """A hub that has no model."""
+
+    def do_HEAD(self) -> None:
+        self.send_response(200 if self.path == "/" else 404)
+        if self.path != "/":
+            self.send_header("X-Error-Code", "RepoNotFound")
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    do_GET = do_HEAD
+
+    def log_message(self, *_: object) -> None:
+        """Tells nobody."""
+
+
+def test_model_that_the_hub_has_not(train: Command) -> None:
+    with ThreadingHTTPServer(("127.0.0.1", 0), EmptyHub) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        hub = {"HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}", "HF_HUB_OFFLINE": "0"}
+        done = train("model=hf", "model.name=no/such-model", env=hub)
+        server.shutdown()
+    check(done, 2, "model.name: the hub has no model 'no/such-model', or it is private. Check the id")
+
+
+def test_damaged_weights(train: Command, tmp_path: Path) -> None:
+    folder = shutil.copytree(SHIPPED["ja-mini"], tmp_path / "model")
+    os.truncate(folder / "model.safetensors", 5_000_000)
+    done = train("model=hf", f"model.name={folder}", "data=sample", "trainer=cpu", "trainer.progress_bar=false")
+    check(done, 5, f"model.name: the weights of '{folder}' are damaged: ", "Fetch the model again")
 
 
 def test_model_folder_without_a_model(train: Command, tmp_path: Path) -> None:

@@ -49,4 +49,7 @@ def test_out_of_memory_of_any_device(text: str, amount: str) -> None:
     ],
 )
 def test_faults_of_the_disk(error: OSError, line: str) -> None:
-    assert summarize(error) == (f"{line} (training: hydra.run.dir=DIR)", ResourceError.exit_code)
+    assert summarize(error) == (
+        f"{line} (training: hydra.run.dir=DIR; its cache: data.cache_dir=DIR)",
+        ResourceError.exit_code,
+    )
