@@ -84,6 +84,8 @@ def _read_run(path: Path, name: str, held: set[tuple[int, int]]) -> Run:
         if not run.config:
             raise ArtifactError(f"{path / 'config.yaml'} is missing. Restore it, or remove {path}")
     except ArtifactError as error:
+        if _is_held(path / ".lock", held):  # its process may mend it still
+            return run.put_aside("running", "in progress")
         return run.put_aside("damaged", str(error).replace(f"{path}{os.sep}", ""))  # the table has the run's name
     metrics = found.metrics
     if metrics.status != "finished":
