@@ -16,6 +16,7 @@ from llm_cls.interrupts import listen
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _PLACE = {errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ENOENT,
           errno.ENAMETOOLONG, errno.ELOOP}  # fmt: skip
+_FOLDERS = "training: hydra.run.dir=DIR; its cache: data.cache_dir=DIR"
 
 
 def run_command(command: Callable[[], object]) -> int:
@@ -77,27 +78,20 @@ def _known(error: BaseException | None) -> LlmClsError | None:
     while error is not None:
         text = str(error).strip()
         if isinstance(error, MemoryError) or re.search(r"out of memory|allocate memory|not enough memory", text, re.I):
+            wanted = re.search(r"tried to allocate ([\d.]+ \w+)", text, re.I)
             return ResourceError(
-                "Out of memory. Try a smaller data.micro_batch_size (it changes memory and speed only), a smaller "
-                f"data.max_length, or engine.gradient_checkpointing=true. {first_sentence(text)}"
+                f"Out of memory{f': {wanted.group(1)} more were needed' if wanted else ''}. Try a smaller "
+                "data.micro_batch_size (it changes memory and speed only), a smaller data.max_length, or "
+                "engine.gradient_checkpointing=true"
             )
         if isinstance(error, OSError) and error.errno in _FULL | _PLACE:
             where = f"{error.filename}: " if error.filename else ""
             fix = "Free some space, or write" if error.errno in _FULL else "Write"
-            return ResourceError(
-                f"{where}{os.strerror(error.errno)}. {fix} to another folder (training: hydra.run.dir=DIR)"
-            )
+            return ResourceError(f"{where}{os.strerror(error.errno)}. {fix} to another folder ({_FOLDERS})")
         if match := re.search(r"No space left on device|Disk quota exceeded|File too large", text):
-            return ResourceError(
-                f"{match.group()}. Free some space, or write to another folder (training: hydra.run.dir=DIR)"
-            )
+            return ResourceError(f"{match.group()}. Free some space, or write to another folder ({_FOLDERS})")
         error = error.__cause__ or error.__context__
     return None
-
-
-def first_sentence(text: str) -> str:
-    """The first sentence of a library's message."""
-    return re.split(r"(?<=[.!])\s|\n", text, maxsplit=1)[0]
 
 
 def quiet_libraries() -> None:

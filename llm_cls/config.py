@@ -15,8 +15,9 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 from typing_extensions import Self
+from yaml import YAMLError
 
-from llm_cls.errors import ConfigError
+from llm_cls.errors import ArtifactError, ConfigError
 
 T = TypeVar("T", bound=BaseModel)
 
@@ -400,10 +401,23 @@ def parse_config(tree: DictConfig) -> Config:
 
 
 def read_config(path: Path) -> Config:
-    """The configuration that a run wrote to its ``config.yaml``."""
-    tree = OmegaConf.load(path)
-    assert isinstance(tree, DictConfig)
-    return parse_config(tree)
+    """The configuration that a run wrote to its ``config.yaml``.
+
+    Raises:
+        ArtifactError: The file is missing or damaged.
+    """
+    try:
+        tree = OmegaConf.load(path)
+        if not isinstance(tree, DictConfig):
+            raise ValueError("it must hold keys and values")
+        return parse_config(tree)
+    except FileNotFoundError:
+        fault = "missing"
+    except ConfigError as error:
+        fault = f"damaged: {str(error).splitlines()[0]}"
+    except (OSError, ValueError, RecursionError, YAMLError, OmegaConfBaseException) as error:
+        fault = f"damaged: {' '.join(str(error).split())}"
+    raise ArtifactError(f"{path} is {fault}. Restore it or train the run again")
 
 
 def dump_config(config: Config) -> str:
@@ -463,13 +477,13 @@ def _describe(schema: type[BaseModel], fault: ErrorDetails) -> list[str]:
         key = ".".join(location)
         return [f"{key} is not a key. {nearest(key, known_keys(schema))}"]
     key = ".".join(path)
+    if kind == "missing" and len(path) == len(location):
+        return [f"{key} is missing. Try {key}=..."]
     if (kind == "value_error" and field is None) or (section is not schema and field and field.annotation is section):
         # raised by a section's own validator: its message names keys and fixes
         message = str(context.get("error", fault["msg"]))
         return [line if "." in line.split()[0] or not key else f"{key}: {line}" for line in message.splitlines()]
     hint = f" Try {field.examples[0]}." if field is not None and field.examples else ""
-    if kind == "missing" and len(path) == len(location):
-        return [f"{key} is missing. Try {key}=..."]
     rules = {
         "greater_than_equal": ("ge", "must be >= {}"),
         "greater_than": ("gt", "must be > {}"),

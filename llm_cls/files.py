@@ -4,6 +4,7 @@ import hashlib
 import json
 import math
 import os
+import re
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -17,6 +18,9 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
     The temporary file lies in the same folder, because a rename across file systems is a copy that a
     kill can interrupt. The content is flushed to the disk before the rename.
+
+    Raises:
+        OSError: The file can't be written; ``filename`` is ``path``, which a failed write itself doesn't tell.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(
@@ -32,9 +36,24 @@ def atomic_path(path: Path) -> Iterator[Path]:
         os.umask(umask)
         temporary.chmod(0o666 & ~umask)  # mkstemp makes files that only their owner can read
         temporary.replace(path)
+    except Exception as error:
+        if (number := _system_error(error)) is None:
+            raise
+        raise OSError(number, os.strerror(number), str(path)) from error
     finally:
         with suppress(FileNotFoundError):
             temporary.unlink()
+
+
+def _system_error(error: BaseException | None) -> int | None:
+    """The system's number of what went wrong at the bottom of ``error``; None if it was something else."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno is not None:
+            return error.errno
+        if found := re.search(r"\(os error (\d+)\)", str(error)):  # of libraries written in Rust, as safetensors is
+            return int(found.group(1))
+        error = error.__cause__ or error.__context__  # torch.save hides it
+    return None
 
 
 def write_text(path: Path, text: str) -> None:

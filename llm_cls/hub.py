@@ -1,6 +1,7 @@
 """Where pretrained files come from: the package itself, a local folder, or the Hugging Face hub."""
 
 import functools
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -8,10 +9,12 @@ from pathlib import Path
 import requests
 from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
 from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
+from safetensors import SafetensorError
 
-from llm_cls.errors import ConfigError
+from llm_cls.errors import ArtifactError, ConfigError
 from llm_cls.files import sha256_file, sha256_json
 
+_HUB_ID = re.compile(r"\w[\w.-]*(/[\w.-]+)?")  # "gpt2" is one, too
 SHIPPED = {"ja-mini": Path(__file__).parent / "assets" / "ja_mini"}
 
 
@@ -47,16 +50,22 @@ def hub_errors(name: str, key: str) -> Iterator[None]:
     """Turns the many errors of a model that can't be had into one line.
 
     Raises:
-        ConfigError: ``name``, the value of ``key``, is unknown, not cached, or damaged.
+        ConfigError: ``name``, the value of ``key``, is unknown or not cached, or is no model.
+        ArtifactError: Its weights are damaged.
     """
     try:
         yield
-    except RepositoryNotFoundError:
-        raise ConfigError(f"{key}: the hub has no model {name!r}, or it is private. Check the id") from None
+    except SafetensorError as error:
+        raise ArtifactError(f"{key}: the weights of {name!r} are damaged: {error}. Fetch the model again") from None
     except (OSError, ValueError, HfHubHTTPError, LocalEntryNotFoundError) as error:
+        # transformers wraps it in an OSError that doesn't say whether the hub was asked
+        if isinstance(error, RepositoryNotFoundError) or isinstance(error.__cause__, RepositoryNotFoundError):
+            raise ConfigError(f"{key}: the hub has no model {name!r}, or it is private. Check the id") from None
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        if is_local(name) or "/" not in name or name.startswith(("/", ".")):
-            raise ConfigError(f"{key}: {name!r} can't be loaded as a model folder or hub id: {reason}") from None
+        if is_local(name) or not _HUB_ID.fullmatch(name):
+            raise ConfigError(
+                f"{key}: {name!r} can't be loaded as a model folder or hub id: {reason.rstrip('.')}. Check the path"
+            ) from None
         raise ConfigError(
             f"{key}: {name!r} is not in the local cache and can't be fetched from the hub. Run "
             f"`hf download {name}` where there is a network (HF_HOME says where the cache is), or give a "

@@ -4,25 +4,26 @@ The plan is a file, ``sweep.jsonl``; all else is read from the run directories t
 processes and machines can work on one sweep, and a killed one leaves nothing to repair.
 """
 
-import json
 import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import filelock
+from pydantic import field_validator
 
 from llm_cls.config import Config
-from llm_cls.errors import ConfigError, DataError
-from llm_cls.files import read_jsonl, sha256_json, write_json, write_jsonl
+from llm_cls.errors import ArtifactError, ConfigError, DataError
+from llm_cls.files import sha256_json, write_json, write_jsonl
+from llm_cls.run_files import Failure, Part, read_json, read_lines, read_run_files
 
 PLAN = "sweep.jsonl"
 FAILED = "failed.json"
 LOCK = ".lock"
 COMPLETE = ("finished", "diverged", "pruned")
 _LONGEST_NAME = 120  # of 255 that file systems take; the rest is for temporary files
+_UNSAFE = re.compile(r"[^\w.,=+@-]")
 
 
 @dataclass(frozen=True)
@@ -40,18 +41,33 @@ class Entry:
     swept: tuple[str, ...]
 
 
+class _Line(Part):
+    """An ``Entry`` in the plan."""
+
+    directory: str
+    overrides: list[str]
+    swept: list[str]
+
+    @field_validator("directory")
+    @classmethod
+    def _lies_in_the_sweep(cls, name: str) -> str:
+        if not name or name.startswith(".") or _UNSAFE.search(name):
+            raise ValueError(f"must be the name of a folder in that of the sweep, got {name!r}")
+        return name
+
+
 @dataclass(frozen=True)
 class State:
     """How far a planned run is.
 
     Attributes:
         entry: The run.
-        name: "planned", "running", "interrupted", "finished", "diverged", "pruned" or "failed".
+        name: "planned", "running", "interrupted", "finished", "diverged", "pruned", "failed", or "damaged".
         epochs: Epochs trained so far.
         max_epochs: Epochs at most; None before it has begun.
         val_f1: Of the best epoch so far; None before the first.
         seconds: Training time so far.
-        reason: Why it failed, in one line.
+        reason: Why it failed or is damaged, in one line.
         exit_code: With which it failed.
     """
 
@@ -78,7 +94,7 @@ class State:
 def directory_name(swept: Sequence[str]) -> str:
     """A folder name for the run with these overrides; different ones never get the same name."""
     name = ",".join(swept) or "run"
-    safe = re.sub(r"[^\w.,=+@-]", "_", name)[:_LONGEST_NAME].lstrip(".")
+    safe = _UNSAFE.sub("_", name)[:_LONGEST_NAME].lstrip(".")
     return safe if safe == name else f"{safe}-{sha256_json(list(swept))[:8]}"
 
 
@@ -95,57 +111,63 @@ def write_plan(directory: Path, entries: Sequence[Entry]) -> None:
 
 
 def read_plan(directory: Path) -> list[Entry]:
-    """The planned runs of a sweep, in their order; none where there is no sweep."""
-    path = directory / PLAN
-    if not path.is_file():
-        return []
-    return [Entry(row["directory"], tuple(row["overrides"]), tuple(row["swept"])) for row in read_jsonl(path)]
+    """The planned runs of a sweep, in their order; none where there is no sweep.
+
+    Raises:
+        ArtifactError: The plan is damaged; the message names the line.
+    """
+    fix = "Restore it, or remove it and start the sweep again: finished runs stay as they are"
+    lines = read_lines(directory / PLAN, _Line, fix)
+    return [Entry(line.directory, tuple(line.overrides), tuple(line.swept)) for line in lines]
 
 
 def read_states(directory: Path) -> list[State]:
-    """The state of every planned run."""
+    """The state of every planned run; one with a damaged file takes no other along.
+
+    Raises:
+        ArtifactError: The plan is damaged.
+    """
     return [_state(directory / entry.directory, entry) for entry in read_plan(directory)]
 
 
 def _state(run: Path, entry: Entry) -> State:
-    history = _history(run)
-    scores = [row["val"]["f1"] for row in history if row["val"]["f1"] is not None]
-    epochs, val_f1 = len(history), max(scores, default=None)
-    seconds = sum(row["seconds"] for row in history)
-    if metrics := _json(run / "metrics.json"):
-        total = float(metrics.get("seconds", {}).get("total", seconds))
-        return State(entry, str(metrics["status"]), epochs, epochs, metrics["val"]["f1"], total)
-    max_epochs = (_json(run / "run.json") or {}).get("identity", {}).get("trainer.max_epochs")
+    try:
+        found = read_run_files(run)
+        failure = None
+        if found.metrics is None:
+            failure = read_json(run / FAILED, Failure, "Start the sweep again: it tries the run again")
+    except ArtifactError as error:
+        # What another process is at isn't judged: it may still write what is damaged now.
+        if is_locked(run):
+            return State(entry, "running")
+        return State(entry, "damaged", reason=str(error), exit_code=error.exit_code)
+    if metrics := found.metrics:
+        epochs = metrics.epochs_run
+        return State(entry, metrics.status, epochs, epochs, metrics.val.f1, metrics.seconds.total)
+    name = "interrupted" if found.record else "planned"
     if is_locked(run):
-        return State(entry, "running", epochs, max_epochs, val_f1, seconds)
-    if failure := _json(run / FAILED):
-        reason, code = str(failure["reason"]), int(failure["exit_code"])
-        return State(entry, "failed", epochs, max_epochs, val_f1, seconds, reason, code)
-    name = "interrupted" if (run / "run.json").is_file() else "planned"
-    return State(entry, name, epochs, max_epochs, val_f1, seconds)
-
-
-def _json(path: Path) -> dict[str, Any] | None:
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return found if isinstance(found, dict) else None
-
-
-def _history(run: Path) -> list[dict[str, Any]]:
-    try:
-        return read_jsonl(run / "history.jsonl")
-    except (OSError, ValueError):
-        return []
+        name, failure = "running", None
+    elif failure:
+        name = "failed"
+    identity = found.record.identity if found.record else None
+    return State(
+        entry,
+        name,
+        epochs=len(found.history),
+        max_epochs=identity.max_epochs if identity else None,
+        val_f1=max((epoch.val.f1 for epoch in found.history if epoch.val.f1 is not None), default=None),
+        seconds=sum(epoch.seconds for epoch in found.history),
+        reason=failure.reason if failure else "",
+        exit_code=failure.exit_code if failure else 0,
+    )
 
 
 def is_locked(run: Path) -> bool:
     """Whether a living process holds a run directory; the lock of a process that died is free."""
-    if not (run / LOCK).is_file():
-        return False
     lock = filelock.FileLock(run / LOCK, blocking=False)  # let go at once: a run waits a moment for its lock
     try:
+        if not (run / LOCK).is_file():
+            return False
         with lock:
             return False
     except filelock.Timeout:
@@ -181,7 +203,7 @@ def progress_line(states: Sequence[State]) -> str:
     counts = Counter(state.name for state in states)
     done = sum(state.is_complete for state in states)
     parts = [f"{done} of {len(states)} runs are done"]
-    parts += [f"{counts[name]} {name}" for name in ("running", "failed", "interrupted") if counts[name]]
+    parts += [f"{counts[name]} {name}" for name in ("running", "failed", "damaged", "interrupted") if counts[name]]
     if (seconds := remaining_seconds(states)) is not None:
         parts.append(f"about {duration(seconds)} to go")
     return ", ".join(parts)

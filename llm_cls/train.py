@@ -14,7 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from llm_cls.cli import quiet_libraries, report, run_command, say, summarize
 from llm_cls.config import parse_config
-from llm_cls.errors import ConfigError, LlmClsError, LockedError, OtherRunError, RankError, RunInterrupted
+from llm_cls.errors import EXIT_UNEXPECTED, ConfigError, LockedError, OtherRunError, RankError, RunInterrupted
 from llm_cls.hydra_config import CONF, accept_plain_values, explain
 from llm_cls.ledger import FAILED, join_sweep, progress_line, read_states, record_failure
 
@@ -62,8 +62,9 @@ def _run(tree: DictConfig) -> float | None:
 
         quiet_libraries()
         metrics = run(config, directory, list(HydraConfig.get().overrides.task))
-    except (LlmClsError, OSError):
-        _remove_if_empty(directory)
+    except Exception as error:
+        if summarize(error)[1] != EXIT_UNEXPECTED:  # whose log somebody has to read
+            _remove_if_empty(directory)
         raise
     except RunInterrupted as error:
         where = os.path.relpath(directory)

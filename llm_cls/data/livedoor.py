@@ -55,15 +55,28 @@ def load_livedoor(config: DataConfig) -> Corpus:
         files = read_archive(config.archive)
     else:
         files = _read_or_download(config)
-    texts = [_article(name, content) for name, content in files.items()]
+    source = str(config.archive or config.url)
+    texts = [_article(source, name, content) for name, content in files.items()]
     labels = tuple(sorted({text.label for text in texts}))
     if len(labels) < 2:
         raise DataError(
-            f"{config.archive or config.url}: it must hold articles of two labels at least, found {len(labels)}"
+            f"{source}: it must hold articles of two labels at least, found {len(labels)}. Get the official archive"
         )
     digest = corpus_digest(files)
-    splits = split_texts(texts, config, reference_split, str(config.archive or config.url))
+    splits = split_texts(texts, config, reference_split, source)
+    _check_labels(texts, splits["train"], source)
     return Corpus("livedoor", labels, splits, digest, has_titles=True, warnings=_deviations(texts, digest))
+
+
+def _check_labels(texts: list[Text], train: list[Text], source: str) -> None:
+    """Refuses labels that can't be learnt and scored both; the split of the experiment is not stratified."""
+    counts, learnt = Counter(text.label for text in texts), {text.label for text in train}
+    for label, n in sorted(counts.items()):
+        if n == 1 or label not in learnt:
+            raise DataError(
+                f"{source}: the label {label!r} has {n} article{'s' * (n > 1)}, too few for each of train, val and "
+                "test. Get the official archive"
+            )
 
 
 def corpus_digest(files: dict[str, bytes]) -> str:
@@ -197,19 +210,21 @@ def _check_member(path: Path, member: tarfile.TarInfo) -> None:
         raise DataError(f"{path}: {member.name!r} lies outside the folder text/. Get the official archive")
 
 
-def _article(name: str, content: bytes) -> Text:
+def _article(source: str, name: str, content: bytes) -> Text:
     """One file as a text: line 1 is the address, 2 the date, 3 the title, the rest the body."""
     try:
         lines = content.decode("utf-8").split("\n")  # splitlines() would also cut at other characters
     except UnicodeDecodeError as error:
         raise DataError(
-            f"{name}: must be UTF-8, found byte {content[error.start]:#04x} at position {error.start}"
+            f"{source}: {name}: must be UTF-8, found byte {content[error.start]:#04x} at position {error.start}. "
+            "Get the official archive"
         ) from None
     title = _clean(lines[2]) if len(lines) > 2 else ""
     body = "\n".join(filter(None, map(_clean, lines[3:])))
     if not title and not body:
         raise DataError(
-            f"{name}: the article is empty: expected address, date, title and body, found {len(lines)} lines"
+            f"{source}: {name}: the article is empty: expected address, date, title and body, found {len(lines)} "
+            f"line{'s' * (len(lines) > 1)}. Get the official archive"
         )
     return Text(name.removesuffix(".txt"), name.partition("/")[0], title, body)
 

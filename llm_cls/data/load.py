@@ -30,7 +30,10 @@ def read_corpus(config: DataConfig) -> Corpus:
         corpus = replace(corpus, splits={name: texts[: config.limit] for name, texts in corpus.splits.items()})
     for name, texts in corpus.splits.items():
         if not texts:
-            raise DataError(f"{corpus.name}: the {name} split has no texts. Give more texts")
+            n = sum(map(len, corpus.splits.values()))
+            raise DataError(
+                f"{corpus.name}: the {name} split has no texts: expected 10 texts at least, found {n}. Give more texts"
+            )
     return corpus
 
 

@@ -99,9 +99,9 @@ def read_rows(path: Path, cache_dir: Path) -> list[Row]:
         raise DataError(f"{path}: must end with {', '.join(_FORMATS)}. Convert the file")
     try:
         if not path.is_file():
-            raise DataError(f"{path}: there is no such file")
+            raise DataError(f"{path}: there is no such file. Check the path")
         if path.stat().st_size == 0:
-            raise DataError(f"{path}: the file is empty")
+            raise DataError(f"{path}: the file is empty. Give a file with rows")
         with path.open("rb"):
             pass
     except OSError as error:
@@ -138,14 +138,14 @@ def read_rows(path: Path, cache_dir: Path) -> list[Row]:
     except Exception as error:  # pandas, pyarrow and datasets raise many kinds for a broken file
         cause = _cause(error)
         if "corresponds to no data" in cause or "BatchSize must be greater" in cause:  # JSON lines; Parquet
-            raise DataError(f"{path}: has no rows") from None
+            raise DataError(f"{path}: has no rows. Give a file with rows") from None
         raise DataError(f"{path}: can't be read as {kind}: {cause}") from None
     finally:
         datasets.utils.logging.set_verbosity(verbosity)
         if shown:
             datasets.enable_progress_bars()
     if not rows:
-        raise DataError(f"{path}: has no rows")
+        raise DataError(f"{path}: has no rows. Give a file with rows")
     return rows
 
 
@@ -157,7 +157,7 @@ def _header(path: Path, separator: str) -> list[str]:
     except (UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{path}: can't be read as csv: {_cause(error)}") from None
     if not lines:
-        raise DataError(f"{path}: has no rows")
+        raise DataError(f"{path}: has no rows. Give a file with rows")
     names = [name or f"column {i + 1}" for i, name in enumerate(lines[0])]
     if len(set(names)) < len(names):
         twice = next(name for name, n in Counter(names).items() if n > 1)
@@ -187,7 +187,9 @@ def _cause(error: BaseException) -> str:
     while error.__cause__ is not None:
         error = error.__cause__
     if isinstance(error, UnicodeDecodeError):
-        return f"it must be UTF-8, found byte {error.object[error.start]:#04x} at position {error.start}"
+        return (
+            f"it must be UTF-8, found byte {error.object[error.start]:#04x} at position {error.start}. Save it as UTF-8"
+        )
     return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
 
 

@@ -188,5 +188,8 @@ def _is_misread(name: str, revision: str | None, key: str) -> bool:
         return local_file(name, "config.json", revision, key) is None and any(
             local_file(name, file, revision, key) for file in _SENTENCEPIECE_FILES
         )
-    declared = json.loads(path.read_text(encoding="utf-8")).get("tokenizer_class")
-    return declared in _MISREAD_CLASSES
+    with hub_errors(name, key):
+        described = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(described, dict):
+            raise ValueError(f"{path.name} is not a JSON object")
+    return described.get("tokenizer_class") in _MISREAD_CLASSES

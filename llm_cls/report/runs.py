@@ -1,87 +1,18 @@
 """Finding and reading run directories, whatever state they are in."""
 
-import json
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from llm_cls.errors import ArtifactError
+from llm_cls.run_files import Failure, Metrics, Record, RunFiles, read_json, read_run_files
 
 FILES = ("metrics.json", "run.json", "config.yaml", "failed.json")
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the C one is ten times faster where it is built
-Fraction = Annotated[float, Field(ge=0, le=1)]
-Count = Annotated[int, Field(ge=0)]
-
-
-class _Part(BaseModel):
-    """Base of what is read back: values are checked, what a later version adds is passed over."""
-
-    model_config = ConfigDict(extra="ignore", frozen=True, strict=True, allow_inf_nan=False)
-
-
-class Figures(_Part):
-    """The scores of a split; null where a run gave no numbers."""
-
-    accuracy: Fraction | None
-    precision: Fraction | None
-    recall: Fraction | None
-    f1: Fraction | None
-
-
-class TestFigures(Figures):
-    """The scores of the test split."""
-
-    __test__ = False  # not a test, whatever its name begins with
-    n: Count
-    f1_ci95: Annotated[list[Fraction], Field(min_length=2, max_length=2)] | None = None
-
-
-class Seconds(_Part):
-    """Wall-clock time of a run."""
-
-    total: Annotated[float, Field(ge=0)]
-
-
-class Metrics(_Part):
-    """``metrics.json``."""
-
-    status: Literal["finished", "diverged", "pruned"]
-    collapsed: bool = False
-    best_epoch: Count | None
-    epochs_run: Count
-    val: Figures
-    test: TestFigures | None = None
-    seconds: Seconds
-    tokens_per_second: float | None = None
-    peak_memory_gib: float | None = None
-
-
-class Data(_Part):
-    """The ``data`` part of ``run.json``."""
-
-    name: str
-    digest: str
-    n_train: Count
-    n_val: Count
-    n_test: Count
-    labels: Annotated[list[str], Field(min_length=1)]
-
-
-class Record(_Part):
-    """``run.json``."""
-
-    run_id: str
-    data: Data
-    git_commit: str | None = None
-    versions: dict[str, str | None] = Field(default_factory=dict)
-    overrides: list[str] = Field(default_factory=list)
-    hardware: Any = None
-    world_size: Annotated[int, Field(ge=1)] = 1
-    started_at: str | None = None
-    finished_at: str | None = None
 
 
 @dataclass(frozen=True)
@@ -144,19 +75,19 @@ def _run_directories(directory: Path) -> Iterator[Path]:
 def _read_run(path: Path, name: str, held: set[tuple[int, int]]) -> Run:
     run = _without_result(Run(path, name, "unfinished"), held)
     try:
-        loaded = yaml.load((path / "config.yaml").read_text(encoding="utf-8"), Loader=_LOADER)
-        if not isinstance(loaded, dict):
-            raise ValueError("config.yaml is not a mapping")
-        record = Record.model_validate(json.loads((path / "run.json").read_text(encoding="utf-8")))
-        run = replace(run, config=dict(_flatten(loaded)), record=record)
-        if not (path / "metrics.json").is_file():
+        run = replace(run, config=_read_config(path / "config.yaml"))
+        found = read_run_files(path)
+        run = replace(run, record=found.record)
+        if found.metrics is None:
             return run
-        metrics = Metrics.model_validate(json.loads((path / "metrics.json").read_text(encoding="utf-8")))
-        _check(metrics, record)
-    except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
-        if not (path / "metrics.json").is_file():
+        _check(found)
+        if not run.config:
+            raise ArtifactError(f"{path / 'config.yaml'} is missing. Restore it, or remove {path}")
+    except ArtifactError as error:
+        if run.state == "running":  # another process may still write what is damaged now
             return run
-        return run.put_aside("damaged", describe_error(error))
+        return run.put_aside("damaged", str(error).replace(f"{path}{os.sep}", ""))  # the table has the run's name
+    metrics = found.metrics
     if metrics.status != "finished":
         best = "" if metrics.best_epoch is None else f", best epoch {metrics.best_epoch}"
         return replace(run, state=metrics.status, reason=f"after {metrics.epochs_run} epochs{best}", metrics=metrics)
@@ -168,27 +99,51 @@ def _without_result(run: Run, held: set[tuple[int, int]]) -> Run:
     if _is_held(run.path / ".lock", held):
         return run.put_aside("running", "in progress")
     try:
-        failure = json.loads((run.path / "failed.json").read_text(encoding="utf-8"))
-        return run.put_aside("failed", " ".join(str(failure["reason"]).split()))
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        failure = read_json(run.path / "failed.json", Failure, "Start the sweep again")
+    except ArtifactError:
+        failure = None
+    if failure is None:
         return run.put_aside("unfinished", "no metrics.json: interrupted, or running on another machine")
+    return run.put_aside("failed", " ".join(failure.reason.split()))
 
 
-def _check(metrics: Metrics, record: Record) -> None:
-    """Raises ValueError where a finished run's files contradict one another."""
-    if metrics.status != "finished":
+def _read_config(path: Path) -> dict[str, Any]:
+    """The flattened configuration; empty where there is no such file.
+
+    Raises:
+        ArtifactError: It can't be read.
+    """
+    try:
+        loaded = yaml.load(path.read_text(encoding="utf-8"), Loader=_LOADER)
+        if not isinstance(loaded, dict):
+            raise ValueError("not a mapping")
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
+        raise ArtifactError(f"{path} is damaged: {describe_error(error)}. Restore it, or remove its run") from None
+    return dict(_flatten(loaded))
+
+
+def _check(found: RunFiles) -> None:
+    """Compares the files of a finished run with one another.
+
+    Raises:
+        ArtifactError: They contradict one another.
+    """
+    metrics, record = found.metrics, found.record
+    if metrics is None or record is None or metrics.status != "finished":
         return
-    if metrics.val.f1 is None or metrics.test is None or metrics.test.f1 is None:
-        raise ValueError("metrics.json says finished, but has no val.f1 or no test.f1")
+    if metrics.test.f1 is None:
+        raise ArtifactError("metrics.json is damaged: status is finished, but test.f1 is null. Run again")
     if metrics.test.n != record.data.n_test:
-        raise ValueError(f"metrics.json has {metrics.test.n} test texts, run.json {record.data.n_test}")
+        raise ArtifactError(
+            f"metrics.json has {metrics.test.n} test texts, run.json {record.data.n_test}: "
+            "they are of different runs. Restore both, or run again"
+        )
 
 
 def describe_error(error: Exception) -> str:
     """What is wrong with a file, in one line."""
-    if isinstance(error, ValidationError):
-        fault = error.errors(include_url=False, include_input=False)[0]
-        return f"{error.title}: {'.'.join(map(str, fault['loc']))}: {fault['msg']}"
     if isinstance(error, OSError) and error.filename:
         return f"{Path(error.filename).name}: {error.strerror}"
     return " ".join(str(error).split()) or type(error).__name__

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from llm_cls.report.runs import Figures, Run
+from llm_cls.report.runs import Run
+from llm_cls.run_files import Figures
 from llm_cls.statistics import mean_sd
 
 # What the published tables vary, and where the configuration has it.

@@ -116,6 +116,8 @@ class RunRecorder(Checkpoint):
         reset_peak_memory(trainer.strategy.root_device)  # a sweep trains many runs in one process
         check_same_on_all(self._run_id, "configuration or data", "Give all the same command")
         check_same_on_all(str(self._directory.resolve()), "run directory", "Give all the same hydra.run.dir")
+        if self.history and trainer.is_global_zero:  # a kill after the last checkpoint may have come before it
+            write_jsonl(self._directory / "history.jsonl", self.history)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Starts the clock."""

@@ -17,10 +17,10 @@ from llm_cls.errors import ArtifactError, ConfigError, DataError
 from llm_cls.model.artifact import load_artifact, read_labels, verify_artifact
 from llm_cls.model.classifier import TextClassifier
 from llm_cls.model.decoder import load_architecture, load_decoder
+from llm_cls.run_files import read_metrics
 from llm_cls.training.distributed import gather_logits
 from llm_cls.training.evaluation import log_softmax
 from llm_cls.training.hardware import Hardware, resolve_hardware
-from llm_cls.training.run import read_metrics
 
 if TYPE_CHECKING:
     from llm_cls.predict import PredictConfig
@@ -41,7 +41,7 @@ def predict_file(arguments: "PredictConfig") -> tuple[list[str], tuple[str, ...]
     if metrics is None:
         raise ArtifactError(f"run={arguments.run} is not a finished run: it has no metrics.json. Finish the training")
     folder = arguments.run / "model"
-    if metrics["best_epoch"] is None:
+    if metrics.best_epoch is None:
         raise ArtifactError(f"run={arguments.run} diverged before its first epoch ended, so it has no model")
     verify_artifact(folder)
     config = read_config(arguments.run / "config.yaml")

@@ -14,8 +14,10 @@ from llm_cls.data.corpus import Corpus, Text
 from llm_cls.data.tokenizer import Tokenizer
 from llm_cls.errors import ArtifactError, OtherRunError
 from llm_cls.files import sha256_json, write_jsonl
+from llm_cls.run_files import read_object, read_run_files
 from llm_cls.scores import per_class
 from llm_cls.statistics import f1_ci95
+from llm_cls.training.callbacks import LAST
 from llm_cls.training.evaluation import Evaluation
 
 SCHEMA = 1
@@ -65,16 +67,16 @@ def check_same_run(directory: Path, parts: dict[str, Any]) -> dict[str, Any] | N
 
     Raises:
         OtherRunError: The directory belongs to a run of another configuration; the message names the keys.
-        ArtifactError: ``run.json`` is damaged.
+        ArtifactError: A file of the run is damaged; nothing may be written over it.
     """
-    path = directory / "run.json"
-    if not path.is_file():
+    record = read_run_files(directory).record
+    if record is None:
         return None
-    try:
-        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        before: dict[str, Any] = found["identity"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise ArtifactError(f"{path} is damaged: {error}. Remove {directory} and start again") from None
+    path = directory / "run.json"
+    if record.identity is None:
+        raise ArtifactError(f"{path} is damaged: identity is missing. Remove {directory} and start again")
+    found = read_object(path)
+    before: dict[str, Any] = found["identity"]
     after = json.loads(json.dumps(parts))
     differing = sorted(key for key in before.keys() | after.keys() if before.get(key) != after.get(key))
     if differing:
@@ -132,6 +134,20 @@ def _git_commit() -> str | None:
     except (OSError, subprocess.SubprocessError):
         return None
     return done.stdout.strip()
+
+
+def forget_unless_begun(directory: Path) -> None:
+    """Removes what a run that failed in its first epoch has written.
+
+    There is nothing to go on with, and the corrected command is another run, which was refused the directory.
+    """
+    checkpoints = directory / "checkpoints"
+    if (checkpoints / LAST).exists() or (directory / "history.jsonl").exists():
+        return
+    for path in (directory / "config.yaml", directory / "run.json", *checkpoints.glob("best-*.safetensors")):
+        path.unlink(missing_ok=True)
+    if checkpoints.is_dir() and not any(checkpoints.iterdir()):
+        checkpoints.rmdir()
 
 
 def write_predictions(path: Path, evaluation: Evaluation, texts: Sequence[Text], corpus: Corpus) -> None:

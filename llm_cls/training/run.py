@@ -1,6 +1,5 @@
 """One run, from its configuration to ``metrics.json``."""
 
-import json
 import logging
 import os
 import time
@@ -17,7 +16,7 @@ from lightning.pytorch.callbacks import Callback, EarlyStopping
 from tqdm.contrib.logging import logging_redirect_tqdm
 from transformers import PretrainedConfig
 
-from llm_cls import interrupts
+from llm_cls import interrupts, run_files
 from llm_cls.cli import say
 from llm_cls.config import Config, dump_config
 from llm_cls.data.corpus import Corpus
@@ -25,9 +24,7 @@ from llm_cls.data.datamodule import TextDataModule
 from llm_cls.data.tokenizer import Tokenizer
 from llm_cls.errors import (
     EXIT_INTERRUPTED,
-    ArtifactError,
     ConfigError,
-    LlmClsError,
     LockedError,
     RankError,
     RunInterrupted,
@@ -46,6 +43,7 @@ from llm_cls.training.pruning import Pruner
 from llm_cls.training.record import (
     check_same_run,
     describe_run,
+    forget_unless_begun,
     identity,
     now,
     run_id,
@@ -113,11 +111,9 @@ def run(
                     raise RankError(code)
             else:
                 train(config, directory, inputs, record, shared)
-        except LlmClsError:
-            if is_first_process() and not (directory / "history.jsonl").exists():
-                # There is nothing to go on with, and the corrected command is another run.
-                for name in ("config.yaml", "run.json"):
-                    (directory / name).unlink(missing_ok=True)
+        except Exception:
+            if is_first_process():
+                forget_unless_begun(directory)
             raise
     metrics = read_metrics(directory)
     assert metrics is not None
@@ -241,14 +237,7 @@ def read_metrics(directory: Path) -> dict[str, Any] | None:
     Raises:
         ArtifactError: The file is damaged.
     """
-    path = directory / "metrics.json"
-    try:
-        metrics: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return None
-    except ValueError as error:
-        raise ArtifactError(f"{path} is damaged: {error}. Remove it and run again") from None
-    return metrics
+    return None if run_files.read_metrics(directory) is None else run_files.read_object(directory / "metrics.json")
 
 
 def _trainer(

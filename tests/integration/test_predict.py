@@ -54,18 +54,21 @@ def test_jsonl_in_and_out(finished_run: Path, rows: list[dict[str, str]], comman
         assert row["probabilities"] == pytest.approx(before["probabilities"], abs=1e-5)
 
 
-@pytest.mark.parametrize("name", ["head.safetensors", "adapter_model.safetensors", "labels.json", "manifest.json"])
+@pytest.mark.parametrize("name", ["model/head.safetensors", "model/manifest.json", "config.yaml", "metrics.json"])
 def test_damaged_file_is_refused(finished_run: Path, command: Command, tmp_path: Path, name: str) -> None:
     shutil.copytree(finished_run, tmp_path / "run")
-    file = tmp_path / "run" / "model" / name
+    file = tmp_path / "run" / name
     content = bytearray(file.read_bytes())
-    content[len(content) // 2] ^= 0x10
+    if name.startswith("model/"):
+        content[len(content) // 2] ^= 0x10
+    else:
+        del content[len(content) // 2 :]
     file.write_bytes(content)
     (tmp_path / "in.csv").write_text("title,body\nあ,い\n", encoding="utf-8")
     done = command("predict", "run=run", "input=in.csv", "output=out.csv", cwd=tmp_path)
-    assert done.returncode == 5
+    assert done.returncode == 5, done.stderr
     assert done.stderr.count("\n") == 1 and not (tmp_path / "out.csv").exists()
-    assert "model" in done.stderr
+    assert f"run/{name}" in done.stderr or (name == "model/manifest.json" and "run/model" in done.stderr)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 import struct
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from sklearn.metrics import accuracy_score, f1_score, log_loss, precision_recall_fscore_support
+from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, log_loss, precision_recall_fscore_support
 
 from llm_cls.config import read_config
 from llm_cls.files import read_jsonl
@@ -174,6 +175,19 @@ def test_directory_of_another_run_is_refused(finished_run: Path, command: Comman
     assert "seed: there 42, here 7" in other.stderr and other.stderr.count("\n") == 1
 
 
+def test_damaged_directory_is_refused_and_stays_as_it_is(
+    finished_run: Path, command: Command, archive: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(finished_run, tmp_path / "run")
+    with (tmp_path / "run" / "history.jsonl").open("a") as history:
+        history.write('{"epoch": 3, "va')
+    before = {p: p.read_bytes() for p in (tmp_path / "run").rglob("*") if p.is_file() and p.name != "train.log"}
+    done = command("train", *TINY, f"data.archive={archive}", "hydra.run.dir=run", "logger=none", cwd=tmp_path)
+    assert done.returncode == 5 and done.stderr.count("\n") == 1, done.stderr
+    assert done.stderr.startswith("Error: ") and "run/history.jsonl, line 3, is damaged: " in done.stderr
+    assert all(path.read_bytes() == content for path, content in before.items())
+
+
 def wandb_records(content: bytes) -> Iterator[bytes]:
     """The records of a W&B run file: LevelDB's log format behind a header of seven bytes."""
     block, position, record = 32768, 7, b""
@@ -213,3 +227,20 @@ def test_wandb_run_file_holds_curves_tables_and_configuration(finished_run: Path
     assert any("predictions" in key for key in keys) and any("per_class" in key for key in keys)
     assert {"model", "optimizer", "lora", "data", "seed", "run"} <= config
     assert exit_code == 0
+    rows, labels = read_jsonl(finished_run / "predictions" / "test.jsonl"), ["movie-enter", "smax", "sports-watch"]
+    shown = wandb_table(finished_run, "predictions")
+    assert shown["columns"] == ["id", "title", "label", "prediction", "correct", *(f"p({label})" for label in labels)]
+    assert [row[:5] for row in shown["data"]] == [
+        [r["id"], r["title"], r["label"], r["prediction"], r["label"] == r["prediction"]] for r in rows
+    ]
+    p = np.array([list(r["probabilities"].values()) for r in rows])
+    np.testing.assert_allclose(np.array([row[5:] for row in shown["data"]]), p, atol=1e-12)
+    expected = confusion_matrix([r["label"] for r in rows], [r["prediction"] for r in rows], labels=labels)
+    counts = {(truth, found): n for truth, found, n in wandb_table(finished_run, "confusion_matrix")["data"]}
+    assert [[counts[truth, found] for found in labels] for truth in labels] == expected.tolist()
+
+
+def wandb_table(run: Path, name: str) -> Any:
+    """A table of the offline W&B run in a run directory."""
+    (file,) = (run / "wandb").glob(f"offline-run-*/files/media/table/test/{name}_*.table.json")
+    return load(file)

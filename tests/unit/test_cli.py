@@ -25,6 +25,21 @@ def test_a_terminal_without_the_letters() -> None:
 
 
 @pytest.mark.parametrize(
+    ("text", "amount"),
+    [
+        ("CUDA out of memory. Tried to allocate 2.50 GiB. GPU 0 has a total capacity of 79 GiB", ": 2.50 GiB more"),
+        ("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory: you tried to allocate 64 "
+         "bytes. Error code 12", ": 64 bytes more"),
+        ("std::bad_alloc: out of memory", "."),
+    ],
+)  # fmt: skip
+def test_out_of_memory_of_any_device(text: str, amount: str) -> None:
+    line, code = summarize(RuntimeError(text))
+    assert line.startswith(f"Out of memory{amount}") and "data.micro_batch_size" in line
+    assert code == ResourceError.exit_code
+
+
+@pytest.mark.parametrize(
     ("error", "line"),
     [
         (OSError(28, "x", "a"), "a: No space left on device. Free some space, or write to another folder"),
@@ -34,4 +49,7 @@ def test_a_terminal_without_the_letters() -> None:
     ],
 )
 def test_faults_of_the_disk(error: OSError, line: str) -> None:
-    assert summarize(error) == (f"{line} (training: hydra.run.dir=DIR)", ResourceError.exit_code)
+    assert summarize(error) == (
+        f"{line} (training: hydra.run.dir=DIR; its cache: data.cache_dir=DIR)",
+        ResourceError.exit_code,
+    )

@@ -9,7 +9,8 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from llm_cls.config import Config, ConfigError, dump_config, known_keys, parse_config, read_config
+from llm_cls.config import Config, dump_config, known_keys, parse_config, read_config
+from llm_cls.errors import ArtifactError, ConfigError
 from llm_cls.hydra_config import CONF, GROUPS, accept_plain_values, explain, quoted
 
 accept_plain_values()
@@ -176,6 +177,30 @@ def test_round_trip_through_yaml(tmp_path: Path) -> None:
     config = parse("experiment=quickstart", "lora.target_modules=[dense,query_key_value]", "logger=wandb")
     (tmp_path / "config.yaml").write_text(dump_config(config), encoding="utf-8")
     assert read_config(tmp_path / "config.yaml") == config
+
+
+@pytest.mark.parametrize(
+    ("content", "part"),
+    [
+        (None, "is missing. Restore it"),
+        (b"", "is damaged: model is missing"),
+        (b"a: [1", "is damaged: while parsing a flow sequence"),
+        (b"- 1\n", "is damaged: it must hold keys and values"),
+        (b"text\n", "is damaged: "),
+        (b"\xff\xfe\x00", "is damaged: "),
+        (b"[" * 10_000, "is damaged: "),
+        (b"a: ${b}\n", "is damaged: "),
+        (b"a: !!python/object/apply:os.system [true]\n", "is damaged: "),
+    ],
+)
+def test_a_damaged_configuration_file_is_one_line(tmp_path: Path, content: bytes | None, part: str) -> None:
+    path = tmp_path / "config.yaml"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(ArtifactError) as caught:
+        read_config(path)
+    assert str(caught.value).startswith(f"{path} ") and part in str(caught.value)
+    assert "\n" not in str(caught.value)
 
 
 def test_a_template_of_the_users_own(tmp_path: Path) -> None:

@@ -3,11 +3,15 @@
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
+from llm_cls.errors import ArtifactError
 from llm_cls.ledger import (
+    COMPLETE,
     FAILED,
     LOCK,
     Entry,
@@ -59,36 +63,103 @@ def test_a_plan_grows_and_keeps_its_order(tmp_path: Path) -> None:
     assert read_plan(tmp_path / "none") == []
 
 
+def write_run(run: Path, status: str = "") -> None:
+    """A run after its first epoch of four, or, with a status, one that is over."""
+    data = {"name": "sample", "digest": "d", "n_train": 8, "n_val": 1, "n_test": 1, "labels": ["x"]}
+    model, identity = {"name": "ja-mini"}, {"trainer.max_epochs": 4}
+    write(run / "run.json", {"run_id": run.name, "data": data, "model": model, "identity": identity})
+    write(run / "history.jsonl", {"epoch": 1, "val": figures(0.5), "seconds": 3.0})
+    (run / LOCK).touch()
+    if status:
+        val = figures(None if status == "diverged" else 0.75) | {"n": 1}
+        test = val | {"f1_ci95": None if status == "diverged" else [0.5, 0.9]}
+        result = {"status": status, "collapsed": False, "best_epoch": 1, "epochs_run": 4, "seconds": {"total": 7.0}}
+        write(run / "metrics.json", result | {"val": val, "test": test})
+
+
+def figures(value: float | None) -> dict[str, object]:
+    return dict.fromkeys(("accuracy", "precision", "recall", "f1"), value)
+
+
+@contextmanager
+def held(path: Path) -> Iterator[None]:
+    """Another process holds this lock, and is killed in the end."""
+    program = "import sys, filelock as f; x = f.FileLock(sys.argv[1]); x.acquire(); print('held', flush=True); input()"
+    holder = subprocess.Popen(
+        [sys.executable, "-c", program, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert holder.stdout is not None and holder.stdout.readline() == "held\n"
+    try:
+        yield
+    finally:
+        holder.kill()
+        holder.communicate()
+
+
 def test_states(tmp_path: Path) -> None:
     names = ["planned", "running", "interrupted", "failed", "finished", "pruned", "diverged"]
     write_plan(tmp_path, [entry(name) for name in names])
-    epoch = {"epoch": 1, "val": {"f1": 0.5}, "seconds": 3.0}
     for name in names[1:]:
-        write(tmp_path / name / "run.json", {"identity": {"trainer.max_epochs": 4}})
-        write(tmp_path / name / "history.jsonl", epoch)
-        (tmp_path / name / LOCK).touch()
+        write_run(tmp_path / name, name if name in COMPLETE else "")
     record_failure(tmp_path / "failed", "Out of memory", 4)
     record_failure(tmp_path / "finished", "an earlier attempt", 4)
-    for name in names[4:]:
-        f1 = None if name == "diverged" else 0.75
-        write(tmp_path / name / "metrics.json", {"status": name, "val": {"f1": f1}, "seconds": {"total": 7.0}})
     (tmp_path / "planned").mkdir()
-    program = "import sys, filelock as f; x = f.FileLock(sys.argv[1]); x.acquire(); print('held', flush=True); input()"
-    holder = subprocess.Popen(
-        [sys.executable, "-c", program, str(tmp_path / "running" / LOCK)],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    assert holder.stdout is not None and holder.stdout.readline() == "held\n"
-    states = {state.entry.directory: state for state in read_states(tmp_path)}
+    with held(tmp_path / "running" / LOCK):
+        states = {state.entry.directory: state for state in read_states(tmp_path)}
     assert {name: state.name for name, state in states.items()} == {name: name for name in names}
     assert (states["running"].epochs, states["running"].max_epochs, states["running"].val_f1) == (1, 4, 0.5)
     assert (states["failed"].reason, states["failed"].exit_code) == ("Out of memory", 4)
-    assert states["finished"].val_f1 == 0.75 and states["finished"].seconds == 7.0
+    assert (states["finished"].val_f1, states["finished"].seconds, states["finished"].reason) == (0.75, 7.0, "")
     assert states["diverged"].val_f1 is None
-    holder.kill()
-    holder.wait()
     after = {state.entry.directory: state.name for state in read_states(tmp_path)}
     assert after["running"] == "interrupted", "the lock of a process that died is free"
+
+
+@pytest.mark.parametrize("name", ["run.json", "history.jsonl", "metrics.json", FAILED])
+def test_a_damaged_run_takes_no_other_along(tmp_path: Path, name: str) -> None:
+    write_plan(tmp_path, [entry("bad"), entry("good")])
+    for run in ("bad", "good"):
+        write_run(tmp_path / run, "finished" if name == "metrics.json" else "")
+    record_failure(tmp_path / "bad", "why", 1)
+    (tmp_path / "bad" / name).write_text("{", encoding="utf-8")
+    bad, good = read_states(tmp_path)
+    assert (bad.name, bad.exit_code, bad.is_complete, bad.is_hopeless) == ("damaged", 5, False, False)
+    assert bad.reason.startswith(f"{tmp_path / 'bad' / name}") and "is damaged: " in bad.reason
+    assert good.name in ("finished", "interrupted")
+    assert "1 damaged" in progress_line([bad, good])
+    with held(tmp_path / "bad" / LOCK):
+        assert read_states(tmp_path)[0].name == "running", "its process may mend it still"
+
+
+def test_a_failure_is_forgotten_where_there_is_a_result(tmp_path: Path) -> None:
+    write_plan(tmp_path, [entry("a")])
+    write_run(tmp_path / "a", "finished")
+    (tmp_path / "a" / FAILED).write_text("{", encoding="utf-8")
+    assert read_states(tmp_path)[0].name == "finished"
+
+
+@pytest.mark.parametrize(
+    ("line", "part"),
+    [
+        ("{", "EOF"),
+        ("[]", "got []"),
+        ('{"directory": "b", "overrides": []}', "swept is missing"),
+        ('{"directory": 3, "overrides": [], "swept": []}', "directory must be a valid string, got 3"),
+        ('{"directory": "../b", "overrides": [], "swept": []}', "directory: must be the name of a folder"),
+        ('{"directory": ".", "overrides": [], "swept": []}', "directory: must be the name of a folder"),
+        ('{"directory": "", "overrides": [], "swept": []}', "directory: must be the name of a folder"),
+    ],
+)
+def test_a_damaged_plan_names_the_line(tmp_path: Path, line: str, part: str) -> None:
+    write_plan(tmp_path, [entry("a")])
+    with (tmp_path / "sweep.jsonl").open("a", encoding="utf-8") as plan:
+        plan.write(line + "\n")
+    with pytest.raises(ArtifactError) as caught:
+        write_plan(tmp_path, [entry("c")])
+    message = str(caught.value)
+    assert message.startswith(f"{tmp_path / 'sweep.jsonl'}, line 2, is damaged: ") and part in message
+    assert "\n" not in message and message.endswith("finished runs stay as they are")
+    assert (tmp_path / "sweep.jsonl").read_text(encoding="utf-8").endswith(line + "\n"), "nothing is written over it"
 
 
 @pytest.mark.parametrize(("code", "hopeless"), [(1, False), (2, True), (3, True), (4, False), (5, False)])

@@ -114,6 +114,8 @@ def test_what_is_read_and_what_is_left(tmp_path: Path) -> None:
         (member("text/a/\udcff.txt"), r"'text/a/\udcff.txt' has control characters"),
         (member("text/a/x.txt", b"u\nd\nt\nab\xffc"), "a/x.txt: must be UTF-8, found byte 0xff at position 8"),
         (member("text/a/x.txt", b"u\nd"), "a/x.txt: the article is empty"),
+        (member("text/a/x.txt", "u\nd\n　\n \n".encode()), "a/x.txt: the article is empty"),
+        (member("text/lonely/x.txt", b"u\nd\nt\nb"), "the label 'lonely' has 1 article, too few"),
         (member("text/a/x.txt", bytes(2**20 + 1)), "more or larger files"),
         (member("text/a/x.txt", size=2**40), "more or larger files"),
         (member("text/a/x.txt", size=-4096), "is not a whole .tar.gz archive"),

@@ -167,6 +167,13 @@ def test_what_transformers_would_misread_is_read_by_sentencepiece(spiece: Path) 
     check_against_sentencepiece(load_tokenizer(ModelConfig(name=str(spiece))), spiece / "spiece.model")
 
 
+@pytest.mark.parametrize("content", ["{", "[]", "\xff"])
+def test_damaged_description_of_a_tokenizer(tmp_path: Path, content: str) -> None:
+    (tmp_path / "tokenizer_config.json").write_bytes(content.encode("latin-1"))
+    with pytest.raises(ConfigError, match=r"model.name: .* can't be loaded as a model folder"):
+        load_tokenizer(ModelConfig(name=str(tmp_path)))
+
+
 def test_sentencepiece_ids_on_a_real_rinna_model(shared: Path) -> None:
     model = shared / "tokenizers" / "rinna-japanese-gpt2" / "spiece.model"
     check_against_sentencepiece(load_tokenizer(ModelConfig(name="ja-mini", tokenizer=str(model))), model)

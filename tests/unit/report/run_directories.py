@@ -139,7 +139,7 @@ def make_run(
     write_json(directory / "run.json", record)
     f1 = quality if val_f1 is None else val_f1
     epochs = 10
-    curve = [f1 * (1 - 0.5 ** (e + 1) * abs(e + 1 - (best_epoch or 1)) / 4) for e in range(epochs)]
+    curve = [f1 * max(0.0, 1 - 0.5 ** (e + 1) * abs(e + 1 - (best_epoch or 1)) / 4) for e in range(epochs)]
     write_jsonl(
         directory / "history.jsonl",
         [

@@ -63,6 +63,10 @@ def test_a_run_whose_lock_is_held_is_running(tmp_path: Path) -> None:
     with (run / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         assert _states(tmp_path) == {"a": "running"}
+        (run / "history.jsonl").write_text("{")
+        assert _states(tmp_path) == {"a": "running"}, "its process may mend it still"
+    assert _states(tmp_path) == {"a": "damaged"}
+    (run / "history.jsonl").unlink()
     assert _states(tmp_path) == {"a": "unfinished"}
 
 
@@ -89,6 +93,7 @@ DAMAGES = {
     "no test": lambda run: replace_json(run / "metrics.json", test=None),
     "other texts": lambda run: edit(run / "run.json", '"n_test": 180', '"n_test": 7'),
     "status": lambda run: replace_json(run / "metrics.json", status="done"),
+    "history": lambda run: (run / "history.jsonl").write_text('{"epoch": 1'),
     "no run.json": lambda run: (run / "run.json").unlink(),
     "no config": lambda run: (run / "config.yaml").unlink(),
     "bad yaml": lambda run: (run / "config.yaml").write_text("a: [1"),
@@ -104,6 +109,7 @@ def test_a_damaged_run_is_listed_with_the_reason(tmp_path: Path, damage: str) ->
     runs = {run.name: run for run in read_runs(tmp_path)}
     assert runs["good"].scored
     assert runs["bad"].state == "damaged" and "\n" not in runs["bad"].reason and runs["bad"].reason
+    assert runs["bad"].reason.startswith(("metrics.json ", "run.json ", "config.yaml ", "history.jsonl, line 1, "))
 
 
 def test_a_copied_run_counts_once(tmp_path: Path) -> None:

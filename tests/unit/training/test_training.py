@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -15,11 +16,12 @@ from llm_cls.cli import printable, report
 from llm_cls.config import OptimizerConfig
 from llm_cls.data.batches import EvalBatches, TrainSteps, step_indices
 from llm_cls.data.tokens import Tokens
-from llm_cls.errors import ConfigError
-from llm_cls.files import write_json
+from llm_cls.errors import ArtifactError, ConfigError
+from llm_cls.files import read_jsonl, write_json
+from llm_cls.training.callbacks import RunRecorder
 from llm_cls.training.evaluation import evaluate
 from llm_cls.training.optimizer import build_optimizer, build_schedule
-from llm_cls.training.record import check_same_run
+from llm_cls.training.record import check_same_run, forget_unless_begun
 
 
 def test_weight_decay_spares_vectors() -> None:
@@ -117,10 +119,50 @@ def test_collapsed_means_half_of_the_labels_never_predicted(predictions: list[in
 def test_same_run_is_recognised_and_another_refused(tmp_path: Path) -> None:
     parts = {"seed": 1, "lora": {"r": 4}, "trainer.max_epochs": 2}
     assert check_same_run(tmp_path, parts) is None
-    write_json(tmp_path / "run.json", {"identity": parts})
-    assert check_same_run(tmp_path, dict(parts)) == {"identity": parts}
+    data = {"name": "sample", "digest": "d", "n_train": 8, "n_val": 1, "n_test": 1, "labels": ["x"]}
+    record = {"run_id": "0", "identity": parts, "data": data, "model": {"name": "m"}, "of a later version": 1}
+    write_json(tmp_path / "run.json", record)
+    assert check_same_run(tmp_path, dict(parts)) == record
     with pytest.raises(ConfigError, match=r"\(lora: there .*4.*, here .*8.*; seed: there 1, here 2\)"):
         check_same_run(tmp_path, parts | {"seed": 2, "lora": {"r": 8}})
+
+
+@pytest.mark.parametrize(
+    ("changes", "part"),
+    [
+        ({"identity": None}, "run.json is damaged: identity is missing"),
+        ({"identity": {"seed": 1}}, "run.json is damaged: identity.trainer.max_epochs is missing"),
+        ({"model": None}, "run.json is damaged: model "),
+    ],
+)
+def test_a_damaged_record_is_not_written_over(tmp_path: Path, changes: dict[str, object], part: str) -> None:
+    data = {"name": "sample", "digest": "d", "n_train": 8, "n_val": 1, "n_test": 1, "labels": ["x"]}
+    record = {"run_id": "0", "identity": {"trainer.max_epochs": 2}, "data": data, "model": {"name": "m"}}
+    write_json(tmp_path / "run.json", record | changes)
+    with pytest.raises(ArtifactError) as caught:
+        check_same_run(tmp_path, {"trainer.max_epochs": 2})
+    assert part in str(caught.value) and "start again" in str(caught.value)
+
+
+@pytest.mark.parametrize("begun", ["", "checkpoints/last.ckpt", "history.jsonl"])
+def test_a_failed_run_is_forgotten_unless_it_can_go_on(tmp_path: Path, begun: str) -> None:
+    (tmp_path / "checkpoints").mkdir()
+    names = {"config.yaml", "run.json", "checkpoints/best-001.safetensors"} | ({begun} if begun else set())
+    for name in names:
+        (tmp_path / name).touch()
+    forget_unless_begun(tmp_path)
+    left = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*")}
+    assert left == (names | {"checkpoints"} if begun else set())
+
+
+def test_history_is_written_again_where_a_kill_came_before_it(tmp_path: Path) -> None:
+    recorder = RunRecorder(tmp_path, 100, "id", None)
+    recorder.on_fit_start(Mock(is_global_zero=True), Mock())
+    assert not list(tmp_path.iterdir()), "a run that begins has none"
+    state = {"best_epoch": 1, "best_f1": 0.5, "diverged": False, "pruned": False, "done": True}
+    recorder.load_state_dict({"history": [{"epoch": 1}], **state})
+    recorder.on_fit_start(Mock(is_global_zero=True), Mock())
+    assert read_jsonl(tmp_path / "history.jsonl") == [{"epoch": 1}]
 
 
 def test_control_characters_of_users_do_not_reach_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
