@@ -65,6 +65,9 @@ def verify_artifact(directory: Path) -> None:
         raise ArtifactError(f"{path} is missing: the run in {directory.parent} has not finished") from None
     except (ValueError, AttributeError) as error:
         raise ArtifactError(f"{path} is damaged: {error}. Train the run again") from None
+    present = {p.relative_to(directory).as_posix() for p in directory.rglob("*") if p.is_file()} - {_MANIFEST}
+    if unlisted := sorted((present | {_HEAD, _LABELS}) - expected.keys()):
+        raise ArtifactError(f"{path} does not list {unlisted[0]}. Restore both or train the run again")
     for name, digest in expected.items():
         file = directory / name
         if not file.is_file():

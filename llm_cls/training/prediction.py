@@ -7,7 +7,7 @@ import numpy.typing as npt
 import torch
 from tqdm import tqdm
 
-from llm_cls.config import Config, TrainerConfig, read_config
+from llm_cls.config import Config, EngineConfig, TrainerConfig, read_config
 from llm_cls.data.batches import EvalBatches
 from llm_cls.data.table import column, read_rows
 from llm_cls.data.template import render
@@ -54,6 +54,9 @@ def predict_file(arguments: "PredictConfig") -> tuple[list[str], tuple[str, ...]
     dtype = torch.float32 if config.lora.full else hardware.frozen_dtype
     decoder = load_decoder(config.model, architecture, dtype, hardware.device, config.seed)
     classifier = load_artifact(decoder, config, folder)
+    if config.engine.name != "reference":
+        # Compiling or rounding to 8 bits would take longer than most inputs.
+        classifier.use_fast_engine(decoder, EngineConfig(compile=False), config.data.max_length)
     labels = read_labels(folder)
     logits = predict_logits(classifier, tokens, len(labels), arguments.batch_size, hardware)
     if not np.isfinite(logits).all():
