@@ -1,6 +1,7 @@
 """The state of every planned run, from what lies on the disk."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 from llm_cls.ledger import (
     FAILED,
     LOCK,
+    PLAN,
     Entry,
     State,
     directory_name,
@@ -57,6 +59,15 @@ def test_a_plan_grows_and_keeps_its_order(tmp_path: Path) -> None:
     write_plan(tmp_path, [entry("a"), entry("c")])
     assert read_plan(tmp_path) == [entry("b"), entry("a"), entry("c")]
     assert read_plan(tmp_path / "none") == []
+
+
+def test_a_plan_that_is_known_already_is_left_alone(tmp_path: Path) -> None:
+    write_plan(tmp_path, [entry("a"), entry("b")])
+    os.utime(tmp_path / PLAN, (1, 1))
+    write_plan(tmp_path, [entry("b")])
+    assert (tmp_path / PLAN).stat().st_mtime == 1
+    write_plan(tmp_path, [Entry("b", ("other",), ())])
+    assert read_plan(tmp_path) == [entry("a"), Entry("b", ("other",), ())]
 
 
 def test_states(tmp_path: Path) -> None:
