@@ -66,13 +66,13 @@ def test_memory_does_not_grow_over_thirty_runs(environment: dict[str, str], swee
 
 def test_ray(command: Command, sweep: list[str], undisturbed: Path, tmp_path: Path) -> None:
     pytest.importorskip("ray")
-    line = [*sweep, *GRID, "hydra/launcher=ray", "hydra.launcher.remote.num_gpus=0"]
+    line = [*sweep, *GRID, "hydra/launcher=ray"]
     fixed = {"RAY_DEDUP_LOGS": "0", "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
     done = command("train", *line, cwd=tmp_path, env=fixed)
     assert done.returncode == 0, done.stderr
     assert_same_results(tmp_path / "sweep", undisturbed)
     assert sorted(path.name for path in (tmp_path / "sweep").iterdir() if path.is_dir()) == NAMES
-    failing = [*sweep, "optimizer.lr=1e-3,2e-3", "data.max_length=32,4096", "hydra.sweep.dir=other", *line[-2:]]
+    failing = [*sweep, "optimizer.lr=1e-3,2e-3", "data.max_length=32,4096", "hydra.sweep.dir=other", line[-1]]
     done = command("train", *failing, cwd=tmp_path, env=fixed)
     assert done.returncode == 6 and "2 of 4 runs of other failed" in done.stderr
 
@@ -83,7 +83,7 @@ def test_a_killed_ray_worker_takes_no_other_run_along(
     pytest.importorskip("ray")
     line = [*sweep, "optimizer.lr=1e-3,2e-3", "trainer.max_epochs=20", "hydra/launcher=ray", "sweep.retries=0"]
     process = subprocess.Popen(
-        [sys.executable, "-m", "llm_cls.train", *line, "hydra.launcher.remote.num_gpus=0"],
+        [sys.executable, "-m", "llm_cls.train", *line],
         cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     deadline = time.monotonic() + 120
@@ -97,3 +97,24 @@ def test_a_killed_ray_worker_takes_no_other_run_along(
     assert process.returncode == 6, errors
     names = sorted(state.name for state in read_states(tmp_path / "sweep"))
     assert names == ["finished", "interrupted"], "one ended by the kill, which can go on; the other trained to its end"
+
+
+def test_an_interrupted_ray_sweep_takes_its_runs_along(
+    environment: dict[str, str], sweep: list[str], tmp_path: Path
+) -> None:
+    pytest.importorskip("ray")
+    line = [*sweep, "optimizer.lr=1e-3,2e-3", "trainer.max_epochs=100", "hydra/launcher=ray"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "llm_cls.train", *line],
+        cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    deadline = time.monotonic() + 120
+    while not list(tmp_path.glob("sweep/*/checkpoints/last.ckpt")):
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 75, errors
+    assert errors.strip().endswith("Go on with the same command and hydra.sweep.dir=sweep")
+    time.sleep(3)
+    assert {state.name for state in read_states(tmp_path / "sweep")} <= {"interrupted", "planned"}, "no run goes on"
