@@ -23,28 +23,32 @@ KILLS = 50
 
 
 def test_fifty_kills(environment: dict[str, str], sweep: list[str], undisturbed: Path, tmp_path: Path) -> None:
-    """kill -9 at random moments, each followed by the same command, until it ends by itself."""
+    """kill -9 at moments spread over the time that a whole sweep takes here, each followed by the same command."""
     draw = random.Random(0)
     line = [sys.executable, "-m", "llm_cls.train", *sweep, *GRID]
-    kills = finished = 0
-    while kills < KILLS or finished == 0:
+    kills = amid = finished = 0
+    whole = 0.0  # seconds of the first sweep, which is let alone
+    while kills < KILLS or finished < 2:
+        started = time.monotonic()
         process = subprocess.Popen(
             line, cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
         )
-        patience = draw.uniform(0, 20) if kills < KILLS else 200
         try:
-            _, errors = process.communicate(timeout=patience)
+            _, errors = process.communicate(timeout=draw.uniform(0, whole) if whole and kills < KILLS else 300)
         except subprocess.TimeoutExpired:
             process.kill()
             process.communicate()
             kills += 1
+            amid += any(state.name == "interrupted" for state in read_states(tmp_path / "sweep"))
             continue
         assert process.returncode == 0, errors
+        whole = whole or time.monotonic() - started
         assert [state.name for state in read_states(tmp_path / "sweep")] == ["finished"] * len(NAMES)
         assert_same_results(tmp_path / "sweep", undisturbed)
         shutil.rmtree(tmp_path / "sweep")
         finished += 1
-    print(f"{kills} kills, {finished} sweeps finished between them")
+    print(f"{kills} kills, {amid} of them amid a run; {finished} sweeps of {whole:.0f} s finished, one undisturbed")
+    assert amid >= KILLS // 4
 
 
 def test_memory_does_not_grow_over_thirty_runs(environment: dict[str, str], sweep: list[str], tmp_path: Path) -> None:
