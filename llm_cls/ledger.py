@@ -102,8 +102,10 @@ def write_plan(directory: Path, entries: Sequence[Entry]) -> None:
     """Adds ``entries`` to the plan; what is planned already stays."""
     directory.mkdir(parents=True, exist_ok=True)
     with filelock.FileLock(directory / f".{PLAN}.lock"):
-        planned = {entry.directory: entry for entry in read_plan(directory)}
-        planned |= {entry.directory: entry for entry in entries}
+        known = read_plan(directory)
+        planned = {entry.directory: entry for entry in [*known, *entries]}
+        if list(planned.values()) == known:
+            return
         rows = [
             {"directory": e.directory, "overrides": list(e.overrides), "swept": list(e.swept)} for e in planned.values()
         ]

@@ -2,6 +2,7 @@
 
 import os
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,8 @@ def main() -> None:
     sys.argv[1:] = sorted(sys.argv[1:], key=lambda argument: argument not in ("--multirun", "-m"))
     # Hydra prints errors and exits by itself unless this is set; run_command gives them their exit codes.
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
+    # Ours carries the name that the plug-in gives to its own settings, because that is what people type.
+    warnings.filterwarnings("ignore", message=r"\s*'hydra/launcher/submitit_slurm' is validated")
     failures: list[Exception] = []
     kept: list[Any] = []  # what the runs of a sweep share in this process
 
@@ -91,9 +94,6 @@ def _run_of_sweep(tree: DictConfig, kept: list[Any]) -> float | None:
         return None  # another process is at it
     except OtherRunError:
         raise  # nothing is written into that run's folder
-    except RunInterrupted as error:
-        where = os.path.relpath(directory.parent)
-        raise RunInterrupted(f"{error}. Go on with the same command and hydra.sweep.dir={where}") from None
     except Exception as error:
         report(error)
         if not (isinstance(error, RankError) and (directory / FAILED).is_file()):  # else it has written down why

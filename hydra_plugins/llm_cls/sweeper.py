@@ -1,10 +1,10 @@
 """The sweeper behind ``--multirun``: every combination of the swept values, planned before the first one runs."""
 
 import logging
+import os
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.plugins import Plugins
@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from llm_cls.cli import summarize
 from llm_cls.config import Config, parse_config
-from llm_cls.errors import ConfigError, OtherRunError, SweepError
+from llm_cls.errors import ConfigError, OtherRunError, RunInterrupted, SweepError
 from llm_cls.files import write_text
 from llm_cls.hydra_config import GROUPS, quoted
 from llm_cls.ledger import Entry, State, directory_name, progress_line, read_states, write_plan
@@ -37,18 +37,30 @@ class GridSweeper(Sweeper):
         self._params = params or {}
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        """See ``hydra.plugins.sweeper.Sweeper``."""
-        self._config, self._loader = config, hydra_context.config_loader
-        self._launcher = Plugins.instance().instantiate_launcher(
-            hydra_context=hydra_context, task_function=task_function, config=config
-        )
+        """See ``hydra.plugins.sweeper.Sweeper``.
 
-    def sweep(self, arguments: list[str]) -> Any:
+        Raises:
+            ConfigError: The launcher's package is not installed.
+        """
+        self._config, self._loader = config, hydra_context.config_loader
+        try:
+            self._launcher = Plugins.instance().instantiate_launcher(
+                hydra_context=hydra_context, task_function=task_function, config=config
+            )
+        except RuntimeError as error:
+            if "submitit" not in str(error):
+                raise
+            raise ConfigError(
+                "hydra/launcher=submitit_slurm needs submitit. Install it with: pip install 'llm_cls[slurm]'"
+            ) from None
+
+    def sweep(self, arguments: list[str]) -> None:
         """Runs all combinations.
 
         Raises:
             ConfigError: Some combination is not valid; nothing has been run then.
             SweepError: Some runs failed.
+            RunInterrupted: A signal has come; the message says how to go on.
         """
         from hydra._internal.core_plugins.basic_sweeper import BasicSweeper  # which Hydra itself imports late
 
@@ -59,9 +71,21 @@ class GridSweeper(Sweeper):
         entries = plan(BasicSweeper.split_arguments(overrides, None)[0])
         config = self._check(entries)
         write_plan(directory, entries)
-        write_text(directory / "multirun.yaml", OmegaConf.to_yaml(self._config))
+        record, text = directory / "multirun.yaml", OmegaConf.to_yaml(self._config)
+        if not (record.is_file() and record.read_text(encoding="utf-8") == text):
+            write_text(record, text)
         log.info("%s: %d runs", directory, len(entries))
-        left, launched, attempts = entries, 0, 1 + config.sweep.retries
+        try:
+            self._work(directory, entries, config)
+        except RunInterrupted as error:
+            where = os.path.relpath(directory)
+            raise RunInterrupted(f"{error}. Go on with the same command and hydra.sweep.dir={where}") from None
+
+    def _work(self, directory: Path, entries: Sequence[Entry], config: Config) -> None:
+        """Launches what has no result until nothing is left to try."""
+        # What ends runs early compares them: with runs from all over the grid it knows soon what is good.
+        left = entries if config.pruner.name == "none" else [entries[i] for i in spread(len(entries))]
+        launched, attempts = 0, 1 + config.sweep.retries
         reasons: dict[str, str] = {}
         refused: set[str] = set()
         while left and attempts:
@@ -83,7 +107,6 @@ class GridSweeper(Sweeper):
         failed += [reasons[name] for name in sorted(refused)]
         if failed:
             raise SweepError("\n".join([f"{len(failed)} of {len(states)} runs of {directory} failed", *failed]))
-        return None
 
     def _launch(self, entries: Sequence[Entry], number: int) -> list[Exception | None]:
         """Runs ``entries``; what comes back is not the failure of a run, which is written down, but of its process."""
@@ -135,6 +158,16 @@ class GridSweeper(Sweeper):
                 log.info("Waiting for another process, which is at %d of the runs", running)
             waited = True
             time.sleep(_POLL_SECONDS)
+
+
+def spread(n: int) -> list[int]:
+    """0 to n - 1 in an order of which every beginning is spread evenly over the range (van der Corput's).
+
+    >>> spread(8)
+    [0, 4, 2, 6, 1, 5, 3, 7]
+    """
+    bits = max(1, (n - 1).bit_length())
+    return [i for i in (int(f"{k:0{bits}b}"[::-1], 2) for k in range(2**bits)) if i < n]
 
 
 def plan(jobs: Sequence[Sequence[str]]) -> list[Entry]:

@@ -38,7 +38,8 @@ class Hardware:
         """The device of this process."""
         if self.accelerator == "cpu":
             return torch.device("cpu")
-        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+        # SLURM numbers the tasks that it starts on a machine in a variable of its own.
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", "0"))))
 
     @property
     def description(self) -> str:

@@ -1,4 +1,4 @@
-"""Ends the runs of a sweep that can't win: Optuna's rules over the val F1 of each epoch, and one of our own.
+"""Ends the runs of a sweep that can't win: Optuna's rules over the val F1 of each epoch, and two of our own.
 
 Every run of a sweep is a trial of one Optuna study, kept as a journal in the sweep's folder, where runs of
 other processes and machines find it. A run that is resumed goes on with its trial.
@@ -41,10 +41,27 @@ class Pruner:
                 self._trial.set_user_attr("run", self._name)
             if epoch not in self._reported:  # it is, if the run was killed before it could write its checkpoint
                 self._trial.report(val.f1, epoch)
-            prune = self._trial.should_prune()
+            prune = self._trial.should_prune() or self._lags_behind(epoch)
         if epoch == self._max_epochs:
             return False
         return prune or (self._config.stop_collapsed and has_collapsed(val))
+
+    def _lags_behind(self, epoch: int) -> bool:
+        """Whether this run's best val F1 is further behind the best of the others than training still changes.
+
+        Optuna's rules rank runs, which says little while many are equally good, and compare with finished runs
+        alone. The gap to the best run tells hopeless runs from late ones early, with any number of runs at a time.
+        """
+        if self._config.max_lag is None or epoch < 2:  # the first epoch is the warm-up
+            return False
+        best = {True: 0.0, False: 0.0}  # of this run, and of the others
+        for trial in self._study.get_trials(deepcopy=False):
+            own = trial.user_attrs.get("run") == self._name
+            if epoch in trial.intermediate_values:
+                scores = [f1 for step, f1 in trial.intermediate_values.items() if step <= epoch]
+                best[own] = max(best[own], *scores)
+        allowed = self._config.max_lag * (1 - epoch / self._max_epochs) ** 2
+        return best[True] < best[False] * (1 - allowed)
 
     def end(self, val_f1: float | None, pruned: bool) -> None:
         """Ends the trial, so that the other runs are compared with it."""

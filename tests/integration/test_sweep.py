@@ -1,5 +1,6 @@
 """``--multirun``: each combination trained once, whatever happens."""
 
+import importlib.util
 import json
 import signal
 import subprocess
@@ -37,8 +38,8 @@ def undisturbed(command: Command, archive: Path, tmp_path_factory: pytest.TempPa
 
 
 def snapshot(folder: Path) -> dict[str, tuple[int, bytes]]:
-    """Content and time of every file in the run directories below ``folder``."""
-    return {str(p): (p.stat().st_mtime_ns, p.read_bytes()) for p in sorted(folder.glob("*/**/*")) if p.is_file()}
+    """Content and time of every file below ``folder``."""
+    return {str(p): (p.stat().st_mtime_ns, p.read_bytes()) for p in sorted(folder.rglob("*")) if p.is_file()}
 
 
 def assert_same_results(one: Path, two: Path) -> None:
@@ -80,7 +81,10 @@ def test_the_same_command_again_trains_nothing(command: Command, archive: Path, 
     refused = command("train", *wider, cwd=undisturbed.parents[2])
     assert refused.returncode == 6
     assert "holds a run of another configuration (trainer.max_epochs: there 2, here 3)" in refused.stderr
-    assert {k: v for k, v in snapshot(undisturbed).items() if k in before and FAILED not in k} == before
+    after = snapshot(undisturbed)
+    assert {k: v for k, v in after.items() if k in before and Path(k).parent != undisturbed} == {
+        k: v for k, v in before.items() if Path(k).parent != undisturbed
+    }, "what belongs to another run stays as it is"
 
 
 def test_failures_are_written_down_and_tried_again(command: Command, sweep: list[str], tmp_path: Path) -> None:
@@ -117,6 +121,14 @@ def test_faulty_combinations_are_refused_before_the_first_run(command: Command, 
     assert done.returncode == 2
     assert [line.split(" must")[0] for line in done.stderr.splitlines()] == ["Error: lora.r", "Error: optimizer.lr"]
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(importlib.util.find_spec("submitit") is not None, reason="submitit is installed")
+def test_slurm_without_its_package_says_what_to_install(command: Command, sweep: list[str], tmp_path: Path) -> None:
+    done = command("train", *sweep, "template=1,2", "hydra/launcher=submitit_slurm", cwd=tmp_path)
+    assert (done.returncode, list(tmp_path.iterdir())) == (2, [])
+    needs = "hydra/launcher=submitit_slurm needs submitit. Install it with: pip install 'llm_cls[slurm]'"
+    assert done.stderr.splitlines() == [f"Error: {needs}"]
 
 
 def test_several_devices_in_a_sweep(command: Command, sweep: list[str], tmp_path: Path) -> None:

@@ -23,28 +23,32 @@ KILLS = 50
 
 
 def test_fifty_kills(environment: dict[str, str], sweep: list[str], undisturbed: Path, tmp_path: Path) -> None:
-    """kill -9 at random moments, each followed by the same command, until it ends by itself."""
+    """kill -9 at moments spread over the time that a whole sweep takes here, each followed by the same command."""
     draw = random.Random(0)
     line = [sys.executable, "-m", "llm_cls.train", *sweep, *GRID]
-    kills = finished = 0
-    while kills < KILLS or finished == 0:
+    kills = amid = finished = 0
+    whole = 0.0  # seconds of the first sweep, which is let alone
+    while kills < KILLS or finished < 2:
+        started = time.monotonic()
         process = subprocess.Popen(
             line, cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
         )
-        patience = draw.uniform(0, 20) if kills < KILLS else 200
         try:
-            _, errors = process.communicate(timeout=patience)
+            _, errors = process.communicate(timeout=draw.uniform(0, whole) if whole and kills < KILLS else 300)
         except subprocess.TimeoutExpired:
             process.kill()
             process.communicate()
             kills += 1
+            amid += any(state.name == "interrupted" for state in read_states(tmp_path / "sweep"))
             continue
         assert process.returncode == 0, errors
+        whole = whole or time.monotonic() - started
         assert [state.name for state in read_states(tmp_path / "sweep")] == ["finished"] * len(NAMES)
         assert_same_results(tmp_path / "sweep", undisturbed)
         shutil.rmtree(tmp_path / "sweep")
         finished += 1
-    print(f"{kills} kills, {finished} sweeps finished between them")
+    print(f"{kills} kills, {amid} of them amid a run; {finished} sweeps of {whole:.0f} s finished, one undisturbed")
+    assert amid >= KILLS // 4
 
 
 def test_memory_does_not_grow_over_thirty_runs(environment: dict[str, str], sweep: list[str], tmp_path: Path) -> None:
@@ -64,15 +68,25 @@ def test_memory_does_not_grow_over_thirty_runs(environment: dict[str, str], swee
     assert resident[29] - resident[9] < weights
 
 
+def wait_for_first_epoch(sweep: Path, process: subprocess.Popen[str]) -> None:
+    """Returns when some run has a checkpoint; a process that never gets there is not left behind."""
+    deadline = time.monotonic() + 240
+    while not list(sweep.glob("*/checkpoints/last.ckpt")):
+        if process.poll() is not None or time.monotonic() > deadline:
+            process.kill()
+            pytest.fail(f"no epoch: {process.communicate()[1]}")
+        time.sleep(0.05)
+
+
 def test_ray(command: Command, sweep: list[str], undisturbed: Path, tmp_path: Path) -> None:
     pytest.importorskip("ray")
-    line = [*sweep, *GRID, "hydra/launcher=ray", "hydra.launcher.remote.num_gpus=0"]
+    line = [*sweep, *GRID, "hydra/launcher=ray"]
     fixed = {"RAY_DEDUP_LOGS": "0", "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
     done = command("train", *line, cwd=tmp_path, env=fixed)
     assert done.returncode == 0, done.stderr
     assert_same_results(tmp_path / "sweep", undisturbed)
     assert sorted(path.name for path in (tmp_path / "sweep").iterdir() if path.is_dir()) == NAMES
-    failing = [*sweep, "optimizer.lr=1e-3,2e-3", "data.max_length=32,4096", "hydra.sweep.dir=other", *line[-2:]]
+    failing = [*sweep, "optimizer.lr=1e-3,2e-3", "data.max_length=32,4096", "hydra.sweep.dir=other", line[-1]]
     done = command("train", *failing, cwd=tmp_path, env=fixed)
     assert done.returncode == 6 and "2 of 4 runs of other failed" in done.stderr
 
@@ -83,13 +97,10 @@ def test_a_killed_ray_worker_takes_no_other_run_along(
     pytest.importorskip("ray")
     line = [*sweep, "optimizer.lr=1e-3,2e-3", "trainer.max_epochs=20", "hydra/launcher=ray", "sweep.retries=0"]
     process = subprocess.Popen(
-        [sys.executable, "-m", "llm_cls.train", *line, "hydra.launcher.remote.num_gpus=0"],
+        [sys.executable, "-m", "llm_cls.train", *line],
         cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
-    deadline = time.monotonic() + 120
-    while not list(tmp_path.glob("sweep/*/checkpoints/last.ckpt")):
-        assert process.poll() is None and time.monotonic() < deadline
-        time.sleep(0.05)
+    wait_for_first_epoch(tmp_path / "sweep", process)
     listed = subprocess.run(["ps", "-eo", "pid,args"], capture_output=True, text=True, check=True).stdout
     worker = next(int(row.split()[0]) for row in listed.splitlines() if "ray::_run" in row)
     os.kill(worker, signal.SIGKILL)
@@ -97,3 +108,21 @@ def test_a_killed_ray_worker_takes_no_other_run_along(
     assert process.returncode == 6, errors
     names = sorted(state.name for state in read_states(tmp_path / "sweep"))
     assert names == ["finished", "interrupted"], "one ended by the kill, which can go on; the other trained to its end"
+
+
+def test_an_interrupted_ray_sweep_takes_its_runs_along(
+    environment: dict[str, str], sweep: list[str], tmp_path: Path
+) -> None:
+    pytest.importorskip("ray")
+    line = [*sweep, "optimizer.lr=1e-3,2e-3", "trainer.max_epochs=100", "hydra/launcher=ray"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "llm_cls.train", *line],
+        cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    wait_for_first_epoch(tmp_path / "sweep", process)
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 75, errors
+    assert errors.strip().endswith("Go on with the same command and hydra.sweep.dir=sweep")
+    time.sleep(3)
+    assert {state.name for state in read_states(tmp_path / "sweep")} <= {"interrupted", "planned"}, "no run goes on"

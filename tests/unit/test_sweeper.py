@@ -2,8 +2,10 @@
 
 import pytest
 from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
 
-from hydra_plugins.llm_cls.sweeper import plan
+from hydra_plugins.llm_cls.ray_launcher import _gpus
+from hydra_plugins.llm_cls.sweeper import plan, spread
 from llm_cls.errors import ConfigError
 from llm_cls.hydra_config import CONF, accept_plain_values
 
@@ -40,3 +42,36 @@ def test_what_belongs_to_the_sweep_is_not_swept() -> None:
         plan([["sweep.name=a"], ["sweep.name=b"]])
     with pytest.raises(ConfigError, match="The grid is empty"):
         plan([])
+
+
+def test_every_beginning_of_a_spread_covers_the_grid() -> None:
+    for n in (1, 2, 3, 12, 24, 100):
+        order = spread(n)
+        assert sorted(order) == list(range(n))
+        for k in range(2, n + 1):
+            seen = sorted(order[:k])
+            gaps = [b - a for a, b in zip([-1, *seen], [*seen, n], strict=True)]
+            assert max(gaps) <= 4 * n / k, f"the first {k} of {n} leave a gap"
+
+
+@pytest.mark.parametrize(
+    ("given", "trainer", "found", "gpus"),
+    [
+        ("auto", {"accelerator": "auto", "devices": 1}, 0, 0),
+        ("auto", {"accelerator": "cpu", "devices": 2}, 8, 0),
+        ("auto", {"accelerator": "auto", "devices": 2}, 8, 2),
+        ("auto", {"accelerator": "gpu", "devices": "auto"}, 8, 8),
+        (0.5, {"accelerator": "auto", "devices": 1}, 1, 0.5),
+        (None, {"accelerator": "auto", "devices": 1}, 1, 0),
+    ],
+)
+def test_gpus_of_a_run_that_ray_places(given: object, trainer: dict[str, object], found: int, gpus: float) -> None:
+    assert _gpus({"num_gpus": given}, OmegaConf.create({"trainer": trainer}), found, local=True) == gpus
+
+
+def test_more_gpus_than_there_are_would_be_waited_for_forever() -> None:
+    config = OmegaConf.create({"trainer": {"accelerator": "gpu", "devices": 4}})
+    for given in (4, "auto"):
+        with pytest.raises(ConfigError, match=r"num_gpus must be <= 2, the GPUs of this machine, got 4"):
+            _gpus({"num_gpus": given}, config, 2, local=True)
+    assert _gpus({"num_gpus": 4}, config, 2, local=False) == 4, "a cluster may grow"

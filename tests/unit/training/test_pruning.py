@@ -69,6 +69,26 @@ def test_median_compares_late_and_after_some_runs(tmp_path: Path) -> None:
     assert trained(config, runs[4], [150, 10, 10, 10, 10, 10]) == 6, "by the best epoch so far"
 
 
+def test_a_run_far_behind_the_best_ends_early_and_a_late_one_does_not(tmp_path: Path) -> None:
+    """Allowed at epoch e of 10 is a gap of 0.25 * (1 - e / 10)^2: 16 % at 2, 4 % at 6, 1 % at 8."""
+    config = PrunerConfig(name="median", startup_runs=99, max_lag=0.25)
+    runs = sweep(tmp_path, 5)
+    assert trained(config, runs[0], [100] * 10) == 10, "nothing to be compared with"
+    assert trained(config, runs[1], [10, *[50] * 9]) == 2, "the first epoch says nothing"
+    assert trained(config, runs[2], [10, 90, 92, 94, 97, *[101] * 5]) == 10, "late, and the winner"
+    assert trained(config, runs[3], [95] * 10) == 6, "close, but no longer catching up"
+    assert trained(PrunerConfig(name="median", startup_runs=99), runs[4], [10] * 10) == 10, "the rule is a choice"
+
+
+def test_running_runs_count_too(tmp_path: Path) -> None:
+    config = PrunerConfig(name="median", startup_runs=99, max_lag=0.25)
+    runs = sweep(tmp_path, 2)
+    ahead, behind = (Pruner(config, run, 10) for run in runs)
+    for epoch in (1, 2, 3):
+        assert not ahead.should_stop(epoch, with_f1(150))
+    assert [behind.should_stop(epoch, with_f1(60)) for epoch in (1, 2)] == [False, True]
+
+
 def test_hyperband_ends_some_runs_and_never_the_best(tmp_path: Path) -> None:
     config = PrunerConfig(name="hyperband")
     epochs = [

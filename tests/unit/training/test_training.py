@@ -20,6 +20,7 @@ from llm_cls.errors import ArtifactError, ConfigError
 from llm_cls.files import read_jsonl, write_json
 from llm_cls.training.callbacks import RunRecorder
 from llm_cls.training.evaluation import evaluate
+from llm_cls.training.hardware import Hardware
 from llm_cls.training.optimizer import build_optimizer, build_schedule
 from llm_cls.training.record import check_same_run, forget_unless_begun
 
@@ -114,6 +115,19 @@ def test_what_is_not_a_number_is_never_scored(bad: float) -> None:
 def test_collapsed_means_half_of_the_labels_never_predicted(predictions: list[int], collapsed: bool) -> None:
     found = evaluate(np.eye(4, dtype=np.float32)[predictions], np.arange(4))
     assert found.collapsed is collapsed
+
+
+@pytest.mark.parametrize(
+    ("environment", "index"), [({}, 0), ({"SLURM_LOCALID": "1"}, 1), ({"SLURM_LOCALID": "0", "LOCAL_RANK": "3"}, 3)]
+)
+def test_each_process_of_a_machine_has_a_device_of_its_own(
+    monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], index: int
+) -> None:
+    for name in ("LOCAL_RANK", "SLURM_LOCALID"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert Hardware("gpu", 4, 1, "32-true", torch.float32).device == torch.device("cuda", index)
 
 
 def test_same_run_is_recognised_and_another_refused(tmp_path: Path) -> None:
