@@ -65,7 +65,6 @@ def test_a_plan_grows_and_keeps_its_order(tmp_path: Path) -> None:
     assert read_plan(tmp_path / "none") == []
 
 
-<<<<<<< HEAD
 def write_run(run: Path, status: str = "") -> None:
     """A run after its first epoch of four, or, with a status, one that is over."""
     data = {"name": "sample", "digest": "d", "n_train": 8, "n_val": 1, "n_test": 1, "labels": ["x"]}
@@ -97,7 +96,8 @@ def held(path: Path) -> Iterator[None]:
     finally:
         holder.kill()
         holder.communicate()
-=======
+
+
 def test_a_plan_that_is_known_already_is_left_alone(tmp_path: Path) -> None:
     write_plan(tmp_path, [entry("a"), entry("b")])
     os.utime(tmp_path / PLAN, (1, 1))
@@ -105,7 +105,6 @@ def test_a_plan_that_is_known_already_is_left_alone(tmp_path: Path) -> None:
     assert (tmp_path / PLAN).stat().st_mtime == 1
     write_plan(tmp_path, [Entry("b", ("other",), ())])
     assert read_plan(tmp_path) == [entry("a"), Entry("b", ("other",), ())]
->>>>>>> sweeps
 
 
 def test_states(tmp_path: Path) -> None:
