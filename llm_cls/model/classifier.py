@@ -62,20 +62,21 @@ class TextClassifier(nn.Module):
         """Tokens that fit on the device at a time; None where nothing is known to limit them."""
         return None if self._fused is None else self._fused.max_tokens
 
-    def use_fast_engine(self, decoder: PreTrainedModel, engine: EngineConfig, max_length: int) -> None:
+    def use_fast_engine(self, decoder: PreTrainedModel, engine: EngineConfig, max_length: int, max_texts: int) -> None:
         """Packs the texts from now on, and fuses the layers where their architecture and adapters are known.
 
         Args:
             decoder: The pretrained network inside ``self.decoder``.
             engine: "fast" or "fp8".
             max_length: Tokens per text at most.
+            max_texts: Texts per training batch at most.
         """
         self._max_length = max_length
         full = any(p.requires_grad and "lora_" not in name for name, p in self.decoder.named_parameters())
         reason = "the whole network is trained" if full else obstacle(decoder, self.pooling)
         if not reason:
             blocks = describe(decoder, max_length, fp8=engine.name == "fp8")
-            self._fused = FusedDecoder(blocks, max_length, engine.gradient_checkpointing)
+            self._fused = FusedDecoder(blocks, max_length, max_texts, engine.gradient_checkpointing)
             self.packed = True
             return
         log.info("engine=%s: the layers are those of transformers: %s", engine.name, reason)
@@ -124,5 +125,6 @@ def build_classifier(
         classifier = TextClassifier(network, hidden_size, n_labels, config.model.pooling)
     classifier.to(device)
     if config.engine.name != "reference":
-        classifier.use_fast_engine(decoder, config.engine, config.data.max_length)
+        max_texts = config.data.micro_batch_size or config.data.batch_size
+        classifier.use_fast_engine(decoder, config.engine, config.data.max_length, max_texts)
     return classifier

@@ -26,16 +26,18 @@ class FusedDecoder:
         max_length: Tokens per text at most.
     """
 
-    def __init__(self, blocks: Blocks, max_length: int, recompute: bool | None) -> None:
+    def __init__(self, blocks: Blocks, max_length: int, max_texts: int, recompute: bool | None) -> None:
         """Takes a described decoder.
 
         Args:
             blocks: The network.
             max_length: Tokens per text at most.
+            max_texts: Texts per training batch at most.
             recompute: Whether all layers are computed again in the backward pass; None: as many as memory wants.
         """
         self.blocks, self.max_length = blocks, max_length
         self._recompute = recompute
+        self._max_tokens = max_texts * max_length
         self._parameters = network.parameters(blocks)
         self._drops = any(adapter.p for block in blocks.layers for adapter in block.adapters)
         self._graphs = Graphs(blocks, max_length) if has_varlen(*_place(blocks)) else None
@@ -83,9 +85,7 @@ class FusedDecoder:
         tokens = len(input_ids)
         recomputed = self.recomputed(tokens)
         graphs = self._graphs
-        # Graphs keep their memory, so there must be room for the largest one beside everything else.
-        roomy = self.memory.fits(len(lengths) * self.max_length, 0.4)
-        if graphs is not None and graphs.pays(tokens) and not recomputed and roomy:
+        if graphs is not None and graphs.pays(tokens) and self._has_room_for_graphs:
             replay = graphs.forward(input_ids, lengths, rng)
             if replay is not None:
                 return replay.pooled, replay
@@ -93,6 +93,13 @@ class FusedDecoder:
         pooled, tape = network.forward(self.blocks, inputs, save=True, recomputed=recomputed)
         assert tape is not None
         return pooled, _Eager(self.blocks, inputs, tape)
+
+    @cached_property
+    def _has_room_for_graphs(self) -> bool:
+        """Graphs never give their memory back, so the largest must fit beside what runs kernel by kernel."""
+        assert self._graphs is not None
+        largest = min(self._max_tokens, self._graphs.max_tokens)
+        return not self._recompute and self.memory.fits(largest, 0.4)
 
     def _inputs(self, input_ids: Tensor, lengths: Sequence[int], rng: tuple[int, int] | None) -> Inputs:
         device = input_ids.device

@@ -47,7 +47,11 @@ class _Graph:
 
 
 class Graphs:
-    """The graphs of one network."""
+    """The graphs of one network.
+
+    Attributes:
+        max_tokens: Size of the largest batch that gains from a graph.
+    """
 
     def __init__(self, blocks: Blocks, max_length: int) -> None:
         """Captures nothing yet."""
@@ -61,11 +65,11 @@ class Graphs:
         elements = sum(
             x.weight.numel() for block in blocks.layers for x in (block.qkv, block.out, block.up, block.down)
         )
-        self._flops_per_token = 4 * elements / len(blocks.layers)
+        self.max_tokens = int(_SMALL_FLOPS * len(blocks.layers) / (4 * elements))
 
     def pays(self, tokens: int) -> bool:
         """Whether a batch of so many tokens is small enough."""
-        return self._blocks.embedding.is_cuda and tokens * self._flops_per_token < _SMALL_FLOPS
+        return tokens <= self.max_tokens
 
     def forward(self, input_ids: Tensor, lengths: Sequence[int], rng: tuple[int, int] | None) -> "Replay | None":
         """Runs a batch through the graph of its size.

@@ -42,7 +42,7 @@ def test_gradients_with_dropout_are_finite_differences(architecture: str) -> Non
     model = build("fast", architecture, "lora.lora_dropout=0.25", "lora.r=4", "lora.target_modules=all-linear")
     model.decoder.double()  # so that the differences are exact
     network_itself: Any = model.decoder
-    model.use_fast_engine(network_itself.base_model.model, EngineConfig(), 64)
+    model.use_fast_engine(network_itself.base_model.model, EngineConfig(), 64, 4)
     found = gradients(model)
     generator = torch.Generator().manual_seed(2)
     checked = [name for name in found if "lora_" in name]
