@@ -249,7 +249,7 @@ class EngineConfig(Section):
         name: Name of the engine.
         gradient_checkpointing: Recompute activations in the backward pass: slower, less memory. null: with
             "reference" on GPUs; with the others, as many layers as memory wants.
-        compile: Whether layers that have no fused form are compiled ("fast" only); null: on GPUs.
+        compile: Whether layers that have no fused form are compiled ("fast" and "fp8"); null: on GPUs.
     """
 
     name: Literal["fast", "fp8", "reference"] = "fast"

@@ -147,5 +147,10 @@ def _summary(metrics: dict[str, Any], directory: Path) -> str:
     return "\n".join(lines)
 
 
-if __name__ == "__main__":
+def command() -> None:
+    """``llm-cls-train``: the same, under a name that a shell can complete."""
     sys.exit(run_command(main))
+
+
+if __name__ == "__main__":
+    command()

@@ -40,7 +40,7 @@ class RayLauncher(Launcher):
         try:
             import ray
         except ImportError:
-            raise ConfigError("hydra/launcher=ray needs Ray. Install it with: pip install 'llm_cls[ray]'") from None
+            raise ConfigError("hydra/launcher=ray needs Ray. Install it with: pip install -e '.[ray]'") from None
         setup_globals()
         configure_log(self._config.hydra.hydra_logging, self._config.hydra.verbose)
         started = not ray.is_initialized()

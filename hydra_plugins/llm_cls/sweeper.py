@@ -51,7 +51,7 @@ class GridSweeper(Sweeper):
             if "submitit" not in str(error):
                 raise
             raise ConfigError(
-                "hydra/launcher=submitit_slurm needs submitit. Install it with: pip install 'llm_cls[slurm]'"
+                "hydra/launcher=submitit_slurm needs submitit. Install it with: pip install -e '.[slurm]'"
             ) from None
 
     def sweep(self, arguments: list[str]) -> None:

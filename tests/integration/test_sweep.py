@@ -127,7 +127,7 @@ def test_faulty_combinations_are_refused_before_the_first_run(command: Command, 
 def test_slurm_without_its_package_says_what_to_install(command: Command, sweep: list[str], tmp_path: Path) -> None:
     done = command("train", *sweep, "template=1,2", "hydra/launcher=submitit_slurm", cwd=tmp_path)
     assert (done.returncode, list(tmp_path.iterdir())) == (2, [])
-    needs = "hydra/launcher=submitit_slurm needs submitit. Install it with: pip install 'llm_cls[slurm]'"
+    needs = "hydra/launcher=submitit_slurm needs submitit. Install it with: pip install -e '.[slurm]'"
     assert done.stderr.splitlines() == [f"Error: {needs}"]
 
 

@@ -1,5 +1,6 @@
 """What a command prints reaches whoever can read it, and nobody's absence is a fault."""
 
+import os
 import subprocess
 import sys
 
@@ -53,3 +54,17 @@ def test_faults_of_the_disk(error: OSError, line: str) -> None:
         f"{line} (training: hydra.run.dir=DIR; its cache: data.cache_dir=DIR)",
         ResourceError.exit_code,
     )
+
+
+def test_the_shell_completes_groups_choices_and_keys() -> None:
+    """What ``llm-cls-train`` answers to a shell's Tab."""
+    for line, expected in [
+        ("llm-cls-train engine=", "engine=fast engine=fp8 engine=reference"),
+        ("llm-cls-train lora.lora_", "lora.lora_alpha= lora.lora_dropout="),
+    ]:
+        done = subprocess.run(
+            [sys.executable, "-c", "from llm_cls.train import command; command()", "-sc", "query=bash"],
+            env=os.environ | {"COMP_LINE": line, "COMP_POINT": str(len(line))},
+            capture_output=True, text=True, check=True,
+        )  # fmt: skip
+        assert done.stdout.strip() == expected
