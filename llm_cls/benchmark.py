@@ -78,6 +78,8 @@ def _own_arguments(arguments: list[str]) -> tuple[dict[str, str], list[str]]:
     for key in ("steps", "warmup"):
         if not own[key].isdigit() or int(own[key]) < 1:
             raise ConfigError(f"{key} must be a whole number >= 1, got {own[key]!r}")
+    if own["fit"] not in ("true", "false"):
+        raise ConfigError(f"fit must be true or false, got {own['fit']!r}")
     return own, overrides
 
 

@@ -97,7 +97,7 @@ def load_artifact(decoder: PreTrainedModel, config: Config, directory: Path) -> 
     """
     labels = read_labels(directory)
     hidden_size: int = decoder.config.hidden_size
-    network: nn.Module = decoder
+    network: nn.Module = decoder.requires_grad_(False)
     try:
         if config.lora.enabled:
             settings = peft.LoraConfig.from_pretrained(str(directory))

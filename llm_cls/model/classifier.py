@@ -62,6 +62,11 @@ class TextClassifier(nn.Module):
         """Tokens that fit on the device at a time; None where nothing is known to limit them."""
         return None if self._fused is None else self._fused.max_tokens
 
+    @property
+    def max_eval_tokens(self) -> int | None:
+        """The same for scoring, which keeps nothing."""
+        return None if self._fused is None else self._fused.memory.max_eval_tokens
+
     def use_fast_engine(self, decoder: PreTrainedModel, engine: EngineConfig, max_length: int, max_texts: int) -> None:
         """Packs the texts from now on, and fuses the layers where their architecture and adapters are known.
 
@@ -88,6 +93,7 @@ class TextClassifier(nn.Module):
         """Gives the frozen decoder back as it was before ``build_classifier``; this object is of no use then."""
         network: Any = self.decoder
         decoder: PreTrainedModel = network.unload() if isinstance(network, peft.PeftModel) else network
+        self._fused = None  # which holds graphs and copies of weights
         undo_fast(decoder)
         decoder.gradient_checkpointing_disable()
         decoder.disable_input_require_grads()
@@ -113,8 +119,7 @@ def build_classifier(
     """
     device = decoder.device
     hidden_size: int = decoder.config.hidden_size
-    if config.lora.enabled or not config.lora.full:
-        decoder.requires_grad_(False)
+    decoder.requires_grad_(config.lora.full)  # a decoder that served another run may be frozen
     if gradient_checkpointing:
         settings: dict[str, Any] = {"use_reentrant": False}
         decoder.gradient_checkpointing_enable(gradient_checkpointing_kwargs=settings)

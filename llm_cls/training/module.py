@@ -106,7 +106,7 @@ class ClassifierModule(LightningModule):
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Keeps the logits of a batch."""
         interrupts.check()
-        self._logits.append(self.classifier(batch))
+        self._logits += [self.classifier(part) for part in batch.split(self.classifier.max_eval_tokens)]
         self._indices += batch.indices
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:

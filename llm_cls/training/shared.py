@@ -56,9 +56,9 @@ class Shared:
         key = _decoder_key(config, dtype, device)
         kept: PreTrainedModel | None = self._get("decoder", key)
         self._kept.pop("decoder", None)
+        collect()  # room for a new one, and for what the next run builds around a kept one
         if kept is not None:
             return kept
-        collect()  # room for the new one
         return load_decoder(config.model, deepcopy(architecture), dtype, device, config.seed)
 
     def return_decoder(self, decoder: PreTrainedModel, config: Config) -> None:

@@ -32,6 +32,7 @@ class StepClock(Callback):
 
     tokens: list[int] = field(default_factory=list)
     evaluation_seconds: float = 0.0
+    first_step_ended: float = 0.0
     _marks: list[Any] = field(default_factory=list)
     _started: float = 0.0
 
@@ -46,6 +47,8 @@ class StepClock(Callback):
     ) -> None:
         """Marks the end of a step."""
         self._mark(pl_module.device)
+        if not self.first_step_ended:
+            self.first_step_ended = _now(pl_module.device)
         self.tokens.append(sum(sum(micro.lengths) for micro in batch.micro_batches))
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -99,7 +102,6 @@ def measure(config: Config, inputs: Inputs, steps: int, warmup: int) -> dict[str
     began = time.perf_counter()
     data = TextDataModule(inputs.corpus, inputs.tokenizer, config.template, config.data, config.seed)
     module = build_module(config, inputs, data, Shared())
-    built = time.perf_counter()
     clock = StepClock()
     trainer = Trainer(
         accelerator=hardware.accelerator, devices=1, precision=hardware.precision,  # type: ignore[arg-type]
@@ -108,7 +110,6 @@ def measure(config: Config, inputs: Inputs, steps: int, warmup: int) -> dict[str
         reload_dataloaders_every_n_epochs=1, use_distributed_sampler=False,
     )  # fmt: skip
     trainer.fit(module, datamodule=data)
-    first_step = clock.seconds[0]
     seconds, tokens = clock.seconds[warmup:], clock.tokens[warmup:]
     memory = peak_memory_gib(device)
     rate = sum(tokens) / sum(seconds)
@@ -123,7 +124,7 @@ def measure(config: Config, inputs: Inputs, steps: int, warmup: int) -> dict[str
         "epoch_seconds": statistics.median(seconds) * data.steps_per_epoch,
         "evaluation_tokens_per_second": _evaluate(module, data, trainer, clock),
         "peak_memory_gib": memory,
-        "first_step_seconds": built - began + first_step,
+        "first_step_seconds": clock.first_step_ended - began,
         "tflops": _flops_per_token(module) * rate / 1e12,
     }
     del module, trainer

@@ -38,7 +38,7 @@ def test_a_signal_counts_for_more_than_the_error_that_a_clean_up_makes_of_it() -
     )
     done = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=False,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # the tests themselves may run in the background
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # where the tests run in the background
     )  # fmt: skip
     assert (done.returncode, done.stderr) == (75, "Error: Interrupted by SIGINT\n")
 

@@ -99,6 +99,8 @@ def obstacle(decoder: PreTrainedModel, pooling: str) -> str:
     inner = {id(m) for layer in layers if hasattr(layer, "base_layer") for m in layer.modules() if m is not layer}
     if not all(is_plain(layer) for layer in layers if id(layer) not in inner):
         return "adapters other than plain LoRA"
+    if any(layer.in_features % 4 for layer in decoder.modules() if isinstance(layer, nn.Linear)):
+        return "sizes that are not multiples of 4"  # dropout draws for four columns at a time
     return ""
 
 
@@ -122,8 +124,8 @@ def describe(decoder: PreTrainedModel, max_length: int, fp8: bool = False) -> Bl
 
 def _block(layer: Any, config: Any, groups: Sequence[Sequence[nn.Module]], stream: int, fp8: bool) -> Block:
     products = []
-    for group in groups:
-        products.append(Projection(group, stream, fp8))
+    for group, follows_norm in zip(groups, (True, False, True, False), strict=True):
+        products.append(Projection(group, stream, fp8, follows_norm))
         stream += len(products[-1].adapters)
     qkv, out, up, down = products
     neox = config.model_type == "gpt_neox"

@@ -45,7 +45,7 @@ class FusedDecoder:
 
     @cached_property
     def memory(self) -> Plan:
-        """What fits; settled at the first training step, when all else is on the device."""
+        """What fits; settled when the first batch comes, with the weights on the device."""
         found = plan(self.blocks)
         log.debug("Tokens at a time: %s; layers computed again: %s", found.max_tokens, self.recomputed)
         return found

@@ -2,11 +2,12 @@
 
 A graph replays them with one call, but its shapes are fixed. So the tokens of a batch are filled up to the next
 of sixteen sizes per power of two (3 % more tokens on average) with a text whose state nobody reads. The graph of a size
-is captured when the size comes up for the second time; the first time it runs kernel by kernel, which also
-loads what a capture must find loaded. All graphs share their memory, because only one runs at a time, from its
+is captured when the size comes up for the second time; the first time it runs kernel by kernel, which pays where a
+size never comes again and loads most of what a capture must find loaded. All graphs share their memory, because only one runs at a time, from its
 forward pass to the end of its backward pass.
 """
 
+import logging
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -20,6 +21,8 @@ from llm_cls.model.fused import network
 from llm_cls.model.fused.attention import Texts
 from llm_cls.model.fused.blocks import Blocks
 from llm_cls.model.fused.network import Inputs
+
+log = logging.getLogger(__name__)
 
 _SMALL_FLOPS = 1.6e12  # of a layer's matrix products: about where launching and running take the same time
 
@@ -80,18 +83,23 @@ class Graphs:
             rng: Seed and first token; None: no dropout.
 
         Returns:
-            The forward pass, or None where its size has come up for the first time.
+            The forward pass, or None where its size has come up for the first time or there is no memory for its graph.
         """
         tokens, n = bucket(sum(lengths) + 1), len(lengths) + 1  # at least one token fills up
         key = (tokens, n, rng is not None)
         self._seen[key] += 1
-        if self._seen[key] == 1:
+        if self._seen[key] <= 1:
             return None
         host = self._host_buffer(lengths, tokens, rng)
         if key in self._graphs:
             _fill(self._graphs[key].static, host, input_ids)
         else:
-            self._graphs[key] = self._capture(tokens, n, rng is not None, host, input_ids)
+            try:
+                self._graphs[key] = self._capture(tokens, n, rng is not None, host, input_ids)
+            except torch.OutOfMemoryError:
+                log.warning("No memory for another CUDA graph; batches of %d tokens run kernel by kernel", tokens)
+                self._seen[key] = -(2**62)  # never again
+                return None
         graph = self._graphs[key]
         graph.forward.replay()
         self._latest = replay = Replay(self, graph)

@@ -150,7 +150,9 @@ def norm(
     for addend in (*addends, *([] if offset is None else [offset])):
         x = x + addend
     if parameters.rms:
-        out = x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + parameters.eps) * parameters.weight
+        wide = _wide(x)
+        normed = wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + parameters.eps)
+        out = (normed * _wide(parameters.weight)).to(x.dtype)
     else:
         out = F.layer_norm(x, x.shape[-1:], parameters.weight, parameters.bias, parameters.eps)
     return Normed(x, _rows(out, form), None)
@@ -173,9 +175,10 @@ def norm_backward(
         found: Rows = _triton().norm_backward(grad, x, stats, parameters, residual, form)
         return found
     if parameters.rms:
-        scale = torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + parameters.eps)
-        weighted, normed = grad * parameters.weight, x * scale
-        result = scale * (weighted - normed * (weighted * normed).mean(-1, keepdim=True))
+        wide = _wide(x)
+        scale = torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + parameters.eps)
+        weighted, normed = _wide(grad) * _wide(parameters.weight), wide * scale
+        result = (scale * (weighted - normed * (weighted * normed).mean(-1, keepdim=True))).to(x.dtype)
     else:
         shape = list(x.shape[-1:])
         _, mean, rstd = torch.native_layer_norm(x, shape, parameters.weight, parameters.bias, parameters.eps)
@@ -183,6 +186,10 @@ def norm_backward(
             grad, x, shape, mean, rstd, parameters.weight, parameters.bias, [True, False, False]
         )[0]
     return _rows(result if residual is None else result.add_(residual), form)
+
+
+def _wide(x: Tensor) -> Tensor:
+    return x if x.dtype == torch.float64 else x.float()
 
 
 def activate(x: Tensor, activation: str, gated: bool, offset: Tensor | None = None, form: Form = PLAIN) -> Rows:

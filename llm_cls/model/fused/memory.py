@@ -9,11 +9,12 @@ from dataclasses import dataclass
 import torch
 
 from llm_cls.model.fused.blocks import Block, Blocks
-from llm_cls.model.fused.network import first_trained
+from llm_cls.model.fused.network import first_trained, parameters
 
 _EFFICIENT_TOKENS = 2048  # matrix products of fewer rows leave a large GPU idle
 _SHARE = 0.9  # of the free memory; the rest is for fragments and for what libraries take
 _RESERVE = 256 * 2**20
+_OPTIMIZER_BYTES = 12  # per trained weight: gradient and two moments, which come after the first step
 
 
 @dataclass(frozen=True)
@@ -21,7 +22,8 @@ class Plan:
     """What fits on a device.
 
     Attributes:
-        max_tokens: Tokens that go through the network at a time; None: any number.
+        max_tokens: Tokens that go through the network at a time in training; None: any number.
+        max_eval_tokens: The same where no gradient is wanted.
         available: Bytes for activations; None: not limited.
         kept: Bytes per token of a layer whose activations are kept.
         again: Bytes per token of one that is computed again.
@@ -30,6 +32,7 @@ class Plan:
     """
 
     max_tokens: int | None
+    max_eval_tokens: int | None
     available: int | None
     kept: int
     again: int
@@ -49,19 +52,21 @@ class Plan:
 
 
 def plan(blocks: Blocks) -> Plan:
-    """The plan for the memory that is free now, weights and optimizer already on the device."""
+    """The plan for the memory that is free now, with the weights on the device and room left for the optimizer."""
     layers = len(blocks.layers) - first_trained(blocks)
     size = blocks.embedding.element_size()
     hidden = blocks.embedding.shape[1] * size
     kept = max((_kept(block) for block in blocks.layers), default=0) * size
     working = max((_working(block) for block in blocks.layers), default=0) * size
     if blocks.embedding.device.type != "cuda":
-        return Plan(None, None, kept, hidden, working, layers)
-    available = int(_SHARE * free_bytes(blocks.embedding.device)) - _RESERVE
+        return Plan(None, None, None, kept, hidden, working, layers)
+    trained = sum(parameter.numel() for parameter in parameters(blocks))
+    available = int(_SHARE * free_bytes(blocks.embedding.device)) - _RESERVE - _OPTIMIZER_BYTES * trained
     everything = available // max(layers * kept + working, 1)
     inputs_alone = available // max(layers * hidden + kept + working, 1)
     max_tokens = everything if everything >= _EFFICIENT_TOKENS else min(_EFFICIENT_TOKENS, inputs_alone)
-    return Plan(max(max_tokens, 1), max(available, 0), kept, hidden, working, layers)
+    scored = available // max(working + 4 * hidden, 1)
+    return Plan(max(max_tokens, 1), max(scored, 1), max(available, 0), kept, hidden, working, layers)
 
 
 def free_bytes(device: torch.device) -> int:

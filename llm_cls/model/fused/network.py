@@ -101,6 +101,7 @@ def forward(blocks: Blocks, inputs: Inputs, save: bool, recomputed: int = 0) -> 
         if keep and i - first < recomputed:
             layer = _Kept(layer.x)
         kept.append(layer if keep else None)
+        del layer  # where nothing is kept, its memory is free for the next one
     normed = norm(x, addends, blocks.norm, offset)
     return normed.rows.tensor, Tape(kept, normed.total, normed.stats) if save else None
 

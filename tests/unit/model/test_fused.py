@@ -8,12 +8,13 @@ import torch
 from torch.nn import functional as F
 
 from llm_cls.config import EngineConfig
-from llm_cls.model.classifier import TextClassifier
+from llm_cls.model.classifier import TextClassifier, build_classifier
 from llm_cls.model.fused import network
 from llm_cls.model.fused.graphs import bucket
 from llm_cls.model.fused.kernels import Draw, Mask, dropout
 from llm_cls.model.fused.memory import Plan
 
+from .test_model import config
 from .test_packed import batch, build
 
 LENGTHS = [3, 17, 64, 1]
@@ -129,7 +130,7 @@ def test_split_keeps_every_text_once_and_parts_alike() -> None:
 
 
 def test_as_many_layers_are_computed_again_as_memory_wants() -> None:
-    plan = Plan(max_tokens=None, available=1000, kept=10, again=1, working=20, layers=8)
+    plan = Plan(max_tokens=None, max_eval_tokens=None, available=1000, kept=10, again=1, working=20, layers=8)
     assert plan.recomputed(10) == 0  # 10 * (8 * 10 + 20) = 1000
     assert plan.recomputed(11) == 2  # 1100 are needed; each layer gives back 11 * 9 = 99
     assert plan.recomputed(1000) == 8
@@ -143,3 +144,21 @@ def test_sizes_of_graphs() -> None:
     assert sizes == sorted(sizes)
     assert max(size / n for n, size in enumerate(sizes, 1) if n > 256) <= 1 + 1 / 16
     assert len(set(sizes)) < 100
+
+
+def test_a_decoder_that_was_frozen_is_trained_as_a_whole_by_the_next_run() -> None:
+    first = build("fast", "neox")
+    decoder = first.release()
+    made = config("engine=fast", "lora=full", "data.max_length=64")
+    second = build_classifier(decoder, made, 5, gradient_checkpointing=False)
+    total, trained = second.count_parameters()
+    assert trained == total and second._fused is None
+
+
+def test_a_released_decoder_computes_what_it_did_before() -> None:
+    model = build("fast", "llama", "lora.target_modules=all-linear")
+    fresh: Any = build("reference", "llama", "lora=none").decoder
+    ids = torch.arange(4, 20)[None]
+    again: Any = model.release()
+    with torch.no_grad():
+        torch.testing.assert_close(again(ids).last_hidden_state, fresh(ids).last_hidden_state)
