@@ -1,10 +1,10 @@
 """CUDA graphs: for small batches, starting a thousand kernels takes longer than running them.
 
-A graph replays them with one call, but its shapes are fixed. So the tokens of a batch are filled up to the next
-of sixteen sizes per power of two (3 % more tokens on average) with a text whose state nobody reads. The graph of a size
-is captured when the size comes up for the second time; the first time it runs kernel by kernel, which pays where a
-size never comes again and loads most of what a capture must find loaded. All graphs share their memory, because only one runs at a time, from its
-forward pass to the end of its backward pass.
+A graph replays them with one call, but its shapes are fixed. So the tokens of a batch are filled up to the next of
+sixteen sizes per power of two (3 % more tokens on average) with a text whose state nobody reads. The graph of a size is
+captured when the size comes up for the second time; the first time it runs kernel by kernel, which pays where a size
+never comes again and loads most of what a capture must find loaded. All graphs share their memory, because only one
+runs at a time, from its forward pass to the end of its backward pass.
 """
 
 import logging
