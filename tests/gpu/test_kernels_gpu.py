@@ -6,7 +6,7 @@ from torch import Tensor
 
 from llm_cls.model.fused import kernels
 from llm_cls.model.fused.attention import Texts, attend, attend_backward, per_text
-from llm_cls.model.fused.kernels import Draw, Mask, Norm
+from llm_cls.model.fused.forms import Draw, Form, Mask, Norm
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")]
 
@@ -122,7 +122,7 @@ def test_attention(heads: int, kv_heads: int, size: int) -> None:
 
 @pytest.mark.parametrize("cols", [256, 11264])
 def test_fp8_forms_have_the_rounding_of_their_type(cols: int) -> None:
-    form = kernels.Form(plain=True, fp8=True)
+    form = Form(plain=True, fp8=True)
     x, grad = drawn(70, cols, dtype=torch.bfloat16).cuda(), drawn(70, cols, dtype=torch.bfloat16, seed=1).cuda()
     weight = drawn(cols, dtype=torch.bfloat16, seed=2).cuda()
     parameters = Norm(weight, weight, 1e-5, rms=False)

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from llm_cls.model.fused.kernels import ACTIVATIONS, Norm
+from llm_cls.model.fused.forms import Norm
+from llm_cls.model.fused.kernels import ACTIVATIONS
 from llm_cls.model.fused.projection import Adapter, Projection, is_plain
 
 _STATIC_ROPE = ("default", "linear", "llama3")

@@ -1,7 +1,7 @@
 """The element-wise arithmetic of a decoder layer, forward and backward: Triton on a GPU, PyTorch elsewhere.
 
 Each function is one pass over its tensors in device memory, computed in float32 inside and rounded once at
-the end. The PyTorch side is the definition; ``triton_kernels.py`` is tested against it.
+the end. The PyTorch side is the definition; the kernels in ``triton_*.py`` are tested against it.
 
 Dropout draws its mask from a counter, not from a stream: on a GPU the mask of a token depends on the seed, the
 adapter and the token's place in the optimizer step, so forward and backward draw the same mask without
@@ -9,12 +9,14 @@ keeping it, and neither packing nor micro batches change it.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from importlib import import_module
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
+
+from llm_cls.model.fused.forms import FP8_MAX, PLAIN, Form, Mask, Norm, Normed, Rows
 
 ACTIVATIONS = {
     "gelu": "gelu",
@@ -23,113 +25,11 @@ ACTIVATIONS = {
     "gelu_pytorch_tanh": "gelu_tanh",
     "silu": "silu",
 }
-FP8_MAX = 448.0  # of float8_e4m3fn
 
 
-@dataclass(frozen=True)
-class Norm:
-    """A layer norm, or with ``rms`` a root-mean-square norm; frozen.
-
-    Attributes:
-        weight: Shape ``(hidden_size,)``.
-        bias: The same, or None.
-        eps: Added to the variance.
-        rms: Whether the mean is left in.
-    """
-
-    weight: Tensor
-    bias: Tensor | None
-    eps: float
-    rms: bool
-
-    @classmethod
-    def of(cls, module: nn.Module) -> "Norm":
-        """What a norm layer of ``transformers`` computes."""
-        layer: Any = module
-        if isinstance(layer, nn.LayerNorm):
-            return cls(layer.weight.detach(), layer.bias.detach(), layer.eps, rms=False)
-        return cls(layer.weight.detach(), None, layer.variance_epsilon, rms=True)
-
-
-class Draw(NamedTuple):
-    """From what a batch draws its masks.
-
-    Attributes:
-        rng: int64 ``[seed, first_token]`` on the device: of the step, and where in it the batch begins.
-        tokens: int64: which token of the batch each row is; None: one row per token, in order.
-    """
-
-    rng: Tensor
-    tokens: Tensor | None = None
-
-
-class Mask(NamedTuple):
-    """Which elements dropout keeps.
-
-    Attributes:
-        p: Probability of dropping.
-        draw: Of the batch.
-        stream: Number of the adapter in the network.
-    """
-
-    p: float
-    draw: Draw
-    stream: int
-
-
-class Form(NamedTuple):
-    """In which forms a matrix product takes its input.
-
-    Attributes:
-        plain: In the type of the weights.
-        fp8: In float8, with a scale per row.
-        spare: Free columns behind the plain ones, for what the adapters make of them.
-    """
-
-    plain: bool = True
-    fp8: bool = False
-    spare: int = 0
-
-
-PLAIN = Form()
-
-
-class Rows(NamedTuple):
-    """A tensor of shape ``(rows, cols)`` in the forms that are asked for.
-
-    Attributes:
-        plain: In the type of the weights, or None.
-        fp8: float8_e4m3fn, or None.
-        scale: float32, shape ``(rows, 1)``: by what ``fp8`` is multiplied.
-    """
-
-    plain: Tensor | None
-    fp8: Tensor | None = None
-    scale: Tensor | None = None
-
-    @property
-    def tensor(self) -> Tensor:
-        """The plain form, which was asked for."""
-        assert self.plain is not None
-        return self.plain
-
-    def __len__(self) -> int:
-        """Number of rows."""
-        return len(self.plain if self.plain is not None else self.scale)  # type: ignore[arg-type]
-
-
-class Normed(NamedTuple):
-    """What ``norm`` gives: the sum, its norm, and numbers per row for ``norm_backward``."""
-
-    total: Tensor
-    rows: Rows
-    stats: Tensor | None
-
-
-def _triton() -> Any:
-    from llm_cls.model.fused import triton_kernels  # Triton comes with torch's CUDA build alone
-
-    return triton_kernels
+def _triton(name: str) -> Any:
+    """A module of kernels; imported late, because Triton comes with torch's CUDA build alone."""
+    return import_module(f"llm_cls.model.fused.triton_{name}")
 
 
 def norm(
@@ -145,7 +45,7 @@ def norm(
         form: Of the norm; the sum is plain. It is ``x`` itself where there is nothing to add.
     """
     if x.is_cuda:
-        found: Normed = _triton().norm(x, addends, parameters, offset, form)
+        found: Normed = _triton("norm").norm(x, addends, parameters, offset, form)
         return found
     for addend in (*addends, *([] if offset is None else [offset])):
         x = x + addend
@@ -172,7 +72,7 @@ def norm_backward(
         form: Of the result; it is plain in any case.
     """
     if x.is_cuda:
-        found: Rows = _triton().norm_backward(grad, x, stats, parameters, residual, form)
+        found: Rows = _triton("norm").norm_backward(grad, x, stats, parameters, residual, form)
         return found
     if parameters.rms:
         wide = _wide(x)
@@ -206,7 +106,7 @@ def activate(x: Tensor, activation: str, gated: bool, offset: Tensor | None = No
         Shape ``(tokens, n)``.
     """
     if x.is_cuda:
-        found: Rows = _triton().activate(x, activation, gated, offset, form)
+        found: Rows = _triton("activation").activate(x, activation, gated, offset, form)
         return found
     if offset is not None:
         x = x + offset
@@ -221,7 +121,7 @@ def activate_backward(
 ) -> Rows:
     """Gradient with respect to the input of ``activate``; may overwrite ``grad``."""
     if x.is_cuda:
-        found: Rows = _triton().activate_backward(grad, x, activation, gated, offset, form)
+        found: Rows = _triton("activation").activate_backward(grad, x, activation, gated, offset, form)
         return found
     if offset is not None:
         x = x + offset
@@ -261,7 +161,7 @@ def rotate(
         sign: 1 or, backward, -1.
     """
     if source[0].is_cuda:
-        _triton().rotate(source, target, positions, cos, sin, sign)
+        _triton("rotary").rotate(source, target, positions, cos, sin, sign)
         return
     half = cos.shape[1]
     c, s = (table[positions][:, None].to(source[0].dtype) for table in (cos, sin))
@@ -278,7 +178,7 @@ def rotate(
 def dropout(x: Tensor, mask: Mask) -> Tensor:
     """``x`` with the elements that ``mask`` drops at 0 and the others divided by ``1 - p``."""
     if x.is_cuda:
-        found: Tensor = _triton().dropout(x, None, mask)
+        found: Tensor = _triton("dropout").dropout(x, None, mask)
         return found
     return x * _kept(x, mask)
 
@@ -286,7 +186,7 @@ def dropout(x: Tensor, mask: Mask) -> Tensor:
 def add_dropout(total: Tensor, x: Tensor, mask: Mask) -> None:
     """Adds ``dropout(x, mask)`` to ``total``."""
     if x.is_cuda:
-        _triton().dropout(x, total, mask)
+        _triton("dropout").dropout(x, total, mask)
     else:
         total.addcmul_(x, _kept(x, mask))
 
@@ -304,7 +204,7 @@ def _kept(x: Tensor, mask: Mask) -> Tensor:
 def in_form(x: Tensor, form: Form) -> Rows:
     """``x`` in the forms that are asked for."""
     if form.fp8 and x.is_cuda:
-        found: Rows = _triton().quantize(x)
+        found: Rows = _triton("norm").quantize(x)
         return found
     return _rows(x, form)
 

@@ -21,17 +21,8 @@ from torch import Tensor, nn
 
 from llm_cls.model.fused.attention import Texts, attend, attend_backward
 from llm_cls.model.fused.blocks import Block, Blocks
-from llm_cls.model.fused.kernels import (
-    PLAIN,
-    Draw,
-    Rows,
-    activate,
-    activate_backward,
-    in_form,
-    norm,
-    norm_backward,
-    rotate,
-)
+from llm_cls.model.fused.forms import PLAIN, Draw, Rows
+from llm_cls.model.fused.kernels import activate, activate_backward, in_form, norm, norm_backward, rotate
 from llm_cls.model.fused.projection import Saved, cast_adapters
 
 
@@ -42,7 +33,7 @@ class Inputs:
     Attributes:
         input_ids: int64, shape ``(tokens,)``.
         texts: Where its texts lie.
-        rng: See ``kernels.Draw``; None: no dropout.
+        rng: See ``forms.Draw``; None: no dropout.
     """
 
     input_ids: Tensor

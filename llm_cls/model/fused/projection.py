@@ -21,7 +21,8 @@ from peft.tuners.lora.layer import Linear as PeftLinear
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from llm_cls.model.fused.kernels import FP8_MAX, Draw, Form, Mask, Rows, add_dropout, dropout
+from llm_cls.model.fused.forms import FP8_MAX, Draw, Form, Mask, Rows
+from llm_cls.model.fused.kernels import add_dropout, dropout
 
 _FP8_ROWS = 64  # fewer rows gain nothing
 _HAS_ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")

@@ -10,8 +10,9 @@ from torch.nn import functional as F
 from llm_cls.config import EngineConfig
 from llm_cls.model.classifier import TextClassifier, build_classifier
 from llm_cls.model.fused import network
+from llm_cls.model.fused.forms import Draw, Mask
 from llm_cls.model.fused.graphs import bucket
-from llm_cls.model.fused.kernels import Draw, Mask, dropout
+from llm_cls.model.fused.kernels import dropout
 from llm_cls.model.fused.memory import Plan
 
 from .test_model import config
