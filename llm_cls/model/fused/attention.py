@@ -1,8 +1,8 @@
 """Causal attention within each text of a packed batch, forward and backward.
 
 On a GPU in half precision it is one call without a mask and without padding: the kernels of
-``triton_attention.py``, or for the last layer and unusual head sizes PyTorch's variable-length flash kernel (Dao,
-2023). Elsewhere PyTorch's own attention is called once per text, and its autograd does the backward pass.
+``triton_attention.py``, or for the last layer, unusual head sizes and smaller chips PyTorch's variable-length flash
+kernel (Dao, 2023). Elsewhere PyTorch's own attention is called once per text, and its autograd does the backward pass.
 """
 
 from collections.abc import Sequence
@@ -13,7 +13,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-BLOCK_SIZES = (32, 64, 128)  # of a head, for the kernels of ``triton_attention.py``
+# The kernels of ``triton_attention.py`` take these head sizes, and 112 KiB of shared memory: A100, H100, H200, B200.
+BLOCK_SIZES = (32, 64, 128)
+_BLOCK_CHIPS = ((8, 0), (9, 0), (10, 0))
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,7 @@ def attend(
         ``(output, saved)``: the output has the shape of ``q``.
     """
     if has_varlen(q.device, q.dtype):
-        if not only_last and q.shape[-1] in BLOCK_SIZES:
+        if not only_last and q.shape[-1] in BLOCK_SIZES and torch.cuda.get_device_capability(q.device) in _BLOCK_CHIPS:
             output, lse = _triton().attend(q, k, v, texts.ends, texts.longest, scaling)
             return output, _Blocks(q, k, v, output, lse)
         ends_q = torch.arange(len(q) + 1, dtype=torch.int32, device=q.device) if only_last else texts.ends
