@@ -28,6 +28,8 @@ from torch.nn import functional as F
 from transformers import PreTrainedModel
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from llm_cls.model.fused.attention import has_varlen, per_text, places
+from llm_cls.model.fused.projection import is_plain
 from llm_cls.model.pooling import pad, pool
 
 log = logging.getLogger(__name__)
@@ -48,8 +50,7 @@ def packed_states(decoder: nn.Module, input_ids: Tensor, lengths: Sequence[int],
         Shape ``(n, hidden_size)``.
     """
     device = input_ids.device
-    ends = torch.tensor([0, *lengths]).cumsum(0)
-    positions = torch.arange(int(ends[-1])) - ends[:-1].repeat_interleave(ends.diff())
+    positions, ends = places(lengths)
     boundaries: dict[str, Any] = {"packed_lengths": tuple(lengths)}
     if _has_flash(device, next(decoder.parameters()).dtype):
         boundaries = {"packed_ends": ends.to(device, torch.int32, non_blocking=True), "packed_max": max_length}
@@ -94,15 +95,11 @@ def packed_attention(
     Returns:
         ``(output, None)`` with an output of shape ``(1, total_tokens, heads, head_size)``.
     """
-    grouped = key.shape[1] != query.shape[1]
-    if packed_ends is not None:
-        q, k, v = (x[0].transpose(0, 1).to(value.dtype) for x in (query, key, value))
-        return _flash(q, k, v, packed_ends, packed_max, scaling, grouped)[None], None
-    outputs = [
-        F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=True, scale=scaling, enable_gqa=grouped)
-        for q, k, v in zip(*(x.split(list(packed_lengths), dim=2) for x in (query, key, value)), strict=True)
-    ]
-    return torch.cat(outputs, dim=2).transpose(1, 2), None
+    q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))
+    if packed_ends is None:
+        return per_text(q, k, v, packed_lengths, scaling, dropout=dropout)[None], None
+    q, k = q.to(v.dtype), k.to(v.dtype)
+    return _flash(q, k, v, packed_ends, packed_max, scaling, key.shape[1] != query.shape[1])[None], None
 
 
 def _flash(q: Tensor, k: Tensor, v: Tensor, ends: Tensor, longest: int, scaling: float | None, grouped: bool) -> Tensor:
@@ -132,8 +129,7 @@ _VARLEN_TAKES_WINDOW = "window_size" in _VARLEN
 
 
 def _has_flash(device: torch.device, dtype: torch.dtype) -> bool:
-    half = dtype in (torch.bfloat16, torch.float16)
-    return device.type == "cuda" and half and bool(_VARLEN) and torch.cuda.get_device_capability(device) >= (8, 0)
+    return bool(_VARLEN) and has_varlen(device, dtype)
 
 
 class LeanLoraLinear(PeftLinear):
@@ -153,18 +149,6 @@ class LeanLoraLinear(PeftLinear):
         small = F.linear(dropped, lora_a.weight.to(x.dtype)) * self.scaling[name]
         flat = torch.addmm(result.flatten(0, -2), small.flatten(0, -2), lora_b.weight.to(x.dtype).t())
         return flat.view_as(result)
-
-
-def _is_plain(layer: nn.Module) -> bool:
-    """Whether ``LeanLoraLinear`` computes what this layer does: no DoRA, one adapter, an ordinary linear layer."""
-    return (
-        type(layer) is PeftLinear
-        and type(layer.base_layer) is nn.Linear
-        and not layer.lora_variant
-        and not layer.merged
-        and len(layer.active_adapters) == 1
-        and not any(layer.lora_bias.values())
-    )
 
 
 def make_fast(network: nn.Module, decoder: PreTrainedModel, compiled: bool) -> bool:
@@ -198,7 +182,7 @@ def make_fast(network: nn.Module, decoder: PreTrainedModel, compiled: bool) -> b
         log.warning("engine=fast: %s; batches are padded instead", reason)
         return False
     lora = [layer for layer in network.modules() if isinstance(layer, PeftLinear)]
-    plain = [layer for layer in lora if _is_plain(layer)]
+    plain = [layer for layer in lora if is_plain(layer)]
     for layer in plain:
         layer.__class__ = LeanLoraLinear
     if len(plain) < len(lora):

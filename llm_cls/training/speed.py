@@ -16,7 +16,7 @@ from torch import nn
 from llm_cls.config import Config
 from llm_cls.data.batches import Step, collate
 from llm_cls.data.datamodule import TextDataModule
-from llm_cls.training.hardware import peak_memory_gib
+from llm_cls.training.hardware import peak_memory_gib, reset_peak_memory
 from llm_cls.training.module import ClassifierModule
 from llm_cls.training.run import Inputs, build_module
 from llm_cls.training.shared import Shared
@@ -98,7 +98,7 @@ def measure(config: Config, inputs: Inputs, steps: int, warmup: int) -> dict[str
     device = hardware.device
     if device.type == "cuda":
         torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats(device)
+        reset_peak_memory(device)
     began = time.perf_counter()
     data = TextDataModule(inputs.corpus, inputs.tokenizer, config.template, config.data, config.seed)
     module = build_module(config, inputs, data, Shared())

@@ -37,6 +37,19 @@ class Texts:
     longest: int
 
 
+def places(lengths: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """Where texts of these lengths lie in a packed batch.
+
+    >>> places([2, 1])
+    (tensor([0, 1, 0]), tensor([0, 2, 3]))
+
+    Returns:
+        ``(positions, ends)`` as in ``Texts``, but int64 and on the CPU.
+    """
+    ends = torch.tensor([0, *lengths]).cumsum(0)
+    return torch.arange(int(ends[-1])) - ends[:-1].repeat_interleave(ends.diff()), ends
+
+
 def has_varlen(device: torch.device, dtype: torch.dtype) -> bool:
     """Whether the variable-length kernel runs here."""
     half = dtype in (torch.bfloat16, torch.float16)

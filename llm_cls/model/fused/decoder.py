@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from llm_cls.model.fused import network
-from llm_cls.model.fused.attention import Texts, has_varlen
+from llm_cls.model.fused.attention import Texts, has_varlen, places
 from llm_cls.model.fused.blocks import Blocks
 from llm_cls.model.fused.graphs import Graphs, Replay
 from llm_cls.model.fused.memory import Plan, plan
@@ -40,14 +40,15 @@ class FusedDecoder:
         self._max_tokens = max_texts * max_length
         self._parameters = network.parameters(blocks)
         self._drops = any(adapter.p for block in blocks.layers for adapter in block.adapters)
-        self._graphs = Graphs(blocks, max_length) if has_varlen(*_place(blocks)) else None
+        weight = blocks.embedding
+        self._graphs = Graphs(blocks, max_length) if has_varlen(weight.device, weight.dtype) else None
         self._seed = 0
 
     @cached_property
     def memory(self) -> Plan:
         """What fits; settled when the first batch comes, with the weights on the device."""
         found = plan(self.blocks)
-        log.debug("Tokens at a time: %s; layers computed again: %s", found.max_tokens, self.recomputed)
+        log.debug("Tokens at a time: %s in training, %s in scoring", found.max_tokens, found.max_eval_tokens)
         return found
 
     @property
@@ -83,14 +84,13 @@ class FusedDecoder:
     def run(self, input_ids: Tensor, lengths: Sequence[int], rng: tuple[int, int] | None) -> "tuple[Tensor, Pass]":
         """The pooled states and what their backward pass needs."""
         tokens = len(input_ids)
-        recomputed = self.recomputed(tokens)
         graphs = self._graphs
         if graphs is not None and graphs.pays(tokens) and self._has_room_for_graphs:
             replay = graphs.forward(input_ids, lengths, rng)
             if replay is not None:
                 return replay.pooled, replay
         inputs = self._inputs(input_ids, lengths, rng)
-        pooled, tape = network.forward(self.blocks, inputs, save=True, recomputed=recomputed)
+        pooled, tape = network.forward(self.blocks, inputs, save=True, recomputed=self.recomputed(tokens))
         assert tape is not None
         return pooled, _Eager(self.blocks, inputs, tape)
 
@@ -142,16 +142,11 @@ class _Run(torch.autograd.Function):
 
 def texts(lengths: Sequence[int], max_length: int, device: torch.device) -> Texts:
     """Where texts of these lengths lie in a packed batch."""
-    ends = torch.tensor([0, *lengths]).cumsum(0)
-    positions = torch.arange(int(ends[-1])) - ends[:-1].repeat_interleave(ends.diff())
-    places = [to_device(place, device) for place in (positions.int(), ends.int(), ends[1:] - 1)]
-    return Texts(places[0], places[1], places[2], tuple(lengths), max_length)
+    positions, ends = places(lengths)
+    moved = [to_device(place, device) for place in (positions.int(), ends.int(), ends[1:] - 1)]
+    return Texts(moved[0], moved[1], moved[2], tuple(lengths), max_length)
 
 
 def to_device(numbers: Tensor, device: torch.device) -> Tensor:
     """A copy for which nobody waits: out of pinned memory."""
     return numbers.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else numbers
-
-
-def _place(blocks: Blocks) -> tuple[torch.device, torch.dtype]:
-    return blocks.embedding.device, blocks.embedding.dtype

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from llm_cls.model.fused import network
-from llm_cls.model.fused.attention import Texts
+from llm_cls.model.fused.attention import Texts, places
 from llm_cls.model.fused.blocks import Blocks
 from llm_cls.model.fused.network import Inputs
 
@@ -142,8 +142,7 @@ class Graphs:
 
     def _host_buffer(self, lengths: Sequence[int], tokens: int, rng: tuple[int, int] | None) -> Tensor:
         """All that a graph reads besides the ids, as one pinned buffer, so that it takes one copy."""
-        ends = torch.tensor([0, *lengths, tokens - sum(lengths)]).cumsum(0)
-        positions = torch.arange(tokens) - ends[:-1].repeat_interleave(ends.diff())
+        positions, ends = places([*lengths, tokens - sum(lengths)])
         positions.clamp_(max=self._max_length - 1)  # the text that fills up may be longer than any
         return torch.cat([positions, ends, ends[1:] - 1, torch.tensor(rng or (0, 0))]).pin_memory()
 
