@@ -323,8 +323,8 @@ class PrunerConfig(Section):
         name: "median" and "hyperband" are Optuna's rules, by val F1 per epoch; "none" ends no run early.
         stop_collapsed: Whether a run ends after the first epoch that shows that it has collapsed or diverged.
         max_lag: How far a run's best val F1 may lie behind that of the best run after as many epochs, as a share
-            of the latter. It shrinks with the square of what is left of the training, from the second epoch on,
-            and is 0 at the end; null: no such rule.
+            of the latter. From the second epoch on; it shrinks with the square of what is left of the training, but
+            not below two standard errors; null: no such rule.
         startup_runs: Runs that must have ended before "median" ends others.
         warmup_fraction: Share of ``trainer.max_epochs`` during which "median" ends no run.
         min_epochs, reduction_factor: Of "hyperband": see ``optuna.pruners.HyperbandPruner``.
@@ -334,7 +334,7 @@ class PrunerConfig(Section):
     stop_collapsed: bool = False
     max_lag: float | None = Field(None, gt=0, le=1, examples=["pruner.max_lag=0.25"])
     startup_runs: PositiveInt = 4
-    warmup_fraction: float = Field(0.6, ge=0, le=1)
+    warmup_fraction: float = Field(0.8, ge=0, le=1)
     min_epochs: PositiveInt = 1
     reduction_factor: Annotated[int, BeforeValidator(_plain_int), Field(ge=2)] = 3
 

@@ -161,13 +161,16 @@ class GridSweeper(Sweeper):
 
 
 def spread(n: int) -> list[int]:
-    """0 to n - 1 in an order of which every beginning is spread evenly over the range (van der Corput's).
+    """0 to n - 1 from the middle on, in an order of which every beginning is spread evenly (van der Corput's).
+
+    The ends of a grid are often bad, and what comes first is compared with nothing.
 
     >>> spread(8)
-    [0, 4, 2, 6, 1, 5, 3, 7]
+    [4, 0, 6, 2, 5, 1, 7, 3]
     """
     bits = max(1, (n - 1).bit_length())
-    return [i for i in (int(f"{k:0{bits}b}"[::-1], 2) for k in range(2**bits)) if i < n]
+    order = [i for i in (int(f"{k:0{bits}b}"[::-1], 2) for k in range(2**bits)) if i < n]
+    return [(i + n // 2) % n for i in order]
 
 
 def plan(jobs: Sequence[Sequence[str]]) -> list[Entry]:

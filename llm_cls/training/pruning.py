@@ -41,27 +41,30 @@ class Pruner:
                 self._trial.set_user_attr("run", self._name)
             if epoch not in self._reported:  # it is, if the run was killed before it could write its checkpoint
                 self._trial.report(val.f1, epoch)
-            prune = self._trial.should_prune() or self._lags_behind(epoch)
+            prune = self._trial.should_prune() or self._lags_behind(epoch, len(val.labels))
         if epoch == self._max_epochs:
             return False
         return prune or (self._config.stop_collapsed and has_collapsed(val))
 
-    def _lags_behind(self, epoch: int) -> bool:
+    def _lags_behind(self, epoch: int, n_texts: int) -> bool:
         """Whether this run's best val F1 is further behind the best of the others than training still changes.
 
         Optuna's rules rank runs, which says little while many are equally good, and compare with finished runs
         alone. The gap to the best run tells hopeless runs from late ones early, with any number of runs at a time.
+        One that has trained for fewer epochs counts as well: it can only get better.
+
+        A gap of two standard errors is no gap: that of a share f of ``n_texts`` texts is sqrt(f (1 - f) / n_texts).
         """
         if self._config.max_lag is None or epoch < 2:  # the first epoch is the warm-up
             return False
         best = {True: 0.0, False: 0.0}  # of this run, and of the others
         for trial in self._study.get_trials(deepcopy=False):
             own = trial.user_attrs.get("run") == self._name
-            if epoch in trial.intermediate_values:
-                scores = [f1 for step, f1 in trial.intermediate_values.items() if step <= epoch]
-                best[own] = max(best[own], *scores)
-        allowed = self._config.max_lag * (1 - epoch / self._max_epochs) ** 2
-        return best[True] < best[False] * (1 - allowed)
+            scores = [f1 for step, f1 in trial.intermediate_values.items() if step <= epoch]
+            best[own] = max(best[own], *scores, 0.0)
+        top = best[False]
+        allowed = top * self._config.max_lag * (1 - epoch / self._max_epochs) ** 2
+        return best[True] < top - max(allowed, 2 * math.sqrt(top * (1 - top) / n_texts))
 
     def end(self, val_f1: float | None, pruned: bool) -> None:
         """Ends the trial, so that the other runs are compared with it."""
@@ -111,7 +114,7 @@ def _open_study(config: PrunerConfig, sweep: Path, max_epochs: int) -> Any:
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     if config.name == "median":
-        first = math.ceil(config.warmup_fraction * max_epochs)
+        first = math.ceil(config.warmup_fraction * max_epochs) + 1  # Optuna counts the epoch that it may end
         rule: Any = optuna.pruners.MedianPruner(n_startup_trials=config.startup_runs, n_warmup_steps=first)
     else:
         rule = optuna.pruners.HyperbandPruner(config.min_epochs, max_epochs, config.reduction_factor)

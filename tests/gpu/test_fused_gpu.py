@@ -1,5 +1,6 @@
 """The fused layers on an accelerator: graphs, parts of a batch, recomputation, 8-bit floats."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -8,6 +9,7 @@ from torch.nn import functional as F
 
 from llm_cls.data.batches import Batch
 from llm_cls.model.classifier import TextClassifier
+from llm_cls.model.fused.graphs import bucket
 
 from .test_packed_gpu import LENGTHS, build, error
 
@@ -51,6 +53,36 @@ def test_a_graph_gives_what_its_kernels_give(architecture: str) -> None:
     shorter = [length - 1 for length in LENGTHS if length > 1]  # one text less: a graph of its own
     for _ in range(3):
         assert torch.isfinite(step(model, [some(shorter)])["logits"]).all()
+
+
+def test_graphs_take_new_lengths_new_weights_and_scoring_in_between() -> None:
+    """One size, captured once, serves batches of other lengths, both micro batches of a step, and changed adapters."""
+    architecture, override = "neox", "lora.lora_dropout=0.1"
+    model, eager = (build("fast", architecture, torch.bfloat16, True, override) for _ in range(2))
+    fused, plain = model._fused, eager._fused
+    assert fused is not None and plain is not None
+    plain._graphs = None
+    total = sum(LENGTHS)
+    others = [LENGTHS[::-1], [512, 190, 30, 40, 2, 6]]
+    assert {bucket(sum(lengths) + 1) for lengths in others} == {bucket(total + 1)}
+    batches = [some(lengths, seed) for seed, lengths in enumerate([LENGTHS, *others])]
+    for _ in range(2):  # until the size is captured
+        step(model, [batches[0]])
+    assert fused._graphs is not None and len(fused._graphs._graphs) == 1
+    for round in range(3):
+        for batch in batches:
+            parts = [batch, replace(batches[0], first_token=total)]
+            found, expected = step(model, parts), step(eager, parts)
+            for name, value in expected.items():
+                assert error(found[name], value) <= 2e-2, (round, name)
+        for classifier in (model, eager):
+            with torch.no_grad(), torch.autocast("cuda", torch.bfloat16):
+                for p in classifier.parameters():
+                    if p.requires_grad:
+                        p.add_(0.05 * torch.randn(p.shape, generator=torch.Generator().manual_seed(round)).cuda())
+                classifier.eval()(batches[0])
+                classifier.train()
+    assert len(fused._graphs._graphs) == 1
 
 
 def test_parts_of_a_batch_drop_what_the_whole_drops() -> None:

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from llm_cls.model.fused import kernels
-from llm_cls.model.fused.attention import Texts, attend, attend_backward, per_text
+from llm_cls.model.fused.attention import BLOCK_SIZES, Texts, attend, attend_backward, per_text
 from llm_cls.model.fused.forms import Draw, Form, Mask, Norm
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")]
@@ -101,7 +101,7 @@ def test_dropout_has_its_rate_and_one_mask_that_depends_on_the_token_alone() -> 
         assert both == pytest.approx(0.01, abs=0.0003)  # independent
 
 
-@pytest.mark.parametrize(("heads", "kv_heads", "size"), [(6, 6, 128), (4, 2, 64), (4, 4, 32)])
+@pytest.mark.parametrize(("heads", "kv_heads", "size"), [(6, 6, 128), (4, 2, 64), (4, 4, 32), (4, 4, 80), (4, 2, 96)])
 def test_attention(heads: int, kv_heads: int, size: int) -> None:
     lengths = [1, 200, 64, 512, 65, 31]
     ends = torch.tensor([0, *lengths]).cumsum(0).int()
@@ -114,9 +114,9 @@ def test_attention(heads: int, kv_heads: int, size: int) -> None:
     output, saved = attend(*parts, texts, 0.1, only_last=False, save=True)
     target = torch.full_like(joined, float("nan")).cuda().split([heads, kv_heads, kv_heads], 1)
     found = attend_backward(saved, grad.cuda(), texts, 0.1, False, target)
-    assert found is target
+    assert (found is target) == (size in BLOCK_SIZES)  # other sizes take PyTorch's kernel
     check(output, expected.detach(), torch.bfloat16)
-    for ours, wanted in zip(target, torch.autograd.grad(expected, exact, grad.double()), strict=True):
+    for ours, wanted in zip(found, torch.autograd.grad(expected, exact, grad.double()), strict=True):
         assert ((ours.double().cpu() - wanted).norm() / wanted.norm()).item() <= 8e-3
 
 
