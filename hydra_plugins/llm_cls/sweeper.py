@@ -58,12 +58,17 @@ class GridSweeper(Sweeper):
         """Runs all combinations.
 
         Raises:
-            ConfigError: Some combination is not valid; nothing has been run then.
+            ConfigError: Some combination is not valid, or torchrun has started this; nothing has been run then.
             SweepError: Some runs failed.
             RunInterrupted: A signal has come; the message says how to go on.
         """
         from hydra._internal.core_plugins.basic_sweeper import BasicSweeper  # which Hydra itself imports late
 
+        if "TORCHELASTIC_RUN_ID" in os.environ:
+            raise ConfigError(
+                "--multirun starts the processes of every run itself, torchrun would start every run several times. "
+                "Leave torchrun out: trainer=ddp trainer.devices=N gives each run N devices of this machine"
+            )
         directory = Path(self._config.hydra.sweep.dir)
         parser = OverridesParser.create(config_loader=self._loader)
         params = [f"{key}={value}" for key, value in self._params.items()]

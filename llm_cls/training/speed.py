@@ -12,6 +12,7 @@ import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from torch import nn
+from transformers.pytorch_utils import Conv1D
 
 from llm_cls.config import Config
 from llm_cls.data.batches import Step, collate
@@ -149,7 +150,7 @@ def _flops_per_token(module: ClassifierModule) -> float:
     """Of the matrix products of a training step: forward, input gradient, and weight gradient where trained."""
     total = 0.0
     for layer in module.classifier.decoder.modules():
-        if isinstance(layer, nn.Linear):
+        if isinstance(layer, nn.Linear | Conv1D):  # GPT-2's linear layers are of the latter type
             total += layer.weight.numel() * (6 if layer.weight.requires_grad else 4)
     return total
 
@@ -173,8 +174,9 @@ def largest_micro_batch(config: Config, inputs: Inputs) -> int:
     tokens, device = data.tokens["train"], inputs.hardware.device
     longest = np.argsort(-tokens.lengths)[: config.data.batch_size]
     module.classifier.train()
-    fits, size = 0, 1
-    while size <= config.data.batch_size:
+    fits, fails = 0, config.data.batch_size + 1
+    while fits + 1 < fails:
+        size = min(2 * fits or 1, (fits + fails) // 2)
         batch = collate(tokens, data.labels("train"), longest[:size])
         try:
             with torch.autocast(
@@ -184,7 +186,8 @@ def largest_micro_batch(config: Config, inputs: Inputs) -> int:
                 loss = module.classifier(batch).sum()
             loss.backward()
         except torch.OutOfMemoryError:
-            break
+            fails = size
+        else:
+            fits = size
         module.zero_grad()
-        fits, size = size, size * 2
     return fits

@@ -66,6 +66,11 @@ def test_configuration(train: Command, arguments: list[str], parts: list[str]) -
     check(train(*arguments), 2, *parts)
 
 
+def test_torchrun_does_not_start_sweeps(train: Command) -> None:
+    done = train("--multirun", "seed=1,2", env={"TORCHELASTIC_RUN_ID": "none", "LOCAL_RANK": "0", "RANK": "0"})
+    check(done, 2, "Leave torchrun out", "trainer.devices=N")
+
+
 def test_all_faults_at_once(train: Command) -> None:
     done = train("lora.r=0", "optimizer.lr=-1", "modle=x", "template=9", "seed=x", "trainer.epochs=3")
     assert done.returncode == 2

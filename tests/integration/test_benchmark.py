@@ -1,0 +1,73 @@
+"""The benchmark: its table, its file, what fits."""
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import nn
+
+from llm_cls.training import speed
+from llm_cls.training.run import prepare
+from llm_cls.training.shared import Shared
+from tests.unit.model.test_model import config
+
+from .conftest import TINY, Command
+
+
+def test_benchmark(command: Command, archive: Path, tmp_path: Path) -> None:
+    line = [*TINY, f"data.archive={archive}", "engine=fast,reference", "steps=3", "warmup=1", "data.batch_size=5"]
+    done = command("benchmark", *line, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    (path,) = (tmp_path / "outputs" / "benchmark").iterdir()
+    assert done.stdout.strip().endswith(f"Written to {path.relative_to(tmp_path)}")
+    record = json.loads(path.read_text())
+    fast, reference = record["results"]
+    assert (fast["engine"], reference["engine"], reference["times_reference"]) == ("fast", "reference", 1)
+    assert fast["packed"] and not reference["packed"]
+    assert fast["times_reference"] == pytest.approx(reference["step_seconds"] / fast["step_seconds"])
+    for row in (fast, reference):
+        low, high = row["step_seconds_spread"]
+        assert 0 < low <= row["step_seconds"] <= high and row["steps"] == 3
+        assert row["epoch_seconds"] == pytest.approx(row["step_seconds"] * 20)  # 96 of 120 texts, by 5
+        assert row["matmul_fraction"] == pytest.approx(row["tflops"] / record["matmul_tflops"])
+        assert row["largest_micro_batch"] == 5
+        assert row["evaluation_tokens_per_second"] > 0 and row["peak_memory_gib"] > 0
+        # ja-mini's layers have 12 * 256^2 weights each; the head and the adapters are trained
+        layers = 6 * 12 * 256**2
+        assert 4 * layers < row["tflops"] * 1e12 / row["tokens_per_second"] < 4.5 * layers
+    assert record["versions"]["torch"] == torch.__version__ and "CPU" in record["device"]
+    table = done.stdout.splitlines()
+    assert [text.split()[0] for text in table[1:4]] == ["engine", "fast", "reference"]
+    assert not (tmp_path / "outputs" / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "part"),
+    [
+        (["steps=0"], "steps must be a whole number >= 1, got '0'"),
+        (["fit=maybe"], "fit must be true or false, got 'maybe'"),
+        (["engine=fast,quick"], "engine=quick is not a choice. Known: fast, fp8, reference."),
+        (["optimizer.lrr=1"], "optimizer.lrr is not a key"),
+    ],
+)
+def test_what_the_benchmark_refuses(command: Command, arguments: list[str], part: str, tmp_path: Path) -> None:
+    done = command("benchmark", "model=ja-mini", *arguments, cwd=tmp_path)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1 and part in done.stderr, done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("limit", [0, 1, 3, 4, 13])
+def test_the_largest_micro_batch_is_the_largest(limit: int, archive: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Full(nn.Module):
+        def forward(self, batch: speed.Any) -> torch.Tensor:
+            if len(batch.lengths) > limit:
+                raise torch.OutOfMemoryError
+            return torch.ones(1, requires_grad=True)
+
+    made = config("trainer=cpu", f"data.archive={archive}", "data.max_length=32", "data.batch_size=9")
+    inputs = prepare(made, Shared())
+    module = SimpleNamespace(classifier=Full(), zero_grad=lambda: None)
+    monkeypatch.setattr(speed, "build_module", lambda *_: module)
+    assert speed.largest_micro_batch(made, inputs) == min(limit, 9)
