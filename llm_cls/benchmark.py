@@ -12,7 +12,7 @@ from omegaconf.errors import OmegaConfBaseException
 from llm_cls.cli import quiet_libraries, run_command, say
 from llm_cls.config import Config, parse_config
 from llm_cls.errors import ConfigError
-from llm_cls.files import write_json
+from llm_cls.files import check_output, write_json
 from llm_cls.hydra_config import CONF, accept_plain_values, explain
 
 USAGE = """Usage: python -m llm_cls.benchmark [group=choice] [key=value] [engine=fast,reference]
@@ -37,6 +37,8 @@ def main() -> None:
     results: list[dict[str, Any]] = []
     shared = Shared()
     inputs = [prepare(config, shared) for config in configs]
+    path = Path(own["output"])
+    check_output(path)
     hardware = inputs[0].hardware
     ceiling = matmul_tflops(hardware.device, hardware.frozen_dtype)
     for config, given in zip(configs, inputs, strict=True):
@@ -57,9 +59,8 @@ def main() -> None:
         "versions": _versions(),
         "measured_at": datetime.now(timezone.utc).isoformat(timespec="seconds"),
     }
-    path = Path(own["output"])
-    write_json(path, record)
     say(_table(record))
+    write_json(path, record)
     say(f"Written to {path}")
 
 
@@ -76,7 +77,7 @@ def _own_arguments(arguments: list[str]) -> tuple[dict[str, str], list[str]]:
         else:
             overrides.append(argument)
     for key in ("steps", "warmup"):
-        if not own[key].isdigit() or int(own[key]) < 1:
+        if not own[key].isdecimal() or int(own[key]) < 1:
             raise ConfigError(f"{key} must be a whole number >= 1, got {own[key]!r}")
     if own["fit"] not in ("true", "false"):
         raise ConfigError(f"fit must be true or false, got {own['fit']!r}")
@@ -103,14 +104,14 @@ def _versions() -> dict[str, str]:
 def _table(record: dict[str, Any]) -> str:
     lines = [
         f"{record['device']}, {record['precision']}, matrix products {record['matmul_tflops']:.1f} TFLOP/s",
-        f"{'engine':<10} {'s/step':>8} {'spread':>15} {'texts/s':>8} {'tokens/s':>9} {'s/epoch':>8} {'eval tok/s':>10} "
-        f"{'GiB':>6} {'first step':>10} {'of ceiling':>10} {'fits':>5} {'x reference':>11}",
+        f"{'engine':<10} {'layers':<7} {'s/step':>8} {'spread':>15} {'texts/s':>8} {'tokens/s':>9} {'s/epoch':>8} "
+        f"{'eval tok/s':>10} {'GiB':>6} {'first step':>10} {'of ceiling':>10} {'fits':>5} {'x reference':>11}",
     ]
     for row in record["results"]:
         low, high = row["step_seconds_spread"]
         ratio = f"{row['times_reference']:.2f}" if row["times_reference"] else "-"
         lines.append(
-            f"{row['engine']:<10} {row['step_seconds']:>8.4f} {f'{low:.3f}-{high:.3f}':>15} "
+            f"{row['engine']:<10} {row['layers']:<7} {row['step_seconds']:>8.4f} {f'{low:.3f}-{high:.3f}':>15} "
             f"{row['texts_per_second']:>8.1f} {row['tokens_per_second']:>9.0f} {row['epoch_seconds']:>8.1f} "
             f"{row['evaluation_tokens_per_second']:>10.0f} {row['peak_memory_gib']:>6.1f} "
             f"{row['first_step_seconds']:>10.1f} {row['matmul_fraction']:>10.0%} "

@@ -11,6 +11,22 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from llm_cls.errors import ConfigError
+
+
+def check_output(path: Path) -> None:
+    """Whether a result can be written is known before the work, not after hours.
+
+    Raises:
+        ConfigError: It is a folder.
+        OSError: Its folder can't be made or written.
+    """
+    if path.is_dir():
+        raise ConfigError(f"output={path} is a folder. Give the name of a file")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=path.parent):
+        pass
+
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:

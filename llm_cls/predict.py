@@ -3,7 +3,6 @@
 import csv
 import json
 import sys
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,7 +13,7 @@ from pydantic import Field
 from llm_cls.cli import quiet_libraries, run_command, say
 from llm_cls.config import PositiveInt, Section, validate
 from llm_cls.errors import ConfigError
-from llm_cls.files import atomic_path
+from llm_cls.files import atomic_path, check_output
 
 USAGE = "python -m llm_cls.predict run=DIR input=FILE output=FILE [batch_size=32] [accelerator=auto|cpu|gpu]"
 
@@ -52,11 +51,7 @@ def main() -> None:
     config = validate(PredictConfig, dict(argument.partition("=")[::2] for argument in sys.argv[1:]))
     if config.output.suffix not in (".csv", ".tsv", ".jsonl"):
         raise ConfigError(f"output must end with .csv, .tsv or .jsonl, got {config.output.name!r}")
-    if config.output.is_dir():
-        raise ConfigError(f"output={config.output} is a folder. Give the name of a file")
-    config.output.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryFile(dir=config.output.parent):
-        pass  # whether it can be written is known now, not after hours
+    check_output(config.output)
 
     from llm_cls.training.prediction import predict_file  # torch takes seconds to import
 

@@ -36,6 +36,7 @@ class TextClassifier(nn.Module):
         self.head = nn.Linear(hidden_size, n_labels, bias=False, dtype=torch.float32)
         self.pooling = pooling
         self.packed = False
+        self._full = False
         self._max_length = 0
         self._fused: FusedDecoder | None = None
 
@@ -46,8 +47,7 @@ class TextClassifier(nn.Module):
                 pooled = self._fused(batch.input_ids, batch.lengths, batch.first_token, self.training)
         elif self.packed:
             # What is frozen has the type of the arithmetic already; only full training still needs autocast.
-            frozen = not next(self.decoder.parameters()).requires_grad
-            with torch.autocast(batch.input_ids.device.type, enabled=False) if frozen else nullcontext():
+            with nullcontext() if self._full else torch.autocast(batch.input_ids.device.type, enabled=False):
                 pooled = packed_states(self.decoder, batch.input_ids, batch.lengths, self._max_length)
         else:
             input_ids, attention_mask = pad(batch.input_ids, batch.lengths)
@@ -56,6 +56,11 @@ class TextClassifier(nn.Module):
         with torch.autocast(pooled.device.type, enabled=False):  # the head keeps float32 under mixed precision
             logits: Tensor = self.head(pooled.float())
         return logits
+
+    @property
+    def layers(self) -> str:
+        """How the decoder's layers are computed: "fused", "packed" or "padded"."""
+        return "fused" if self._fused is not None else "packed" if self.packed else "padded"
 
     @property
     def max_tokens(self) -> int | None:
@@ -67,24 +72,27 @@ class TextClassifier(nn.Module):
         """The same for scoring, which keeps nothing."""
         return None if self._fused is None else self._fused.memory.max_eval_tokens
 
-    def use_fast_engine(self, decoder: PreTrainedModel, engine: EngineConfig, max_length: int, max_texts: int) -> None:
+    def use_fast_engine(
+        self, decoder: PreTrainedModel, engine: EngineConfig, full: bool, max_length: int, max_texts: int
+    ) -> None:
         """Packs the texts from now on, and fuses the layers where their architecture and adapters are known.
 
         Args:
             decoder: The pretrained network inside ``self.decoder``.
             engine: "fast" or "fp8".
+            full: Whether the whole network is, or was, trained.
             max_length: Tokens per text at most.
             max_texts: Texts per training batch at most.
         """
-        self._max_length = max_length
-        full = any(p.requires_grad and "lora_" not in name for name, p in self.decoder.named_parameters())
+        self._max_length, self._full = max_length, full
         reason = "the whole network is trained" if full else obstacle(decoder, self.pooling)
         if not reason:
             blocks = describe(decoder, max_length, fp8=engine.name == "fp8")
             self._fused = FusedDecoder(blocks, max_length, max_texts, engine.gradient_checkpointing)
             self.packed = True
             return
-        log.info("engine=%s: the layers are those of transformers: %s", engine.name, reason)
+        level = logging.WARNING if engine.name == "fp8" else logging.INFO  # no 8-bit floats there
+        log.log(level, "engine=%s: the layers are those of transformers: %s", engine.name, reason)
         if self.pooling == "last":
             compiled = decoder.device.type == "cuda" if engine.compile is None else engine.compile
             self.packed = make_fast(self.decoder, decoder, compiled)
@@ -131,5 +139,5 @@ def build_classifier(
     classifier.to(device)
     if config.engine.name != "reference":
         max_texts = config.data.micro_batch_size or config.data.batch_size
-        classifier.use_fast_engine(decoder, config.engine, config.data.max_length, max_texts)
+        classifier.use_fast_engine(decoder, config.engine, config.lora.full, config.data.max_length, max_texts)
     return classifier

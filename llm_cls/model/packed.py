@@ -1,4 +1,4 @@
-"""The fast engine: texts lie one after the other, without padding and without a mask.
+"""The fast engine where ``fused`` has no layers: texts lie one after the other, without padding and without a mask.
 
 What is exact and what it saves:
 
@@ -163,7 +163,7 @@ def make_fast(network: nn.Module, decoder: PreTrainedModel, compiled: bool) -> b
         False, with the reason in the log and the network as it was, where it can't be packed.
     """
     if reason := _obstacle(decoder):
-        log.warning("engine=fast: %s; batches are padded instead", reason)
+        log.warning("The texts are not packed: %s; batches are padded instead", reason)
         return False
     before = decoder.config._attn_implementation
     ALL_ATTENTION_FUNCTIONS.register(ATTENTION, packed_attention)
@@ -179,16 +179,14 @@ def make_fast(network: nn.Module, decoder: PreTrainedModel, compiled: bool) -> b
         reason = f"{type(failure).__name__} of the packed network: {str(failure).splitlines()[0]}"
     if reason:
         decoder.set_attn_implementation(before)
-        log.warning("engine=fast: %s; batches are padded instead", reason)
+        log.warning("The texts are not packed: %s; batches are padded instead", reason)
         return False
     lora = [layer for layer in network.modules() if isinstance(layer, PeftLinear)]
     plain = [layer for layer in lora if is_plain(layer)]
     for layer in plain:
         layer.__class__ = LeanLoraLinear
     if len(plain) < len(lora):
-        log.warning(
-            "engine=fast: %d of %d adapted layers keep PEFT's own arithmetic", len(lora) - len(plain), len(lora)
-        )
+        log.warning("%d of %d adapted layers keep PEFT's own arithmetic", len(lora) - len(plain), len(lora))
     if compiled:
         names = set(decoder._no_split_modules or ())
         for block in decoder.modules():

@@ -56,7 +56,8 @@ def predict_file(arguments: "PredictConfig") -> tuple[list[str], tuple[str, ...]
     classifier = load_artifact(decoder, config, folder)
     if config.engine.name != "reference":
         # Compiling or rounding to 8 bits would take longer than most inputs.
-        classifier.use_fast_engine(decoder, EngineConfig(compile=False), config.data.max_length, max_texts=1)
+        engine = EngineConfig(compile=False)
+        classifier.use_fast_engine(decoder, engine, config.lora.full, config.data.max_length, max_texts=1)
     labels = read_labels(folder)
     logits = predict_logits(classifier, tokens, len(labels), arguments.batch_size, hardware)
     if not np.isfinite(logits).all():

@@ -3,7 +3,7 @@
 import gc
 import statistics
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any
 
@@ -15,7 +15,7 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from llm_cls.config import Config
-from llm_cls.data.batches import Step, collate
+from llm_cls.data.batches import Batch, Step, collate
 from llm_cls.data.datamodule import TextDataModule
 from llm_cls.training.hardware import peak_memory_gib, reset_peak_memory
 from llm_cls.training.module import ClassifierModule
@@ -32,6 +32,7 @@ class StepClock(Callback):
     """
 
     tokens: list[int] = field(default_factory=list)
+    texts: list[int] = field(default_factory=list)
     evaluation_seconds: float = 0.0
     first_step_ended: float = 0.0
     _marks: list[Any] = field(default_factory=list)
@@ -51,6 +52,7 @@ class StepClock(Callback):
         if not self.first_step_ended:
             self.first_step_ended = _now(pl_module.device)
         self.tokens.append(sum(sum(micro.lengths) for micro in batch.micro_batches))
+        self.texts.append(batch.n_texts)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Starts the clock."""
@@ -116,11 +118,11 @@ def measure(config: Config, inputs: Inputs, steps: int, warmup: int) -> dict[str
     rate = sum(tokens) / sum(seconds)
     row = {
         "engine": config.engine.name,
-        "packed": module.classifier.packed,
+        "layers": module.classifier.layers,
         "step_seconds": statistics.median(seconds),
         "step_seconds_spread": [min(seconds), max(seconds)],
         "steps": len(seconds),
-        "texts_per_second": config.data.batch_size * len(seconds) / sum(seconds),
+        "texts_per_second": sum(clock.texts[warmup:]) / sum(seconds),
         "tokens_per_second": rate,
         "epoch_seconds": statistics.median(seconds) * data.steps_per_epoch,
         "evaluation_tokens_per_second": _evaluate(module, data, trainer, clock),
@@ -148,10 +150,12 @@ def _evaluate(module: ClassifierModule, data: TextDataModule, trainer: Trainer, 
 
 def _flops_per_token(module: ClassifierModule) -> float:
     """Of the matrix products of a training step: forward, input gradient, and weight gradient where trained."""
+    decoder = module.classifier.decoder
+    frozen = 4 if any(p.requires_grad for p in decoder.parameters()) else 2  # a head alone needs no backward pass below
     total = 0.0
-    for layer in module.classifier.decoder.modules():
+    for layer in decoder.modules():
         if isinstance(layer, nn.Linear | Conv1D):  # GPT-2's linear layers are of the latter type
-            total += layer.weight.numel() * (6 if layer.weight.requires_grad else 4)
+            total += layer.weight.numel() * (6 if layer.weight.requires_grad else frozen)
     return total
 
 
@@ -171,23 +175,27 @@ def largest_micro_batch(config: Config, inputs: Inputs) -> int:
     """How many texts of full length fit into one forward and backward pass, up to the batch; 0 if none does."""
     data = TextDataModule(inputs.corpus, inputs.tokenizer, config.template, config.data, config.seed)
     module = build_module(config, inputs, data, Shared())
-    tokens, device = data.tokens["train"], inputs.hardware.device
+    tokens = data.tokens["train"]
     longest = np.argsort(-tokens.lengths)[: config.data.batch_size]
     module.classifier.train()
     fits, fails = 0, config.data.batch_size + 1
     while fits + 1 < fails:
         size = min(2 * fits or 1, (fits + fails) // 2)
-        batch = collate(tokens, data.labels("train"), longest[:size])
-        try:
-            with torch.autocast(
-                device.type, inputs.hardware.frozen_dtype, enabled=inputs.hardware.precision != "32-true"
-            ):
-                batch.input_ids = batch.input_ids.to(device)
-                loss = module.classifier(batch).sum()
-            loss.backward()
-        except torch.OutOfMemoryError:
-            fails = size
-        else:
+        if _fits(module, collate(tokens, data.labels("train"), longest[:size]), inputs):
             fits = size
+        else:
+            fails = size
         module.zero_grad()
     return fits
+
+
+def _fits(module: ClassifierModule, batch: Batch, inputs: Inputs) -> bool:
+    """Whether a batch goes through forward and backward pass; nothing of it is left afterwards."""
+    device, precision = inputs.hardware.device, inputs.hardware.precision
+    try:
+        with torch.autocast(device.type, inputs.hardware.frozen_dtype, enabled=precision != "32-true"):
+            loss = module.classifier(replace(batch, input_ids=batch.input_ids.to(device))).sum()
+        loss.backward()
+    except torch.OutOfMemoryError:
+        return False
+    return True

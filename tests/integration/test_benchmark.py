@@ -1,13 +1,16 @@
 """The benchmark: its table, its file, what fits."""
 
 import json
+import weakref
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
+from llm_cls.data.batches import Batch
 from llm_cls.training import speed
 from llm_cls.training.run import prepare
 from llm_cls.training.shared import Shared
@@ -25,7 +28,7 @@ def test_benchmark(command: Command, archive: Path, tmp_path: Path) -> None:
     record = json.loads(path.read_text())
     fast, reference = record["results"]
     assert (fast["engine"], reference["engine"], reference["times_reference"]) == ("fast", "reference", 1)
-    assert fast["packed"] and not reference["packed"]
+    assert (fast["layers"], reference["layers"]) == ("fused", "padded")
     assert fast["times_reference"] == pytest.approx(reference["step_seconds"] / fast["step_seconds"])
     for row in (fast, reference):
         low, high = row["step_seconds_spread"]
@@ -47,6 +50,8 @@ def test_benchmark(command: Command, archive: Path, tmp_path: Path) -> None:
     ("arguments", "part"),
     [
         (["steps=0"], "steps must be a whole number >= 1, got '0'"),
+        (["warmup=²"], "warmup must be a whole number >= 1, got '²'"),
+        (["output=.", "data=sample"], "output=. is a folder"),
         (["fit=maybe"], "fit must be true or false, got 'maybe'"),
         (["engine=fast,quick"], "engine=quick is not a choice. Known: fast, fp8, reference."),
         (["optimizer.lrr=1"], "optimizer.lrr is not a key"),
@@ -60,11 +65,34 @@ def test_what_the_benchmark_refuses(command: Command, arguments: list[str], part
 
 @pytest.mark.parametrize("limit", [0, 1, 3, 4, 13])
 def test_the_largest_micro_batch_is_the_largest(limit: int, archive: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Full(nn.Module):
-        def forward(self, batch: speed.Any) -> torch.Tensor:
-            if len(batch.lengths) > limit:
+    """What is too much fails in the forward pass or in the backward pass, which must leave nothing behind."""
+    held: list[int] = []
+
+    class Tape:
+        pass
+
+    class Held(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, x: torch.Tensor, texts: int) -> torch.Tensor:
+            ctx.tape = Tape()
+            held.append(texts)
+            weakref.finalize(ctx.tape, held.remove, texts)
+            return x.clone()
+
+        @staticmethod
+        def backward(ctx: Any, *grads: torch.Tensor) -> Any:
+            if sum(held) > limit:
                 raise torch.OutOfMemoryError
-            return torch.ones(1, requires_grad=True)
+            ctx.tape = None
+            return grads[0], None
+
+    class Full(nn.Module):
+        def forward(self, batch: Batch) -> torch.Tensor:
+            texts = len(batch.lengths)
+            if sum(held) + texts > limit and texts % 2:
+                raise torch.OutOfMemoryError
+            found: torch.Tensor = Held.apply(torch.ones(1, requires_grad=True), texts)  # type: ignore[no-untyped-call]
+            return found
 
     made = config("trainer=cpu", f"data.archive={archive}", "data.max_length=32", "data.batch_size=9")
     inputs = prepare(made, Shared())

@@ -100,8 +100,12 @@ def obstacle(decoder: PreTrainedModel, pooling: str) -> str:
     inner = {id(m) for layer in layers if hasattr(layer, "base_layer") for m in layer.modules() if m is not layer}
     if not all(is_plain(layer) for layer in layers if id(layer) not in inner):
         return "adapters other than plain LoRA"
-    if any(layer.in_features % 4 for layer in decoder.modules() if isinstance(layer, nn.Linear)):
+    bases: list[Any] = [getattr(layer, "base_layer", layer) for layer in layers if id(layer) not in inner]
+    if any(base.in_features % 4 for base in bases):
         return "sizes that are not multiples of 4"  # dropout draws for four columns at a time
+    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    if size % 8 or size > 256:
+        return f"attention heads of size {size}"  # which the variable-length kernels lack
     return ""
 
 
@@ -132,9 +136,8 @@ def _block(layer: Any, config: Any, groups: Sequence[Sequence[nn.Module]], strea
     neox = config.model_type == "gpt_neox"
     attention = layer.attention if neox else layer.self_attn
     parallel = neox and config.use_parallel_residual
-    offset = down.offset
-    if parallel and offset is not None and out.offset is not None:
-        offset = offset + out.offset
+    missing = [down.offset, out.offset] if parallel else [down.offset]
+    offsets = [offset for offset in missing if offset is not None]
     return Block(
         norm1=Norm.of(layer.input_layernorm),
         norm2=Norm.of(layer.post_attention_layernorm),
@@ -150,7 +153,7 @@ def _block(layer: Any, config: Any, groups: Sequence[Sequence[nn.Module]], strea
         activation=ACTIVATIONS[config.hidden_act],
         gated=not neox,
         parallel=parallel,
-        output_offset=offset,
+        output_offset=sum(offsets[1:], offsets[0]) if offsets else None,
     )
 
 

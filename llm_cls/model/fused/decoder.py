@@ -12,7 +12,7 @@ from llm_cls.model.fused import network
 from llm_cls.model.fused.attention import Texts, has_varlen, places
 from llm_cls.model.fused.blocks import Blocks
 from llm_cls.model.fused.graphs import Graphs, Replay
-from llm_cls.model.fused.memory import Plan, plan
+from llm_cls.model.fused.memory import Plan, free_bytes, plan
 from llm_cls.model.fused.network import Inputs, Tape
 
 log = logging.getLogger(__name__)
@@ -47,14 +47,18 @@ class FusedDecoder:
     @cached_property
     def memory(self) -> Plan:
         """What fits; settled when the first batch comes, with the weights on the device."""
-        found = plan(self.blocks)
+        device = self.blocks.embedding.device
+        graph_tokens = 0
+        if self._graphs is not None and not self._recompute:
+            graph_tokens = min(self._max_tokens, self._graphs.max_tokens)
+        found = plan(self.blocks, free_bytes(device) if device.type == "cuda" else None, graph_tokens)
         log.debug("Tokens at a time: %s in training, %s in scoring", found.max_tokens, found.max_eval_tokens)
         return found
 
     @property
     def max_tokens(self) -> int | None:
         """Tokens that fit at a time; None where memory sets no limit."""
-        return self.memory.max_tokens if self._recompute is None else None
+        return self.memory.max_tokens
 
     def recomputed(self, tokens: int) -> int:
         """How many layers of a batch with so many tokens are computed again."""
@@ -85,7 +89,7 @@ class FusedDecoder:
         """The pooled states and what their backward pass needs."""
         tokens = len(input_ids)
         graphs = self._graphs
-        if graphs is not None and graphs.pays(tokens) and self._has_room_for_graphs:
+        if graphs is not None and graphs.pays(tokens) and self.memory.graphs:
             replay = graphs.forward(input_ids, lengths, rng)
             if replay is not None:
                 return replay.pooled, replay
@@ -93,13 +97,6 @@ class FusedDecoder:
         pooled, tape = network.forward(self.blocks, inputs, save=True, recomputed=self.recomputed(tokens))
         assert tape is not None
         return pooled, _Eager(self.blocks, inputs, tape)
-
-    @cached_property
-    def _has_room_for_graphs(self) -> bool:
-        """Graphs never give their memory back, so the largest must fit beside what runs kernel by kernel."""
-        assert self._graphs is not None
-        largest = min(self._max_tokens, self._graphs.max_tokens)
-        return not self._recompute and self.memory.fits(largest, 0.4)
 
     def _inputs(self, input_ids: Tensor, lengths: Sequence[int], rng: tuple[int, int] | None) -> Inputs:
         device = input_ids.device

@@ -111,8 +111,8 @@ class Graphs:
         _fill(static, host, input_ids)
         ids, positions, ends, last, rng = static.split([tokens, tokens, n + 1, n, 2])
         if self._pool is None:
-            self._pool, self._stream = torch.cuda.graph_pool_handle(), torch.cuda.Stream()
             self._gradients = [torch.empty_like(p) for p in network.parameters(blocks)]
+            self._pool, self._stream = torch.cuda.graph_pool_handle(), torch.cuda.Stream()
         torch.cuda.synchronize()
         forward, backward = torch.cuda.CUDAGraph(), torch.cuda.CUDAGraph()
         longest = max(self._max_length, tokens // 16 + 16)

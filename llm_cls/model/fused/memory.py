@@ -14,6 +14,7 @@ from llm_cls.model.fused.network import first_trained, parameters
 _EFFICIENT_TOKENS = 2048  # matrix products of fewer rows leave a large GPU idle
 _SHARE = 0.9  # of the free memory; the rest is for fragments and for what libraries take
 _RESERVE = 256 * 2**20
+_GRAPH_SHARE = 0.4  # of the rest; graphs never give their memory back
 _OPTIMIZER_BYTES = 12  # per trained weight: gradient and two moments, which come after the first step
 
 
@@ -29,6 +30,7 @@ class Plan:
         again: Bytes per token of one that is computed again.
         working: Bytes per token besides.
         layers: Layers with a backward pass.
+        graphs: Whether there is room for CUDA graphs; what they take is not in ``available``.
     """
 
     max_tokens: int | None
@@ -38,6 +40,7 @@ class Plan:
     again: int
     working: int
     layers: int
+    graphs: bool
 
     def recomputed(self, tokens: int) -> int:
         """How many layers of a batch with so many tokens keep their input alone."""
@@ -46,27 +49,33 @@ class Plan:
         missing = tokens * (self.layers * self.kept + self.working) - self.available
         return min(max(-(-missing // (tokens * (self.kept - self.again))), 0), self.layers)
 
-    def fits(self, tokens: int, share: float) -> bool:
-        """Whether a batch that keeps everything takes at most a share of the available memory."""
-        return self.available is None or tokens * (self.layers * self.kept + self.working) <= share * self.available
 
+def plan(blocks: Blocks, free: int | None, graph_tokens: int) -> Plan:
+    """The plan for the memory that is free, with the weights on the device and room left for the optimizer.
 
-def plan(blocks: Blocks) -> Plan:
-    """The plan for the memory that is free now, with the weights on the device and room left for the optimizer."""
+    Args:
+        blocks: The network.
+        free: Bytes; None: not limited.
+        graph_tokens: Of the largest batch for which there will be a CUDA graph; 0 where there will be none.
+    """
     layers = len(blocks.layers) - first_trained(blocks)
     size = blocks.embedding.element_size()
     hidden = blocks.embedding.shape[1] * size
     kept = max((_kept(block) for block in blocks.layers), default=0) * size
     working = max((_working(block) for block in blocks.layers), default=0) * size
-    if blocks.embedding.device.type != "cuda":
-        return Plan(None, None, None, kept, hidden, working, layers)
+    if free is None:
+        return Plan(None, None, None, kept, hidden, working, layers, graph_tokens > 0)
     trained = sum(parameter.numel() for parameter in parameters(blocks))
-    available = int(_SHARE * free_bytes(blocks.embedding.device)) - _RESERVE - _OPTIMIZER_BYTES * trained
-    everything = available // max(layers * kept + working, 1)
+    available = int(_SHARE * free) - _RESERVE - _OPTIMIZER_BYTES * trained
+    each = max(layers * kept + working, 1)
+    graphs = 0 < graph_tokens * each <= _GRAPH_SHARE * available
+    if graphs:
+        available -= graph_tokens * each
+    everything = available // each
     inputs_alone = available // max(layers * hidden + kept + working, 1)
     max_tokens = everything if everything >= _EFFICIENT_TOKENS else min(_EFFICIENT_TOKENS, inputs_alone)
     scored = available // max(working + 4 * hidden, 1)
-    return Plan(max(max_tokens, 1), max(scored, 1), max(available, 0), kept, hidden, working, layers)
+    return Plan(max(max_tokens, 1), max(scored, 1), max(available, 0), kept, hidden, working, layers, graphs)
 
 
 def free_bytes(device: torch.device) -> int:

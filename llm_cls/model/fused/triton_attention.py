@@ -3,6 +3,7 @@
 FlashAttention-2 (Dao, 2023) with blocks for texts of at most some hundred tokens. The general kernel works in blocks
 of 128 and, backward, keeps a float32 copy of the query's gradient in device memory; here blocks are smaller, so less
 of the causal triangle is computed in vain, each gradient is written once, and to where the next product reads it.
+The grid has one dimension, because the others end at 65,535, fewer than many short texts have heads.
 """
 
 from collections.abc import Sequence
@@ -16,11 +17,12 @@ from torch import Tensor
 
 @triton.jit
 def _forward_kernel(
-    q, k, v, out, lse, ends, q_row, q_head, kv_row, kv_head, heads, group, total, scale,
+    q, k, v, out, lse, ends, blocks, q_row, q_head, kv_row, kv_head, heads, group, total, scale,
     M: tl.constexpr, N: tl.constexpr, D: tl.constexpr,
 ):  # fmt: skip
-    first = (tl.num_programs(0) - 1 - tl.program_id(0)) * M  # the long rows first
-    text, head = tl.program_id(1) // heads, tl.program_id(1) % heads
+    block, pair = tl.program_id(0) % blocks, tl.program_id(0) // blocks
+    first = (blocks - 1 - block) * M  # the long rows first
+    text, head = pair // heads, pair % heads
     start = tl.load(ends + text).to(tl.int64)
     length = tl.load(ends + text + 1).to(tl.int64) - start
     if first >= length:
@@ -76,13 +78,14 @@ def _delta_kernel(out, grad, delta, heads, total, HEADS: tl.constexpr, D: tl.con
 
 @triton.jit
 def _key_value_kernel(
-    q, k, v, grad, lse, delta, dk, dv, ends, q_row, q_head, kv_row, kv_head, d_row, d_head,
+    q, k, v, grad, lse, delta, dk, dv, ends, blocks, q_row, q_head, kv_row, kv_head, d_row, d_head,
     heads, group, total, scale, plain_scale,
     M: tl.constexpr, N: tl.constexpr, D: tl.constexpr,
 ):  # fmt: skip
-    first = tl.program_id(0) * N
+    block, pair = tl.program_id(0) % blocks, tl.program_id(0) // blocks
+    first = block * N
     kv_heads = heads // group
-    text, kv = tl.program_id(1) // kv_heads, tl.program_id(1) % kv_heads
+    text, kv = pair // kv_heads, pair % kv_heads
     start = tl.load(ends + text).to(tl.int64)
     length = tl.load(ends + text + 1).to(tl.int64) - start
     if first >= length:
@@ -121,12 +124,13 @@ def _key_value_kernel(
 
 @triton.jit
 def _query_kernel(
-    q, k, v, grad, lse, delta, dq, ends, q_row, q_head, kv_row, kv_head, d_row, d_head,
+    q, k, v, grad, lse, delta, dq, ends, blocks, q_row, q_head, kv_row, kv_head, d_row, d_head,
     heads, group, total, scale, plain_scale,
     M: tl.constexpr, N: tl.constexpr, D: tl.constexpr,
 ):  # fmt: skip
-    first = (tl.num_programs(0) - 1 - tl.program_id(0)) * M
-    text, head = tl.program_id(1) // heads, tl.program_id(1) % heads
+    block, pair = tl.program_id(0) % blocks, tl.program_id(0) // blocks
+    first = (blocks - 1 - block) * M
+    text, head = pair // heads, pair % heads
     start = tl.load(ends + text).to(tl.int64)
     length = tl.load(ends + text + 1).to(tl.int64) - start
     if first >= length:
@@ -167,9 +171,10 @@ def attend(q: Tensor, k: Tensor, v: Tensor, ends: Tensor, longest: int, scaling:
     total, heads, size = q.shape
     out = q.new_empty(total, heads, size)
     lse = q.new_empty(heads, total, dtype=torch.float32)
-    _forward_kernel[(triton.cdiv(longest, FORWARD["M"]), (len(ends) - 1) * heads)](
-        q, k, v, out, lse, ends, q.stride(0), q.stride(1), k.stride(0), k.stride(1), heads, heads // k.shape[1], total,
-        scaling * _LOG2_E, D=size, **FORWARD,
+    blocks = triton.cdiv(longest, FORWARD["M"])
+    _forward_kernel[(blocks * (len(ends) - 1) * heads,)](
+        q, k, v, out, lse, ends, blocks, q.stride(0), q.stride(1), k.stride(0), k.stride(1), heads, heads // k.shape[1],
+        total, scaling * _LOG2_E, D=size, **FORWARD,
     )  # fmt: skip
     return out, lse
 
@@ -187,9 +192,26 @@ def attend_backward(
     _delta_kernel[(total,)](out, grad, delta, heads, total, HEADS=triton.next_power_of_2(heads), D=size)
     strides = q.stride(0), q.stride(1), k.stride(0), k.stride(1)
     scales = heads, group, total, scaling * _LOG2_E, scaling
-    _key_value_kernel[(triton.cdiv(longest, KEY_VALUE["N"]), n * k.shape[1])](
-        q, k, v, grad, lse, delta, dk, dv, ends, *strides, dk.stride(0), dk.stride(1), *scales, D=size, **KEY_VALUE
+    blocks = triton.cdiv(longest, KEY_VALUE["N"])
+    _key_value_kernel[(blocks * n * k.shape[1],)](
+        q,
+        k,
+        v,
+        grad,
+        lse,
+        delta,
+        dk,
+        dv,
+        ends,
+        blocks,
+        *strides,
+        dk.stride(0),
+        dk.stride(1),
+        *scales,
+        D=size,
+        **KEY_VALUE,
     )
-    _query_kernel[(triton.cdiv(longest, QUERY["M"]), n * heads)](
-        q, k, v, grad, lse, delta, dq, ends, *strides, dq.stride(0), dq.stride(1), *scales, D=size, **QUERY
+    blocks = triton.cdiv(longest, QUERY["M"])
+    _query_kernel[(blocks * n * heads,)](
+        q, k, v, grad, lse, delta, dq, ends, blocks, *strides, dq.stride(0), dq.stride(1), *scales, D=size, **QUERY
     )

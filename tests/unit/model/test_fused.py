@@ -1,6 +1,7 @@
 """The fused layers: dropout, recomputation, splitting, what fits."""
 
 import dataclasses
+import math
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from llm_cls.model.fused import network
 from llm_cls.model.fused.forms import Draw, Mask
 from llm_cls.model.fused.graphs import bucket
 from llm_cls.model.fused.kernels import dropout
-from llm_cls.model.fused.memory import Plan
+from llm_cls.model.fused.memory import Plan, plan
 
 from .test_model import config
 from .test_packed import batch, build
@@ -44,7 +45,7 @@ def test_gradients_with_dropout_are_finite_differences(architecture: str) -> Non
     model = build("fast", architecture, "lora.lora_dropout=0.25", "lora.r=4", "lora.target_modules=all-linear")
     model.decoder.double()  # so that the differences are exact
     network_itself: Any = model.decoder
-    model.use_fast_engine(network_itself.base_model.model, EngineConfig(), 64, 4)
+    model.use_fast_engine(network_itself.base_model.model, EngineConfig(), full=False, max_length=64, max_texts=4)
     found = gradients(model)
     generator = torch.Generator().manual_seed(2)
     checked = [name for name in found if "lora_" in name]
@@ -131,12 +132,31 @@ def test_split_keeps_every_text_once_and_parts_alike() -> None:
 
 
 def test_as_many_layers_are_computed_again_as_memory_wants() -> None:
-    plan = Plan(max_tokens=None, max_eval_tokens=None, available=1000, kept=10, again=1, working=20, layers=8)
-    assert plan.recomputed(10) == 0  # 10 * (8 * 10 + 20) = 1000
-    assert plan.recomputed(11) == 2  # 1100 are needed; each layer gives back 11 * 9 = 99
-    assert plan.recomputed(1000) == 8
-    assert plan.fits(10, 1.0) and not plan.fits(10, 0.9)
-    assert dataclasses.replace(plan, available=None).recomputed(10**9) == 0
+    some = Plan(None, None, available=1000, kept=10, again=1, working=20, layers=8, graphs=False)
+    assert some.recomputed(10) == 0  # 10 * (8 * 10 + 20) = 1000
+    assert some.recomputed(11) == 2  # 1100 are needed; each layer gives back 11 * 9 = 99
+    assert some.recomputed(1000) == 8
+    assert dataclasses.replace(some, available=None).recomputed(10**9) == 0
+
+
+def test_what_is_planned_fits_beside_the_graphs() -> None:
+    blocks = fused(build("fast", "neox")).blocks
+    trained = sum(p.numel() for p in network.parameters(blocks))
+    room = 10**9  # bytes for activations
+    free = math.ceil((room + 256 * 2**20 + 12 * trained) / 0.9)
+    without = plan(blocks, free, 0)
+    each = without.layers * without.kept + without.working
+    assert abs(without.available - room) <= 1 and without.max_tokens == room // each and not without.graphs
+    assert without.recomputed(without.max_tokens) == 0
+    few = int(0.3 * room) // each
+    with_graphs = plan(blocks, free, few)
+    assert with_graphs.graphs and with_graphs.max_tokens * each + few * each <= room
+    assert with_graphs.recomputed(without.max_tokens) > 0
+    many = plan(blocks, free, int(0.5 * room) // each)
+    assert not many.graphs and many.max_tokens == without.max_tokens
+    tight = plan(blocks, math.ceil((2000 * each + 256 * 2**20 + 12 * trained) / 0.9), 0)
+    assert tight.max_tokens == 2048 and tight.recomputed(2048) == 1, "an efficient size, at the price of a layer"
+    assert plan(blocks, None, 0).max_tokens is None
 
 
 def test_sizes_of_graphs() -> None:

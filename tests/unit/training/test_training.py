@@ -5,11 +5,13 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 from unittest.mock import Mock
 
 import numpy as np
 import pytest
 import torch
+from lightning.pytorch.plugins.precision import MixedPrecision
 from torch import nn
 
 from llm_cls.cli import printable, report
@@ -21,6 +23,7 @@ from llm_cls.files import read_jsonl, write_json
 from llm_cls.training.callbacks import RunRecorder
 from llm_cls.training.evaluation import evaluate
 from llm_cls.training.hardware import Hardware
+from llm_cls.training.module import ClassifierModule
 from llm_cls.training.optimizer import build_optimizer, build_schedule
 from llm_cls.training.record import check_same_run, forget_unless_begun
 
@@ -32,6 +35,24 @@ def test_weight_decay_spares_vectors() -> None:
     assert (decayed["weight_decay"], spared["weight_decay"]) == (0.01, 0.0)
     assert [p.shape for p in decayed["params"]] == [(5, 6)], "frozen ones are not there"
     assert all(p.ndim == 1 for p in spared["params"]) and len(spared["params"]) == 3
+
+
+def test_clipping_sees_the_gradients_without_the_loss_scale_of_float16() -> None:
+    layer = nn.Linear(4, 4)
+    optimizer = build_optimizer(layer, OptimizerConfig(max_grad_norm=1.0))
+    precision = MixedPrecision("16-mixed", "cpu", scaler=torch.amp.GradScaler("cpu"))
+    precision.scaler.scale(layer(torch.ones(4)).sum()).backward()  # type: ignore[union-attr]
+    data: Any = Mock(steps_per_epoch=1)
+    config: Any = Mock(optimizer=OptimizerConfig(max_grad_norm=1.0))
+    module = ClassifierModule(layer, config, data)  # type: ignore[arg-type]
+    seen: list[float] = []
+    precision._after_closure = lambda *_: (  # type: ignore[assignment]
+        seen.append(float(layer.weight.grad.norm())), module.on_before_optimizer_step(optimizer)
+    )  # fmt: skip
+    precision.optimizer_step(optimizer, Mock(automatic_optimization=False), lambda: None)  # type: ignore[arg-type]
+    assert seen == [pytest.approx(4.0)], "16 ones"
+    total = sum(float(p.grad.norm()) ** 2 for p in layer.parameters() if p.grad is not None) ** 0.5
+    assert total == pytest.approx(1.0, rel=1e-5)
 
 
 def test_schedule_rises_for_an_epoch_and_falls_to_zero() -> None:
