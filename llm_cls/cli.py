@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Callable
 
 from llm_cls.errors import EXIT_UNEXPECTED, LlmClsError, ResourceError, RunInterrupted
-from llm_cls.interrupts import listen
+from llm_cls.interrupts import before_errors, listen
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _PLACE = {errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ENOENT,
@@ -26,7 +26,8 @@ def run_command(command: Callable[[], object]) -> int:
         if isinstance(stream, io.TextIOWrapper):  # whatever a terminal can't show must not end a run
             stream.reconfigure(errors="backslashreplace")
     try:
-        command()
+        with before_errors():  # what a signal has cut short may fail later, with an error of its own
+            command()
     except SystemExit:
         raise
     except BaseException as error:

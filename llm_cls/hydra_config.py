@@ -92,6 +92,15 @@ def _compose(overrides: list[str]) -> Any:
         return compose("config", overrides=single)
 
 
+def to_type(key: str, value: str) -> str:
+    """The override ``key=value`` for Hydra and the shell, in quotes where it needs them.
+
+    >>> print(to_type("sweep.name", "first"), to_type("sweep.name", "my sweep"))
+    sweep.name=first "sweep.name='my sweep'"
+    """
+    return f"{key}={value}" if re.fullmatch(r"[\w./-]+", value) else _typed(key, value)
+
+
 def _typed(key: str, value: str) -> str:
     """What to type in a shell for this value, whatever is in it."""
     if not re.search(r"['\"$`\\!]", value):

@@ -99,11 +99,14 @@ def directory_name(swept: Sequence[str]) -> str:
 
 
 def write_plan(directory: Path, entries: Sequence[Entry]) -> None:
-    """Adds ``entries`` to the plan; what is planned already stays."""
+    """Adds ``entries`` to the plan; what has begun stays as it was planned."""
     directory.mkdir(parents=True, exist_ok=True)
     with filelock.FileLock(directory / f".{PLAN}.lock"):
         known = read_plan(directory)
-        planned = {entry.directory: entry for entry in [*known, *entries]}
+        planned = {entry.directory: entry for entry in known}
+        for entry in entries:
+            if entry.directory not in planned or not (directory / entry.directory / "run.json").is_file():
+                planned[entry.directory] = entry
         if list(planned.values()) == known:
             return
         rows = [

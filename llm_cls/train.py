@@ -1,6 +1,7 @@
 """``python -m llm_cls.train [group=choice] [key=value] [--multirun]``: one run, or a sweep of them."""
 
 import os
+import shlex
 import sys
 import warnings
 from pathlib import Path
@@ -16,7 +17,8 @@ from omegaconf.errors import OmegaConfBaseException
 from llm_cls.cli import quiet_libraries, report, run_command, say, summarize
 from llm_cls.config import parse_config
 from llm_cls.errors import EXIT_UNEXPECTED, ConfigError, LockedError, OtherRunError, RankError, RunInterrupted
-from llm_cls.hydra_config import CONF, accept_plain_values, explain
+from llm_cls.hydra_config import CONF, accept_plain_values, explain, to_type
+from llm_cls.interrupts import check
 from llm_cls.ledger import FAILED, join_sweep, progress_line, read_states, record_failure
 
 
@@ -70,8 +72,8 @@ def _run(tree: DictConfig) -> float | None:
             _remove_if_empty(directory)
         raise
     except RunInterrupted as error:
-        where = os.path.relpath(directory)
-        raise RunInterrupted(f"{error}. Go on with the same command and hydra.run.dir={where}") from None
+        place = to_type("hydra.run.dir", os.path.relpath(directory))
+        raise RunInterrupted(f"{error}. Go on with the same command and {place}") from None
     if is_first_process():
         say(_summary(metrics, directory))
     value: float | None = metrics["val"]["f1"]
@@ -95,6 +97,9 @@ def _run_of_sweep(tree: DictConfig, kept: list[Any]) -> float | None:
     except OtherRunError:
         raise  # nothing is written into that run's folder
     except Exception as error:
+        check()  # a signal counts for more than what it has broken
+        if (directory / "metrics.json").is_file():
+            raise OtherRunError(f"{directory} is finished, and can't be this run: {summarize(error)[0]}") from None
         report(error)
         if not (isinstance(error, RankError) and (directory / FAILED).is_file()):  # else it has written down why
             record_failure(directory, *summarize(error))
@@ -141,8 +146,8 @@ def _summary(metrics: dict[str, Any], directory: Path) -> str:
     if test["f1"] is not None:
         lines += [
             "Next:",
-            f"  python -m llm_cls.predict run={where} input=texts.csv output=labels.csv",
-            f"  python -m llm_cls.report dir={where}",
+            f"  python -m llm_cls.predict {shlex.quote(f'run={where}')} input=texts.csv output=labels.csv",
+            f"  python -m llm_cls.report {shlex.quote(f'dir={where}')}",
         ]
     return "\n".join(lines)
 

@@ -15,9 +15,10 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from llm_cls.cli import summarize
 from llm_cls.config import Config, parse_config
-from llm_cls.errors import ConfigError, OtherRunError, RunInterrupted, SweepError
+from llm_cls.errors import ConfigError, OtherRunError, ResourceError, RunInterrupted, SweepError
 from llm_cls.files import write_text
-from llm_cls.hydra_config import GROUPS, quoted
+from llm_cls.hydra_config import GROUPS, quoted, to_type
+from llm_cls.interrupts import check
 from llm_cls.ledger import Entry, State, directory_name, progress_line, read_states, write_plan
 
 log = logging.getLogger(__name__)
@@ -83,8 +84,8 @@ class GridSweeper(Sweeper):
         try:
             self._work(directory, entries, config)
         except RunInterrupted as error:
-            where = os.path.relpath(directory)
-            raise RunInterrupted(f"{error}. Go on with the same command and hydra.sweep.dir={where}") from None
+            place = to_type("hydra.sweep.dir", os.path.relpath(directory))
+            raise RunInterrupted(f"{error}. Go on with the same command and {place}") from None
 
     def _work(self, directory: Path, entries: Sequence[Entry], config: Config) -> None:
         """Launches what has no result until nothing is left to try."""
@@ -94,7 +95,9 @@ class GridSweeper(Sweeper):
         reasons: dict[str, str] = {}
         refused: set[str] = set()
         while left and attempts:
-            for entry, error in zip(left, self._launch(left, launched), strict=True):
+            errors = self._launch(left, launched)
+            check()
+            for entry, error in zip(left, errors, strict=True):
                 if error is not None:
                     reasons[entry.directory] = summarize(error)[0]
                     if isinstance(error, OtherRunError):
@@ -115,20 +118,27 @@ class GridSweeper(Sweeper):
 
     def _launch(self, entries: Sequence[Entry], number: int) -> list[Exception | None]:
         """Runs ``entries``; what comes back is not the failure of a run, which is written down, but of its process."""
+        directory = Path(self._config.hydra.sweep.dir)
+        errors = {entry.directory: _in_the_way(directory / entry.directory) for entry in entries}
+        ready = [entry.directory for entry in entries if errors[entry.directory] is None]
         # Hydra reads values as its own language, hence the quotes.
         place = f"hydra.sweep.dir={quoted(str(self._config.hydra.sweep.dir))}"
         jobs = [
             [*map(_as_choice, entry.overrides), place, f"hydra.sweep.subdir={quoted(entry.directory)}"]
             for entry in entries
+            if entry.directory in ready
         ]
         try:
-            done = self._launcher.launch(jobs, initial_job_idx=number)
+            done = self._launcher.launch(jobs, initial_job_idx=number) if jobs else []
         except ConfigError:
             raise
         except Exception as error:  # of a launcher that gives up all jobs for one
             log.warning("The launcher failed: %s", summarize(error)[0])
-            return [error] * len(entries)
-        return [job._return_value if job.status == JobStatus.FAILED else None for job in done]
+            errors |= dict.fromkeys(ready, error)
+        else:
+            failures = [job._return_value if job.status == JobStatus.FAILED else None for job in done]
+            errors |= dict(zip(ready, failures, strict=True))
+        return [errors[entry.directory] for entry in entries]
 
     def _check(self, entries: Sequence[Entry]) -> Config:
         """Composes and validates every combination before the first one runs."""
@@ -183,7 +193,9 @@ def plan(jobs: Sequence[Sequence[str]]) -> list[Entry]:
     if not jobs:
         raise ConfigError("The grid is empty: some key has no value. Give each swept key one value at least")
     varied = [i for i in range(len(jobs[0])) if len({job[i] for job in jobs}) > 1]
-    for key in (jobs[0][i].lstrip("+~").partition("=")[0] for i in varied):
+    keys = {i: jobs[0][i].lstrip("+~").partition("=")[0] for i in varied}
+    varied.sort(key=keys.__getitem__)  # a run has one name, in whatever order the axes are given
+    for key in keys.values():
         if key.startswith(("sweep.", "hydra.")):
             raise ConfigError(f"{key} can't be swept: it is of the whole sweep, not of a run. Give it one value")
     entries: dict[str, Entry] = {}
@@ -192,6 +204,13 @@ def plan(jobs: Sequence[Sequence[str]]) -> list[Entry]:
         name = directory_name(swept)
         entries.setdefault(name, Entry(name, tuple(job), swept))
     return list(entries.values())
+
+
+def _in_the_way(run: Path) -> Exception | None:
+    """What is at the place of a run's folder and can't be one; launchers give up all runs for it."""
+    if not os.path.lexists(run) or (run.is_dir() and os.access(run, os.W_OK | os.X_OK)):
+        return None
+    return ResourceError(f"{run} must be a folder that can be written. Move away what is there")
 
 
 def _as_choice(override: str) -> str:

@@ -5,6 +5,9 @@ other processes and machines find it. A run that is resumed goes on with its tri
 """
 
 import math
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +15,7 @@ import filelock
 import numpy as np
 
 from llm_cls.config import PrunerConfig
+from llm_cls.errors import ArtifactError
 from llm_cls.ledger import PLAN
 from llm_cls.training.evaluation import Evaluation
 
@@ -22,26 +26,40 @@ _NO_INFORMATION = 1e-3  # nats; networks before their first step have ten times 
 class Pruner:
     """Judges one run after each of its epochs."""
 
-    def __init__(self, config: PrunerConfig, run: Path, max_epochs: int) -> None:
-        """Takes part in the study of the sweep that ``run`` belongs to; outside a sweep there is none."""
+    def __init__(self, config: PrunerConfig, run: Path, max_epochs: int, data: str = "") -> None:
+        """Takes part in the study of the sweep that ``run`` belongs to; outside a sweep there is none.
+
+        Args:
+            config: The rules.
+            run: The run directory.
+            max_epochs: Of the run.
+            data: Names the texts that the run is trained and judged on: scores on others can't be compared.
+
+        Raises:
+            ArtifactError: The journal is damaged.
+        """
+        self._journal = run.parent / JOURNAL
         self._config, self._name, self._max_epochs = config, run.name, max_epochs
         self._trial: Any = None
         self._study: Any = None
         self._reported: set[int] = set()
         if config.name != "none" and (run.parent / PLAN).is_file():
-            self._study = _open_study(config, run.parent, max_epochs)
-            self._trial, self._reported = _unfinished_trial(self._study, self._name)
+            with self._errors():
+                study = f"{max_epochs} epochs {data}".strip()
+                self._study = _open_study(config, self._journal, max_epochs, study)
+                self._trial, self._reported = _unfinished_trial(self._study, self._name)
 
     def should_stop(self, epoch: int, val: Evaluation) -> bool:
         """Whether the run ends with ``epoch`` (from 1), whose val scores are ``val``."""
         prune = False
         if self._study is not None and val.finite:
-            if self._trial is None:
-                self._trial = self._study.ask()
-                self._trial.set_user_attr("run", self._name)
-            if epoch not in self._reported:  # it is, if the run was killed before it could write its checkpoint
-                self._trial.report(val.f1, epoch)
-            prune = self._trial.should_prune() or self._lags_behind(epoch, len(val.labels))
+            with self._errors():
+                if self._trial is None:
+                    self._trial = self._study.ask()
+                    self._trial.set_user_attr("run", self._name)
+                if epoch not in self._reported:  # it is, if the run was killed before it could write its checkpoint
+                    self._trial.report(val.f1, epoch)
+                prune = self._trial.should_prune() or self._lags_behind(epoch, len(val.labels))
         if epoch == self._max_epochs:
             return False
         return prune or (self._config.stop_collapsed and has_collapsed(val))
@@ -57,14 +75,15 @@ class Pruner:
         """
         if self._config.max_lag is None or epoch < 2:  # the first epoch is the warm-up
             return False
-        best = {True: 0.0, False: 0.0}  # of this run, and of the others
+        own = top = 0.0  # the best of this run, and of the others
         for trial in self._study.get_trials(deepcopy=False):
-            own = trial.user_attrs.get("run") == self._name
-            scores = [f1 for step, f1 in trial.intermediate_values.items() if step <= epoch]
-            best[own] = max(best[own], *scores, 0.0)
-        top = best[False]
+            best = max((f1 for step, f1 in trial.intermediate_values.items() if step <= epoch), default=0.0)
+            if trial.number == self._trial.number:
+                own = best
+            elif trial.user_attrs.get("run") != self._name:  # else of the same run, before it was removed
+                top = max(top, best)
         allowed = top * self._config.max_lag * (1 - epoch / self._max_epochs) ** 2
-        return best[True] < top - max(allowed, 2 * math.sqrt(top * (1 - top) / n_texts))
+        return own < top - max(allowed, 2 * math.sqrt(top * (1 - top) / n_texts))
 
     def end(self, val_f1: float | None, pruned: bool) -> None:
         """Ends the trial, so that the other runs are compared with it."""
@@ -72,11 +91,23 @@ class Pruner:
             return
         from optuna.trial import TrialState
 
-        if val_f1 is None or pruned:
-            state = TrialState.PRUNED if pruned else TrialState.FAIL
-            self._study.tell(self._trial, state=state, skip_if_finished=True)
-        else:
-            self._study.tell(self._trial, val_f1, skip_if_finished=True)
+        with self._errors():
+            if val_f1 is None or pruned:
+                state = TrialState.PRUNED if pruned else TrialState.FAIL
+                self._study.tell(self._trial, state=state, skip_if_finished=True)
+            else:
+                self._study.tell(self._trial, val_f1, skip_if_finished=True)
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        """Names the file in what Optuna makes of a damaged journal."""
+        try:
+            yield
+        except (ValueError, KeyError, TypeError, AttributeError, IndexError, AssertionError) as error:
+            raise ArtifactError(
+                f"{self._journal} is damaged: {type(error).__name__}: {str(error).splitlines()[0]}. Remove it and "
+                "start the sweep again: finished runs stay, and the pruner begins anew"
+            ) from error
 
 
 def has_collapsed(val: Evaluation) -> bool:
@@ -107,7 +138,7 @@ class _FileLock:
         self._lock.release()
 
 
-def _open_study(config: PrunerConfig, sweep: Path, max_epochs: int) -> Any:
+def _open_study(config: PrunerConfig, journal: Path, max_epochs: int, name: str) -> Any:
     import optuna
     from optuna.storages import JournalStorage
     from optuna.storages.journal import JournalFileBackend
@@ -118,12 +149,24 @@ def _open_study(config: PrunerConfig, sweep: Path, max_epochs: int) -> Any:
         rule: Any = optuna.pruners.MedianPruner(n_startup_trials=config.startup_runs, n_warmup_steps=first)
     else:
         rule = optuna.pruners.HyperbandPruner(config.min_epochs, max_epochs, config.reduction_factor)
-    lock: Any = _FileLock(sweep / f".{JOURNAL}.lock")
+    lock: Any = _FileLock(journal.with_name(f".{journal.name}.lock"))
+    _drop_torn_line(journal, lock)
     return optuna.create_study(
-        study_name="sweep", direction="maximize", load_if_exists=True, pruner=rule,
+        study_name=name, direction="maximize", load_if_exists=True, pruner=rule,
         sampler=optuna.samplers.RandomSampler(),  # asked for nothing: Hydra has chosen the values
-        storage=JournalStorage(JournalFileBackend(str(sweep / JOURNAL), lock_obj=lock)),
+        storage=JournalStorage(JournalFileBackend(str(journal), lock_obj=lock)),
     )  # fmt: skip
+
+
+def _drop_torn_line(journal: Path, lock: Any) -> None:
+    """Takes away what a full disk has left of a last line: the next one would be joined to it."""
+    lock.acquire()
+    try:
+        text = journal.read_bytes() if journal.is_file() else b""
+        if text and not text.endswith(b"\n"):
+            os.truncate(journal, text.rfind(b"\n") + 1)
+    finally:
+        lock.release()
 
 
 def _unfinished_trial(study: Any, name: str) -> tuple[Any, set[int]]:

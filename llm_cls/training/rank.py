@@ -21,6 +21,10 @@ def main() -> None:
     directory = Path(sys.argv[1])
     quiet_libraries()
     logging.basicConfig(level=logging.INFO if os.environ["RANK"] == "0" else logging.ERROR, format="%(message)s")
+    if os.environ["RANK"] == "0":
+        file = logging.FileHandler(directory / "train.log", encoding="utf-8")
+        file.setFormatter(logging.Formatter("[%(asctime)s][%(name)s][%(levelname)s] - %(message)s"))  # Hydra's
+        logging.getLogger().addHandler(file)
     threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
     config = read_config(directory / "config.yaml")
     record = json.loads((directory / "run.json").read_text(encoding="utf-8"))

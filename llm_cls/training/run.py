@@ -29,7 +29,7 @@ from llm_cls.errors import (
     RankError,
     RunInterrupted,
 )
-from llm_cls.files import write_json, write_text
+from llm_cls.files import sha256_json, write_json, write_text
 from llm_cls.ledger import LOCK, clear_failure
 from llm_cls.model.artifact import save_artifact
 from llm_cls.model.classifier import build_classifier
@@ -54,6 +54,8 @@ from llm_cls.training.shared import Shared
 from llm_cls.training.wandb_logging import RunLogger, run_logger
 
 log = logging.getLogger(__name__)
+
+_TEXTS = ("data.digest", "data.split", "data.split_seed", "data.fold")  # of the identity: what scores are scores of
 
 
 @dataclass(frozen=True)
@@ -179,7 +181,8 @@ def train(config: Config, directory: Path, inputs: Inputs, record: dict[str, Any
         config.model.name, corpus.name, f"{parameters:,}", f"{trainable:,}",
         " / ".join(f"{len(t):,}" for t in corpus.splits.values()), len(corpus.labels),
     )  # fmt: skip
-    pruner = Pruner(config.pruner, directory, config.trainer.max_epochs) if is_first_process() else None
+    texts = sha256_json({key: value for key, value in inputs.identity.items() if key in _TEXTS})
+    pruner = Pruner(config.pruner, directory, config.trainer.max_epochs, texts) if is_first_process() else None
     recorder = RunRecorder(directory, len(data.tokens["train"].ids), run_id(inputs.identity), pruner)
     with (
         interrupts.before_errors(),

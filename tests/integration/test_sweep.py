@@ -68,6 +68,7 @@ def test_isolated_runs_give_the_same(command: Command, undisturbed: Path, sweep:
     assert done.returncode == 0, done.stderr
     for file in RESULTS:
         assert (tmp_path / "sweep" / "lora.r=4" / file).read_bytes() == (undisturbed / NAMES[-1] / file).read_bytes()
+    assert "Epoch 2/2" in (tmp_path / "sweep" / "lora.r=4" / "train.log").read_text(encoding="utf-8")
 
 
 def test_the_same_command_again_trains_nothing(command: Command, archive: Path, undisturbed: Path) -> None:
@@ -81,6 +82,10 @@ def test_the_same_command_again_trains_nothing(command: Command, archive: Path, 
     refused = command("train", *wider, cwd=undisturbed.parents[2])
     assert refused.returncode == 6
     assert "holds a run of another configuration (trainer.max_epochs: there 2, here 3)" in refused.stderr
+    unknown = command("train", *line, "model=hf", "model.name=some/model", cwd=undisturbed.parents[2])
+    assert unknown.returncode == 6 and unknown.stderr.count("is finished, and can't be this run: model.name:") == 4
+    swapped = command("train", *[a for a in line if a not in GRID], *reversed(GRID), cwd=undisturbed.parents[2])
+    assert swapped.returncode == 0 and swapped.stdout.count("is finished already") == len(NAMES), "the order of axes"
     after = snapshot(undisturbed)
     assert {k: v for k, v in after.items() if k in before and Path(k).parent != undisturbed} == {
         k: v for k, v in before.items() if Path(k).parent != undisturbed
@@ -114,6 +119,16 @@ def test_a_transient_failure_is_tried_again_once(command: Command, sweep: list[s
     (tmp_path / "sweep" / "template=2" / "predictions" / "val.jsonl").rmdir()
     assert command("train", *line, cwd=tmp_path).returncode == 0
     assert not (tmp_path / "sweep" / "template=2" / FAILED).exists()
+
+
+def test_what_is_in_the_way_of_a_run_stops_no_other(command: Command, sweep: list[str], tmp_path: Path) -> None:
+    (tmp_path / "sweep").mkdir()
+    (tmp_path / "sweep" / "template=1").write_text("mine")
+    done = command("train", *sweep, "template=1,2", "trainer.max_epochs=1", cwd=tmp_path)
+    assert done.returncode == 6 and "1 of 2 runs of sweep failed" in done.stderr, done.stderr
+    assert "sweep/template=1/run.json can't be read: Not a directory" in done.stderr
+    assert (tmp_path / "sweep" / "template=2" / "metrics.json").is_file()
+    assert (tmp_path / "sweep" / "template=1").read_text() == "mine"
 
 
 def test_faulty_combinations_are_refused_before_the_first_run(command: Command, tmp_path: Path) -> None:

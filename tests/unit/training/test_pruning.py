@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from llm_cls.config import PrunerConfig
+from llm_cls.errors import ArtifactError
 from llm_cls.ledger import Entry, write_plan
 from llm_cls.training.evaluation import Evaluation, evaluate
-from llm_cls.training.pruning import Pruner, has_collapsed
+from llm_cls.training.pruning import JOURNAL, Pruner, has_collapsed
 
 RANDOM = np.random.default_rng(0)
 LABELS = RANDOM.integers(0, 9, 200)
@@ -89,6 +90,34 @@ def test_running_runs_count_too(tmp_path: Path) -> None:
     assert not good.should_stop(1, with_f1(150))
     assert bad.should_stop(2, with_f1(60)), "behind one that has trained less"
     assert not good.should_stop(2, with_f1(150))
+
+
+def test_other_texts_and_what_was_removed_are_not_compared(tmp_path: Path) -> None:
+    config = PrunerConfig(name="median", startup_runs=99, max_lag=0.25)
+    runs = sweep(tmp_path, 2)
+    easy = Pruner(config, runs[0], 10, "easy texts")
+    for epoch in (1, 2, 3):
+        assert not easy.should_stop(epoch, with_f1(190))
+    hard = Pruner(config, runs[1], 10, "hard texts")
+    assert not any(hard.should_stop(epoch, with_f1(60)) for epoch in (1, 2, 3))
+    again = Pruner(config, runs[0], 10, "hard texts")  # of the name of another run, on its own texts
+    assert not any(again.should_stop(epoch, with_f1(100)) for epoch in (1, 2))
+    hard.end(0.3, False)
+    removed = Pruner(config, runs[1], 10, "hard texts")  # its folder was removed, and it starts again, now worse
+    assert not removed.should_stop(1, with_f1(20)) and removed.should_stop(2, with_f1(20))
+
+
+def test_a_damaged_journal_is_named_and_a_torn_line_is_dropped(tmp_path: Path) -> None:
+    config = PrunerConfig(name="median", startup_runs=1, warmup_fraction=0, max_lag=0.25)
+    first, second, third = sweep(tmp_path, 3)
+    assert trained(config, first, [150] * 4) == 4
+    journal = tmp_path / JOURNAL
+    with journal.open("a") as file:
+        file.write('{"op_code": 4, "wor')
+    assert trained(config, second, [10] * 4) == 1, "the others are known all the same"
+    journal.write_text("garbage\n" + journal.read_text())
+    with pytest.raises(ArtifactError, match=rf"{JOURNAL} is damaged: .*Remove it"):
+        trained(config, third, [10] * 4)
 
 
 def test_hyperband_ends_some_runs_and_never_the_best(tmp_path: Path) -> None:
