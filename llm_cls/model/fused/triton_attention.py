@@ -194,23 +194,9 @@ def attend_backward(
     scales = heads, group, total, scaling * _LOG2_E, scaling
     blocks = triton.cdiv(longest, KEY_VALUE["N"])
     _key_value_kernel[(blocks * n * k.shape[1],)](
-        q,
-        k,
-        v,
-        grad,
-        lse,
-        delta,
-        dk,
-        dv,
-        ends,
-        blocks,
-        *strides,
-        dk.stride(0),
-        dk.stride(1),
-        *scales,
-        D=size,
-        **KEY_VALUE,
-    )
+        q, k, v, grad, lse, delta, dk, dv, ends, blocks, *strides, dk.stride(0), dk.stride(1), *scales,
+        D=size, **KEY_VALUE,
+    )  # fmt: skip
     blocks = triton.cdiv(longest, QUERY["M"])
     _query_kernel[(blocks * n * heads,)](
         q, k, v, grad, lse, delta, dq, ends, blocks, *strides, dq.stride(0), dq.stride(1), *scales, D=size, **QUERY
