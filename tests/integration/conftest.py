@@ -67,7 +67,8 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     home = tmp_path_factory.mktemp("home")
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("WANDB", "HYDRA", "HF_", "LLM_CLS"))}
     own = {"HOME": str(home), "LLM_CLS_CACHE": str(home / "cache"), "HF_HUB_OFFLINE": "1", "HF_HOME": str(home / "hf")}
-    return kept | own
+    # OpenMP's threads wait in a loop: two processes on the same cores would be thirty times as slow as alone.
+    return {"GOMP_SPINCOUNT": "1000"} | kept | own
 
 
 @pytest.fixture(scope="session")
