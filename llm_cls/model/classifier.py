@@ -37,6 +37,7 @@ class TextClassifier(nn.Module):
         self.pooling = pooling
         self.packed = False
         self._full = False
+        self._attention = ""
         self._max_length = 0
         self._fused: FusedDecoder | None = None
 
@@ -85,6 +86,7 @@ class TextClassifier(nn.Module):
             max_texts: Texts per training batch at most.
         """
         self._max_length, self._full = max_length, full
+        self._attention = str(decoder.config._attn_implementation)
         reason = "the whole network is trained" if full else obstacle(decoder, self.pooling)
         if not reason:
             blocks = describe(decoder, max_length, fp8=engine.name == "fp8")
@@ -102,7 +104,7 @@ class TextClassifier(nn.Module):
         network: Any = self.decoder
         decoder: PreTrainedModel = network.unload() if isinstance(network, peft.PeftModel) else network
         self._fused = None  # which holds graphs and copies of weights
-        undo_fast(decoder)
+        undo_fast(decoder, self._attention)
         decoder.gradient_checkpointing_disable()
         decoder.disable_input_require_grads()
         decoder.eval()

@@ -195,10 +195,15 @@ def make_fast(network: nn.Module, decoder: PreTrainedModel, compiled: bool) -> b
     return True
 
 
-def undo_fast(decoder: PreTrainedModel) -> None:
-    """Takes back what ``make_fast`` did to the decoder itself; what it compiled stays in torch's cache."""
+def undo_fast(decoder: PreTrainedModel, attention: str) -> None:
+    """Takes back what ``make_fast`` did to the decoder itself; what it compiled stays in torch's cache.
+
+    Args:
+        decoder: What ``make_fast`` was given.
+        attention: The name of its attention before that.
+    """
     if decoder.config._attn_implementation == ATTENTION:
-        decoder.set_attn_implementation("sdpa")
+        decoder.set_attn_implementation(attention)
     for block in decoder.modules():
         block._compiled_call_impl = None
 

@@ -176,6 +176,14 @@ def test_a_decoder_that_was_frozen_is_trained_as_a_whole_by_the_next_run() -> No
     assert trained == total and second._fused is None
 
 
+def test_a_released_decoder_has_the_attention_that_it_had() -> None:
+    decoder = build("reference", "qwen3").release()
+    decoder.set_attn_implementation("eager")
+    again = build_classifier(decoder, config("engine=fast", "data.max_length=64"), 5, gradient_checkpointing=False)
+    assert again.layers == "packed" and decoder.config._attn_implementation == "llm_cls_packed"
+    assert again.release().config._attn_implementation == "eager"
+
+
 def test_a_released_decoder_computes_what_it_did_before() -> None:
     model = build("fast", "llama", "lora.target_modules=all-linear")
     fresh: Any = build("reference", "llama", "lora=none").decoder
