@@ -30,7 +30,7 @@ from llm_cls.errors import (
     RunInterrupted,
 )
 from llm_cls.files import sha256_json, write_json, write_text
-from llm_cls.ledger import LOCK, clear_failure
+from llm_cls.ledger import LOCK, clear_failure, is_locked
 from llm_cls.model.artifact import save_artifact
 from llm_cls.model.classifier import build_classifier
 from llm_cls.model.decoder import positions
@@ -98,7 +98,7 @@ def run(
             return metrics
         for warning in inputs.corpus.warnings:
             log.warning("%s", warning)
-        record = check_same_run(directory, inputs.identity) or describe_run(
+        record = (check_same_run(directory, inputs.identity) if is_first_process() else None) or describe_run(
             config, inputs.corpus, inputs.identity, overrides, inputs.hardware.description, inputs.hardware.world_size
         )
         if is_first_process():
@@ -124,6 +124,8 @@ def run(
 
 def _finished(directory: Path, inputs: Inputs) -> dict[str, Any] | None:
     """The result that is already in ``directory``, where nothing is written then."""
+    if not is_first_process() and is_locked(directory):
+        return None  # the first process is at it already; all of them compare themselves before they train
     if check_same_run(directory, inputs.identity) is None:
         return None
     if (metrics := read_metrics(directory)) is not None:
