@@ -35,6 +35,7 @@ from llm_cls.model.pooling import pad, pool
 log = logging.getLogger(__name__)
 
 ATTENTION = "llm_cls_packed"
+_OTHER_SCORES = ("softcap", "s_aux", "sliding_window", "position_bias")  # as transformers' own functions name them
 
 
 def packed_states(decoder: nn.Module, input_ids: Tensor, lengths: Sequence[int], max_length: int) -> Tensor:
@@ -52,7 +53,9 @@ def packed_states(decoder: nn.Module, input_ids: Tensor, lengths: Sequence[int],
     device = input_ids.device
     positions, ends = places(lengths)
     boundaries: dict[str, Any] = {"packed_lengths": tuple(lengths)}
-    if _has_flash(device, next(decoder.parameters()).dtype):
+    autocast = torch.is_autocast_enabled(device.type)
+    dtype = torch.get_autocast_dtype(device.type) if autocast else next(decoder.parameters()).dtype
+    if _has_flash(device, dtype):
         boundaries = {"packed_ends": ends.to(device, torch.int32, non_blocking=True), "packed_max": max_length}
     hidden = decoder(
         input_ids=input_ids[None],
@@ -87,14 +90,19 @@ def packed_attention(
         attention_mask: None: boundaries say it all.
         scaling: Of the scores; None is ``head_size ** -0.5``.
         dropout: Of the probabilities; not with ``packed_ends``.
-        packed_ends: int32 of shape ``(n + 1,)``, where each text begins and the last one ends; or
-        packed_max: with it, an upper bound of the lengths.
+        packed_ends: int32 of shape ``(n + 1,)``, where each text begins and the last one ends.
+        packed_max: With ``packed_ends``, an upper bound of the lengths.
         packed_lengths: The lengths, where there is no variable-length kernel.
         **kwargs: Whatever else an architecture passes.
 
     Returns:
         ``(output, None)`` with an output of shape ``(1, total_tokens, heads, head_size)``.
+
+    Raises:
+        ValueError: The architecture asks for other scores than those.
     """
+    if asked := [name for name in _OTHER_SCORES if kwargs.get(name) is not None]:
+        raise ValueError(f"attention with {asked[0]}")
     q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))
     if packed_ends is None:
         return per_text(q, k, v, packed_lengths, scaling, dropout=dropout)[None], None
@@ -213,12 +221,14 @@ def _obstacle(decoder: PreTrainedModel) -> str:
     config: Any = decoder.config
     if not getattr(decoder, "_supports_attention_backend", False):
         return f"{config.model_type} takes no attention function from outside"
+    if not getattr(config, "is_causal", True):
+        return f"{config.model_type} attends to what comes later"
     if getattr(config, "sliding_window", None) or getattr(config, "layer_types", None) not in (None, []):
         kinds = set(getattr(config, "layer_types", None) or ["sliding_attention"])
         if kinds != {"full_attention"}:
             return f"{config.model_type} attends to a window"
     dropout = max(float(getattr(config, key, 0.0) or 0.0) for key in ("attention_dropout", "attn_pdrop"))
-    if dropout and _has_flash(decoder.device, decoder.dtype):
+    if dropout and _has_flash(decoder.device, torch.bfloat16):
         return f"{config.model_type} drops attention probabilities ({dropout})"
     return ""
 

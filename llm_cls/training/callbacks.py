@@ -17,7 +17,7 @@ from llm_cls.errors import ArtifactError
 from llm_cls.files import atomic_path, write_jsonl
 from llm_cls.training.distributed import check_same_on_all
 from llm_cls.training.hardware import peak_memory_gib, reset_peak_memory
-from llm_cls.training.module import ClassifierModule
+from llm_cls.training.module import LOG_EVERY_STEPS, ClassifierModule
 from llm_cls.training.pruning import Pruner
 
 log = logging.getLogger(__name__)
@@ -135,8 +135,7 @@ class RunRecorder(Checkpoint):
         assert isinstance(pl_module, ClassifierModule)
         epoch = trainer.current_epoch + 1
         val = pl_module.evaluations["val"]
-        train_loss = float(pl_module.train_loss.compute())
-        pl_module.train_loss.reset()
+        train_loss = pl_module.take_train_loss()
         optimizer: Any = pl_module.optimizers()
         row = {
             "epoch": epoch,
@@ -213,6 +212,7 @@ class ProgressBar(TQDMProgressBar):
     def __init__(self, steps_per_epoch: int) -> None:
         """Sizes the refresh interval for a terminal or a log file."""
         self._watched = sys.stdout.isatty()
+        self._shown: dict[str, Any] = {}
         super().__init__(refresh_rate=1 if self._watched else max(1, steps_per_epoch // 4), leave=False)
 
     def init_validation_tqdm(self) -> Tqdm:
@@ -228,10 +228,15 @@ class ProgressBar(TQDMProgressBar):
         return bar
 
     def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
-        """Loss and val F1, without the version number of a logger."""
-        items = super().get_metrics(trainer, pl_module)
-        items.pop("v_num", None)
-        return items
+        """Loss and val F1, without the version number of a logger.
+
+        Between the steps that log a loss it repeats the latest: to read it the host waits for the device.
+        """
+        amid_steps = trainer.training and not trainer.fit_loop.epoch_loop.batch_progress.is_last_batch
+        if not amid_steps or trainer.fit_loop.batch_idx % LOG_EVERY_STEPS == 0:
+            self._shown = super().get_metrics(trainer, pl_module)
+            self._shown.pop("v_num", None)
+        return self._shown
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Leaves the line, so that the message stands on its own."""

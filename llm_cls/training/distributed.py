@@ -50,15 +50,16 @@ def sum_gradients(module: LightningModule) -> None:
                 parameter.grad = torch.zeros_like(parameter)
             gradients.append(parameter.grad)
     bucket: list[Tensor] = []
+    size = 0
     for i, gradient in enumerate(gradients):
         bucket.append(gradient)
-        size = sum(g.numel() * g.element_size() for g in bucket)
+        size += gradient.nbytes
         if size >= _BUCKET_BYTES or i == len(gradients) - 1:
             flat = _flatten_dense_tensors(bucket)
             dist.all_reduce(flat)
             for target, summed in zip(bucket, _unflatten_dense_tensors(flat, bucket), strict=True):
                 target.copy_(summed)
-            bucket = []
+            bucket, size = [], 0
 
 
 def gather_logits(logits: list[Tensor], indices: list[int], n_texts: int, n_labels: int) -> npt.NDArray[np.float32]:

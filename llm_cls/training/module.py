@@ -9,7 +9,7 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import Optimizer
-from torchmetrics import MeanMetric
+from torchmetrics import SumMetric
 from typing_extensions import Self
 
 from llm_cls import interrupts
@@ -22,7 +22,7 @@ from llm_cls.training.distributed import gather_logits, sum_gradients
 from llm_cls.training.evaluation import Evaluation, evaluate
 from llm_cls.training.optimizer import build_optimizer, build_schedule
 
-_LOG_EVERY_STEPS = 10  # reading the loss waits for the device
+LOG_EVERY_STEPS = 10  # reading the loss waits for the device
 
 
 class ClassifierModule(LightningModule):
@@ -41,7 +41,7 @@ class ClassifierModule(LightningModule):
         self.automatic_optimization = False
         self.strict_loading = False  # checkpoints hold what is trained; on_load_checkpoint checks that
         self.classifier, self._config, self._data = classifier, config, data
-        self.train_loss = MeanMetric(nan_strategy="disable")  # a diverged run must show
+        self._train_loss = SumMetric(nan_strategy="disable")  # a diverged run must show
         self.evaluations: dict[str, Evaluation] = {}
         self._logits: list[Tensor] = []
         self._indices: list[int] = []
@@ -87,11 +87,15 @@ class ClassifierModule(LightningModule):
         optimizer.zero_grad()
         schedule: Any = self.lr_schedulers()
         schedule.step()
-        mine = sum(len(batch.lengths) for batch in step.micro_batches)
-        if mine:
-            self.train_loss.update(total * (step.n_texts / mine), weight=mine)
-        if batch_idx % _LOG_EVERY_STEPS == 0:
+        self._train_loss.update(total * step.n_texts)
+        if batch_idx % LOG_EVERY_STEPS == 0:
             self.log("loss", total * self.trainer.world_size, prog_bar=True, logger=False)
+
+    def take_train_loss(self) -> float:
+        """Mean loss of all training texts since the last call, over all devices; an epoch has each text once."""
+        total = float(self._train_loss.compute())
+        self._train_loss.reset()
+        return total / len(self._data.tokens["train"])
 
     def _parts(self, step: Step) -> Iterator[Batch]:
         """The micro batches, smaller ones where memory wants that."""

@@ -45,9 +45,11 @@ def test_a_graph_gives_what_its_kernels_give(architecture: str) -> None:
     assert fused._graphs.pays(sum(LENGTHS))
     eager = [step(build("fast", architecture, torch.bfloat16, True, "lora.lora_dropout=0.1"), [b]) for b in batches]
     step(model, [batches[0]])  # the first time kernel by kernel
+    before = fused._graphs._latest
     for batch, expected in zip([*batches, *batches], [*eager, *eager], strict=True):
         found = step(model, [batch])
-        assert fused._graphs._latest is not None
+        assert fused._graphs._latest is not before
+        before = fused._graphs._latest
         for name, value in expected.items():
             assert error(found[name], value) <= 2e-2, name  # other sizes have other kernels, which round differently
     shorter = [length - 1 for length in LENGTHS if length > 1]  # one text less: a graph of its own
@@ -83,6 +85,19 @@ def test_graphs_take_new_lengths_new_weights_and_scoring_in_between() -> None:
                 classifier.eval()(batches[0])
                 classifier.train()
     assert len(fused._graphs._graphs) == 1
+
+
+@pytest.mark.parametrize("architecture", ["neox", "llama"])
+def test_a_step_can_be_repeated_bit_by_bit(architecture: str) -> None:
+    """With texts of several blocks, whose parts of a gradient could arrive in any order."""
+    model = build("fast", architecture, torch.bfloat16, True, "lora.lora_dropout=0.1")
+    fused: Any = model._fused
+    fused._graphs = None
+    batch = some([512, 300, 511, 40] * 8)
+    first = step(model, [batch])
+    for _ in range(4):
+        for name, value in step(model, [batch]).items():
+            assert torch.equal(value, first[name]), name
 
 
 def test_parts_of_a_batch_drop_what_the_whole_drops() -> None:

@@ -48,14 +48,17 @@ def test_norm(n_addends: int, cols: int, rms: bool, dtype: torch.dtype) -> None:
 
 
 @dtypes
+@pytest.mark.parametrize("offset", [False, True])
 @pytest.mark.parametrize("gated", [False, True])
 @pytest.mark.parametrize("activation", sorted(set(kernels.ACTIVATIONS.values())))
-def test_activate(activation: str, gated: bool, dtype: torch.dtype) -> None:
+def test_activate(activation: str, gated: bool, offset: bool, dtype: torch.dtype) -> None:
     x, grad = 3 * drawn(17, 6000 if gated else 3000, dtype=dtype), drawn(17, 3000, dtype=dtype, seed=1)
-    expected = kernels.activate(x.double(), activation, gated)
-    check(kernels.activate(x.cuda(), activation, gated).tensor, expected.tensor, dtype)
-    expected = kernels.activate_backward(grad.double(), x.double(), activation, gated)
-    check(kernels.activate_backward(grad.cuda(), x.cuda(), activation, gated).tensor, expected.tensor, dtype)
+    bias = drawn(x.shape[1], dtype=dtype, seed=2) if offset else None
+    exact, ours = (None, None) if bias is None else (bias.double(), bias.cuda())
+    expected = kernels.activate(x.double(), activation, gated, exact)
+    check(kernels.activate(x.cuda(), activation, gated, ours).tensor, expected.tensor, dtype)
+    expected = kernels.activate_backward(grad.double(), x.double(), activation, gated, exact)
+    check(kernels.activate_backward(grad.cuda(), x.cuda(), activation, gated, ours).tensor, expected.tensor, dtype)
 
 
 @dtypes

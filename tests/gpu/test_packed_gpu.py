@@ -10,7 +10,7 @@ from llm_cls.config import ModelConfig
 from llm_cls.data.batches import Batch
 from llm_cls.model.classifier import TextClassifier, build_classifier
 from llm_cls.model.decoder import load_architecture, load_decoder
-from tests.unit.model.test_model import config
+from tests.unit.model.test_model import config, stir
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")]
 
@@ -41,6 +41,7 @@ def build(
     model = ModelConfig(name="tiny", weights="random", architecture=ARCHITECTURES[architecture])
     made = made.model_copy(update={"model": model})
     decoder = load_decoder(model, load_architecture(model), torch.float32, torch.device("cpu"), 3)
+    stir(decoder)
     decoder = decoder.to(torch.bfloat16).to(dtype).to("cuda")  # the same rounded weights in every type
     classifier = build_classifier(decoder, made, 5, gradient_checkpointing=False)
     generator = torch.Generator().manual_seed(seed)

@@ -46,6 +46,19 @@ def test_two_processes_give_what_one_gives(command: Command, arguments: list[str
         ]
         p, q = (np.array([list(r["probabilities"].values()) for r in rows]) for rows in (first, second))
         assert np.abs(p - q).max() < 1e-4
+    losses = [[row["train_loss"] for row in read_jsonl(tmp_path / name / "history.jsonl")] for name in ("one", "two")]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+
+
+def test_train_loss_is_the_mean_over_the_texts(command: Command, arguments: list[str], tmp_path: Path) -> None:
+    """With a network that stays as it is, however the 96 texts are parted: into one step, or six of 15 and one of 6."""
+    done = command(
+        "train", "--multirun", *arguments, "data.batch_size=96,15", "lora.lora_dropout=0", "trainer.max_epochs=1",
+        "optimizer.lr=1e-30", "hydra.sweep.dir=sweep", cwd=tmp_path,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    losses = [read_jsonl(path)[0]["train_loss"] for path in (tmp_path / "sweep").glob("*/history.jsonl")]
+    assert len(losses) == 2 and losses[0] == pytest.approx(losses[1], rel=1e-5)
 
 
 def test_micro_batches_do_not_change_what_is_learnt(command: Command, arguments: list[str], tmp_path: Path) -> None:

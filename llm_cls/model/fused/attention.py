@@ -5,7 +5,8 @@ On a GPU in half precision it is one call without a mask and without padding: th
 kernel (Dao, 2023). Elsewhere PyTorch's own attention is called once per text, and its autograd does the backward pass.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -74,7 +75,7 @@ def attend(
         ``(output, saved)``: the output has the shape of ``q``.
     """
     if has_varlen(q.device, q.dtype):
-        if not only_last and q.shape[-1] in BLOCK_SIZES and torch.cuda.get_device_capability(q.device) in _BLOCK_CHIPS:
+        if not only_last and _has_blocks(q, texts.longest):
             output, lse = _triton().attend(q, k, v, texts.ends, texts.longest, scaling)
             return output, _Blocks(q, k, v, output, lse)
         ends_q = torch.arange(len(q) + 1, dtype=torch.int32, device=q.device) if only_last else texts.ends
@@ -105,11 +106,32 @@ def attend_backward(
     if isinstance(saved, _Autograd):
         return torch.autograd.grad(saved.output, saved[:3], grad)
     q, k, v, output, lse, ends_q, longest_q, rng, unused = saved
-    gradients: tuple[Tensor, ...] = torch.ops.aten._flash_attention_backward(
-        grad, q, k, v, output, lse, ends_q, texts.ends, longest_q, texts.longest, 0.0, not only_last, rng, unused,
-        scale=scaling,
-    )  # fmt: skip
+    with _one_order():
+        gradients: tuple[Tensor, ...] = torch.ops.aten._flash_attention_backward(
+            grad, q, k, v, output, lse, ends_q, texts.ends, longest_q, texts.longest, 0.0, not only_last, rng, unused,
+            scale=scaling,
+        )  # fmt: skip
     return gradients
+
+
+def _has_blocks(q: Tensor, longest: int) -> bool:
+    """Whether the kernels of ``triton_attention.py`` take these queries; within a text they count in 32 bits."""
+    return (
+        q.shape[-1] in BLOCK_SIZES
+        and torch.cuda.get_device_capability(q.device) in _BLOCK_CHIPS
+        and longest * q.stride(0) < 2**31
+    )
+
+
+@contextmanager
+def _one_order() -> Iterator[None]:
+    """Has the flash kernel add up a query's gradient in one order, so that a run can be repeated bit by bit."""
+    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    torch.use_deterministic_algorithms(True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
 
 
 class _Blocks(NamedTuple):

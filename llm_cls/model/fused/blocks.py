@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import MODEL_MAPPING, PreTrainedModel
 
 from llm_cls.model.fused.forms import Norm
 from llm_cls.model.fused.kernels import ACTIVATIONS
@@ -84,6 +84,11 @@ def obstacle(decoder: PreTrainedModel, pooling: str) -> str:
     config: Any = decoder.config
     if config.model_type not in _PRODUCTS:
         return f"no fused layers for {config.model_type}"
+    known: Any = MODEL_MAPPING.get(type(config), None)
+    if type(decoder) is not known:
+        return f"{type(decoder).__name__} is code of its own"  # of the hub, under a known name
+    if not getattr(config, "is_causal", True):
+        return "attends to what comes later"
     if pooling != "last":
         return "the fused layers take the last token"
     if any(float(getattr(config, key, 0) or 0) for key in ("attention_dropout", "hidden_dropout")):
@@ -98,9 +103,11 @@ def obstacle(decoder: PreTrainedModel, pooling: str) -> str:
         return f"rotary embedding of type {rope}"
     layers = [m for m in decoder.modules() if isinstance(m, nn.Linear) or hasattr(m, "base_layer")]
     inner = {id(m) for layer in layers if hasattr(layer, "base_layer") for m in layer.modules() if m is not layer}
-    if not all(is_plain(layer) for layer in layers if id(layer) not in inner):
-        return "adapters other than plain LoRA"
-    bases: list[Any] = [getattr(layer, "base_layer", layer) for layer in layers if id(layer) not in inner]
+    outer = [layer for layer in layers if id(layer) not in inner]
+    if other := next((layer for layer in outer if not is_plain(layer)), None):
+        kind = type(getattr(other, "base_layer", other)).__name__
+        return "adapters other than plain LoRA" if kind == "Linear" else f"layers of the kind {kind}"
+    bases: list[Any] = [getattr(layer, "base_layer", layer) for layer in outer]
     if any(base.in_features % 4 for base in bases):
         return "sizes that are not multiples of 4"  # dropout draws for four columns at a time
     size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads

@@ -39,7 +39,7 @@ def norm(
 
     Args:
         x: Shape ``(tokens, hidden_size)``.
-        addends: None, one or two of the same shape.
+        addends: Up to two of the same shape.
         parameters: Of the norm.
         offset: Shape ``(hidden_size,)``: biases that the addends still lack.
         form: Of the norm; the sum is plain. It is ``x`` itself where there is nothing to add.
@@ -167,8 +167,9 @@ def rotate(
     c, s = (table[positions][:, None].to(source[0].dtype) for table in (cos, sin))
     for x, out in zip(source[:2], target[:2], strict=True):
         first, second = x[..., :half], x[..., half : 2 * half]
-        turned = first * c - sign * second * s, second * c + sign * first * s
-        out[..., :half], out[..., half : 2 * half] = turned
+        crossed = first * s  # before ``out``, which may be ``x``, is written
+        torch.mul(first, c, out=out[..., :half]).addcmul_(second, s, value=-sign)
+        torch.mul(second, c, out=out[..., half : 2 * half]).add_(crossed, alpha=sign)
     if source is not target:
         for x, out in zip(source[:2], target[:2], strict=True):
             out[..., 2 * half :] = x[..., 2 * half :]

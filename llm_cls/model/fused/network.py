@@ -204,7 +204,8 @@ def _backward(
     grad = block.up.backward(hidden, kept.up, upper_draw, gradients, True)
     assert grad is not None
     del hidden
-    middle = norm_backward(grad, kept.middle, kept.middle_stats, block.norm2, d.plain, block.out.form(rows))
+    form = PLAIN if block.parallel else block.out.form(rows)
+    middle = norm_backward(grad, kept.middle, kept.middle_stats, block.norm2, d.plain, form)
     # With a parallel MLP both branches start at the layer's input, and attention's output goes to the sum as it is.
     grad = block.out.backward(d if block.parallel else middle, kept.out, upper_draw, gradients, True)
     assert grad is not None

@@ -63,7 +63,16 @@ def test_gradients_with_dropout_are_finite_differences(architecture: str) -> Non
         assert (found[name] * along).sum().item() == pytest.approx(expected, rel=2e-3, abs=1e-3), name
 
 
-def test_dropout_is_drawn_anew_for_every_step_and_adapter_and_has_its_rate() -> None:
+def test_a_step_draws_its_seed_once_and_the_next_step_another() -> None:
+    model = build("fast", "neox", "lora.lora_dropout=0.25")
+    seeds = []
+    for first_token in (0, 20, 84, 0, 0):
+        model(dataclasses.replace(batch(LENGTHS), first_token=first_token))
+        seeds.append(fused(model)._seed)
+    assert seeds[0] == seeds[1] == seeds[2] and len(set(seeds)) == 3
+
+
+def test_dropout_depends_on_seed_and_adapter_and_has_its_rate() -> None:
     x = torch.ones(500, 400)
     rng = torch.tensor([7, 0])
     dropped = dropout(x, Mask(0.1, Draw(rng), 3))

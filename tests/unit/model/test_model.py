@@ -38,6 +38,14 @@ def batch(lengths: list[int], seed: int = 0) -> Batch:
     return Batch(ids, torch.arange(len(lengths)) % 9, lengths, list(range(len(lengths))))
 
 
+def stir(decoder: torch.nn.Module) -> None:
+    """Gives biases and norms values of their own: random networks have zeros and ones, which nobody would miss."""
+    generator = torch.Generator().manual_seed(4)
+    for parameter in decoder.parameters():
+        if parameter.dim() == 1:
+            parameter.data += 0.1 * torch.randn(parameter.shape, generator=generator).to(parameter)
+
+
 def test_pad_and_pool() -> None:
     ids, mask = pad(torch.tensor([5, 6, 7]), [2, 1])
     assert ids.tolist() == [[5, 6], [7, 0]] and mask.tolist() == [[1, 1], [1, 0]]

@@ -5,23 +5,43 @@ from typing import Any
 import pytest
 import torch
 from torch.nn import functional as F
+from transformers import LlamaModel
 
 from llm_cls.config import Config, EngineConfig, ModelConfig
 from llm_cls.data.batches import Batch
 from llm_cls.model.classifier import TextClassifier, build_classifier
 from llm_cls.model.decoder import load_architecture, load_decoder
+from llm_cls.model.fused.blocks import obstacle
 from llm_cls.model.packed import LeanLoraLinear
 
-from .test_model import TINY, config
+from .test_model import TINY, config, stir
 
 ARCHITECTURES: dict[str, dict[str, Any]] = {
     "neox": {"model_type": "gpt_neox", "use_parallel_residual": False, "rotary_pct": 1.0, **TINY},
     "neox-parallel": {"model_type": "gpt_neox", "use_parallel_residual": True, "rotary_pct": 0.25, **TINY},
+    "neox-linear-rope": {
+        "model_type": "gpt_neox", "attention_bias": False, **TINY,
+        "rope_parameters": {"rope_type": "linear", "factor": 2.0, "rope_theta": 1e4, "partial_rotary_factor": 0.5},
+    },
     "llama": {"model_type": "llama", "num_key_value_heads": 2, **TINY},
+    "llama-biased": {
+        "model_type": "llama", "num_key_value_heads": 4, "head_dim": 16, "hidden_act": "gelu", "attention_bias": True,
+        "mlp_bias": True, **TINY,
+        "rope_parameters": {
+            "rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+            "original_max_position_embeddings": 16, "rope_theta": 1e4,
+        },
+    },
+    "qwen2": {"model_type": "qwen2", "num_key_value_heads": 2, **TINY},
+    "mistral": {"model_type": "mistral", "num_key_value_heads": 2, "sliding_window": None, **TINY},
     "qwen3": {"model_type": "qwen3", "num_key_value_heads": 2, "head_dim": 8, **TINY},
     "gpt2": {"model_type": "gpt2", "n_embd": 32, "n_layer": 2, "n_head": 4, "vocab_size": 99}
     | dict.fromkeys(("attn_pdrop", "embd_pdrop", "resid_pdrop"), 0.0),
-}
+    "llama-odd-heads": {"model_type": "llama", "num_key_value_heads": 2, "head_dim": 12, **TINY},
+    "llama-both-ways": {"model_type": "llama", "num_key_value_heads": 2, "is_causal": False, **TINY},
+    "mistral-windowed": {"model_type": "mistral", "num_key_value_heads": 2, "sliding_window": 4, **TINY},
+}  # fmt: skip
+FUSED = ("neox", "neox-parallel", "neox-linear-rope", "llama", "llama-biased", "qwen2", "mistral")
 
 
 def build(engine: str, architecture: str, *overrides: str) -> TextClassifier:
@@ -29,6 +49,7 @@ def build(engine: str, architecture: str, *overrides: str) -> TextClassifier:
     model = ModelConfig(name="tiny", weights="random", architecture=ARCHITECTURES[architecture])
     made = made.model_copy(update={"model": model})
     decoder = load_decoder(model, load_architecture(model), torch.float32, torch.device("cpu"), 3)
+    stir(decoder)
     classifier = build_classifier(decoder, made, 5, gradient_checkpointing=False)
     generator = torch.Generator().manual_seed(1)
     for name, parameter in classifier.named_parameters():
@@ -46,9 +67,9 @@ def batch(lengths: list[int]) -> Batch:
 
 @pytest.mark.parametrize("lengths", [[1], [64], [1, 1, 1], [3, 17, 64, 1], [64, 17, 3, 1], [9, 9]])
 @pytest.mark.parametrize("targets", ["null", "all-linear"])
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("architecture", [*FUSED, "qwen3", "gpt2"])
 def test_fast_is_the_reference(architecture: str, targets: str, lengths: list[int]) -> None:
-    layers = "fused" if architecture in ("neox", "neox-parallel", "llama") else "packed"
+    layers = "fused" if architecture in FUSED else "packed"
     compare(architecture, lengths, layers, "lora.lora_dropout=0", f"lora.target_modules={targets}", "lora.r=4")
 
 
@@ -71,14 +92,16 @@ def compare(architecture: str, lengths: list[int], layers: str, *overrides: str)
     (logits, loss, gradients), (fast_logits, fast_loss, fast_gradients) = results
     assert close(fast_logits, logits) and close(fast_loss, loss)
     assert gradients.keys() == fast_gradients.keys()
+    largest = max(float(gradient.norm()) for gradient in gradients.values() if gradient is not None)
     for name, gradient in gradients.items():
         assert gradient is not None and fast_gradients[name] is not None
-        assert close(fast_gradients[name], gradient), name
+        # In a text of one token that of a query is nothing but rounding.
+        assert close(fast_gradients[name], gradient, 1e-7 * largest), name
 
 
-def close(found: torch.Tensor, expected: torch.Tensor) -> bool:
+def close(found: torch.Tensor, expected: torch.Tensor, rounding: float = 1e-9) -> bool:
     """Within 1e-5 of the tensor's own norm."""
-    return bool((found - expected).norm() <= 1e-5 * expected.norm() + 1e-9)
+    return bool((found - expected).norm() <= 1e-5 * expected.norm() + rounding)
 
 
 def test_the_lean_layer_is_used_and_keeps_the_parameters() -> None:
@@ -124,8 +147,21 @@ def test_what_cannot_be_fused_falls_back(architecture: str, overrides: list[str]
 
 
 def test_heads_that_no_kernel_takes_are_not_fused() -> None:
-    ARCHITECTURES["odd"] = ARCHITECTURES["llama"] | {"head_dim": 12}
-    compare("odd", [4, 2], "packed", "lora.lora_dropout=0")
+    compare("llama-odd-heads", [4, 2], "packed", "lora.lora_dropout=0")
+
+
+def test_a_decoder_that_looks_ahead_is_padded() -> None:
+    compare("llama-both-ways", [4, 2], "padded", "lora.lora_dropout=0")
+
+
+def test_code_of_its_own_under_a_known_name_is_not_fused() -> None:
+    class Other(LlamaModel):
+        pass
+
+    model = ModelConfig(name="tiny", weights="random", architecture=ARCHITECTURES["llama"])
+    architecture = load_architecture(model)
+    assert obstacle(LlamaModel(architecture), "last") == ""
+    assert "Other" in obstacle(Other(architecture), "last")
 
 
 def test_a_network_that_was_trained_as_a_whole_is_not_fused_when_it_is_loaded() -> None:
@@ -136,8 +172,7 @@ def test_a_network_that_was_trained_as_a_whole_is_not_fused_when_it_is_loaded() 
 
 
 def test_windowed_attention_is_padded(caplog: pytest.LogCaptureFixture) -> None:
-    ARCHITECTURES["mistral"] = {"model_type": "mistral", "num_key_value_heads": 2, "sliding_window": 4, **TINY}
-    model = build("fast", "mistral")
+    model = build("fast", "mistral-windowed")
     assert not model.packed and "attends to a window" in caplog.text
 
 
