@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Callable
 
 from llm_cls.errors import EXIT_UNEXPECTED, LlmClsError, ResourceError, RunInterrupted
-from llm_cls.interrupts import before_errors, listen
+from llm_cls.interrupts import before_errors, listen, stop_listening
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _PLACE = {errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ENOENT,
@@ -32,6 +32,8 @@ def run_command(command: Callable[[], object]) -> int:
         raise
     except BaseException as error:
         return report(error)
+    finally:
+        stop_listening()
     return 0
 
 

@@ -17,7 +17,7 @@ from pydantic_core import ErrorDetails
 from typing_extensions import Self
 from yaml import YAMLError
 
-from llm_cls.errors import ArtifactError, ConfigError
+from llm_cls.errors import ArtifactError, ConfigError, first_line
 
 T = TypeVar("T", bound=BaseModel)
 
@@ -398,7 +398,7 @@ def parse_config(tree: DictConfig) -> Config:
     except MissingMandatoryValue as error:
         raise ConfigError(f"{error.full_key} is missing. Try {error.full_key}=...") from None
     except OmegaConfBaseException as error:
-        raise ConfigError(f"{error.full_key}: {str(error).splitlines()[0]}") from None
+        raise ConfigError(f"{error.full_key}: {first_line(error)}") from None
     assert isinstance(values, dict)
     values.pop("experiment", None)
     return validate(Config, values)
@@ -418,7 +418,7 @@ def read_config(path: Path) -> Config:
     except FileNotFoundError:
         fault = "missing"
     except ConfigError as error:
-        fault = f"damaged: {str(error).splitlines()[0]}"
+        fault = f"damaged: {first_line(error)}"
     except (OSError, ValueError, RecursionError, YAMLError, OmegaConfBaseException) as error:
         fault = f"damaged: {' '.join(str(error).split())}"
     raise ArtifactError(f"{path} is {fault}. Restore it or train the run again")

@@ -4,6 +4,12 @@ EXIT_UNEXPECTED = 1
 EXIT_INTERRUPTED = 75
 
 
+def first_line(error: BaseException | None) -> str:
+    """What a library says of an error, in one line; the kind of error where it says nothing."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
 class LlmClsError(Exception):
     """Base class: the message is the one line that the user reads."""
 

@@ -11,7 +11,7 @@ from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
 from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
 from safetensors import SafetensorError
 
-from llm_cls.errors import ArtifactError, ConfigError
+from llm_cls.errors import ArtifactError, ConfigError, first_line
 from llm_cls.files import sha256_file, sha256_json
 
 _HUB_ID = re.compile(r"\w[\w.-]*(/[\w.-]+)?")  # "gpt2" is one, too
@@ -61,7 +61,7 @@ def hub_errors(name: str, key: str) -> Iterator[None]:
         # transformers wraps it in an OSError that doesn't say whether the hub was asked
         if isinstance(error, RepositoryNotFoundError) or isinstance(error.__cause__, RepositoryNotFoundError):
             raise ConfigError(f"{key}: the hub has no model {name!r}, or it is private. Check the id") from None
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        reason = first_line(error)
         if is_local(name) or not _HUB_ID.fullmatch(name):
             raise ConfigError(
                 f"{key}: {name!r} can't be loaded as a model folder or hub id: {reason.rstrip('.')}. Check the path"

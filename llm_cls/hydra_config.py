@@ -14,7 +14,7 @@ from hydra.errors import ConfigCompositionException, HydraException, MissingConf
 from omegaconf.errors import OmegaConfBaseException
 
 from llm_cls.config import known_keys, nearest, parse_config
-from llm_cls.errors import ConfigError
+from llm_cls.errors import ConfigError, first_line
 
 _PACKAGE = Path(__file__).resolve().parent
 # In a wheel conf/ lies inside the package, in a checkout beside it.
@@ -135,6 +135,6 @@ def _fault(error: Exception) -> tuple[str, str] | None:
         line = " ".join(part.strip() for part in text.splitlines()[:2])
         key = re.search(r"([\w.]+)=", line)
         if isinstance(error, ConfigCompositionException) and error.__cause__ is not None:
-            line = f"{line} {str(error.__cause__).splitlines()[0]}"
+            line = f"{line} {first_line(error.__cause__)}"
         return line, key.group(1) if key else ""
     return None

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: the run ends at once, every file whole, and says how to go on."""
+"""Ctrl-C, SIGTERM and a closed terminal: the run ends at once, every file whole, and says how to go on."""
 
 import signal
 from collections.abc import Iterator
@@ -8,14 +8,23 @@ from typing import NoReturn
 
 from llm_cls.errors import RunInterrupted
 
+SIGNALS = (signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else []))  # not on Windows
+
 _received: list[int] = []  # of the process, as signal handlers are
 
 
 def listen() -> None:
-    """Turns both signals into ``RunInterrupted``, except where the process was told to ignore them (nohup)."""
-    for number in (signal.SIGINT, signal.SIGTERM):
+    """Turns these signals into ``RunInterrupted``, except where the process was told to ignore them (nohup)."""
+    for number in SIGNALS:
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, _interrupt)
+
+
+def stop_listening() -> None:
+    """From now on they just end the process: nobody could say anything any more."""
+    for number in SIGNALS:
+        if signal.getsignal(number) is _interrupt:
+            signal.signal(number, signal.SIG_DFL)
 
 
 def check() -> None:

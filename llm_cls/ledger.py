@@ -22,7 +22,7 @@ PLAN = "sweep.jsonl"
 FAILED = "failed.json"
 LOCK = ".lock"
 COMPLETE = ("finished", "diverged", "pruned")
-_LONGEST_NAME = 120  # of 255 that file systems take; the rest is for temporary files
+_LONGEST_NAME = 120  # bytes, of 255 that file systems take; the rest is for temporary files
 _UNSAFE = re.compile(r"[^\w.,=+@-]")
 
 
@@ -94,7 +94,7 @@ class State:
 def directory_name(swept: Sequence[str]) -> str:
     """A folder name for the run with these overrides; different ones never get the same name."""
     name = ",".join(swept) or "run"
-    safe = _UNSAFE.sub("_", name)[:_LONGEST_NAME].lstrip(".")
+    safe = _UNSAFE.sub("_", name).encode()[:_LONGEST_NAME].decode(errors="ignore").lstrip(".")
     return safe if safe == name else f"{safe}-{sha256_json(list(swept))[:8]}"
 
 
@@ -176,6 +176,19 @@ def is_locked(run: Path) -> bool:
         with lock:
             return False
     except filelock.Timeout:
+        return True
+    except OSError:  # it can be read but not written
+        return _is_held(run / LOCK)
+
+
+def _is_held(lock: Path) -> bool:
+    import fcntl  # not on Windows
+
+    try:
+        with lock.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            return False
+    except BlockingIOError:
         return True
     except OSError:
         return False

@@ -16,7 +16,15 @@ from omegaconf.errors import OmegaConfBaseException
 
 from llm_cls.cli import quiet_libraries, report, run_command, say, summarize
 from llm_cls.config import parse_config
-from llm_cls.errors import EXIT_UNEXPECTED, ConfigError, LockedError, OtherRunError, RankError, RunInterrupted
+from llm_cls.errors import (
+    EXIT_UNEXPECTED,
+    ArtifactError,
+    ConfigError,
+    LockedError,
+    OtherRunError,
+    RankError,
+    RunInterrupted,
+)
 from llm_cls.hydra_config import CONF, accept_plain_values, explain, to_type
 from llm_cls.interrupts import check
 from llm_cls.ledger import FAILED, join_sweep, progress_line, read_states, record_failure
@@ -99,6 +107,8 @@ def _run_of_sweep(tree: DictConfig, kept: list[Any]) -> float | None:
     except Exception as error:
         check()  # a signal counts for more than what it has broken
         if (directory / "metrics.json").is_file():
+            if isinstance(error, ArtifactError):
+                raise  # of this run, which stays as it is for somebody to look at
             raise OtherRunError(f"{directory} is finished, and can't be this run: {summarize(error)[0]}") from None
         report(error)
         if not (isinstance(error, RankError) and (directory / FAILED).is_file()):  # else it has written down why

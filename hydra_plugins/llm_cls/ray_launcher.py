@@ -13,7 +13,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, open_dict
 
 from llm_cls import interrupts
-from llm_cls.errors import ConfigError
+from llm_cls.errors import ConfigError, first_line
 
 log = logging.getLogger(__name__)
 
@@ -99,7 +99,7 @@ def _result(task: Any) -> JobReturn:
     try:
         result: JobReturn = ray.get(task)
     except ray.exceptions.RayError as error:
-        return JobReturn(status=JobStatus.FAILED, _return_value=RuntimeError(str(error).splitlines()[0]))
+        return JobReturn(status=JobStatus.FAILED, _return_value=RuntimeError(first_line(error)))
     return result
 
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
 from hydra.core.plugins import Plugins
 from hydra.core.utils import JobStatus
 from hydra.plugins.sweeper import Sweeper
@@ -73,9 +74,8 @@ class GridSweeper(Sweeper):
         directory = Path(self._config.hydra.sweep.dir)
         parser = OverridesParser.create(config_loader=self._loader)
         params = [f"{key}={value}" for key, value in self._params.items()]
-        overrides = parser.parse_overrides([*params, *arguments])
-        entries = plan(BasicSweeper.split_arguments(overrides, None)[0])
-        config = self._check(entries)
+        overrides = _latest(parser.parse_overrides([*params, *arguments]))
+        entries, config = self._check(plan(BasicSweeper.split_arguments(overrides, None)[0]))
         write_plan(directory, entries)
         record, text = directory / "multirun.yaml", OmegaConf.to_yaml(self._config)
         if not (record.is_file() and record.read_text(encoding="utf-8") == text):
@@ -107,12 +107,13 @@ class GridSweeper(Sweeper):
             left = [s.entry for s in states if not (s.is_complete or s.is_hopeless or s.entry.directory in refused)]
             attempts -= not waited  # what another process left behind was no attempt of ours
         log.info("%s", progress_line(states))
-        failed = [
-            f"{s.entry.directory}: {s.name}: {s.reason or reasons.get(s.entry.directory, 'its process has died')}"
-            for s in states
-            if not s.is_complete
-        ]
-        failed += [reasons[name] for name in sorted(refused)]
+        failed = []
+        for state in states:
+            name = state.entry.directory
+            if name in refused:
+                failed.append(reasons[name])
+            elif not state.is_complete:
+                failed.append(f"{name}: {state.name}: {state.reason or reasons.get(name, 'its process has died')}")
         if failed:
             raise SweepError("\n".join([f"{len(failed)} of {len(states)} runs of {directory} failed", *failed]))
 
@@ -140,22 +141,26 @@ class GridSweeper(Sweeper):
             errors |= dict(zip(ready, failures, strict=True))
         return [errors[entry.directory] for entry in entries]
 
-    def _check(self, entries: Sequence[Entry]) -> Config:
-        """Composes and validates every combination before the first one runs."""
+    def _check(self, entries: Sequence[Entry]) -> tuple[list[Entry], Config]:
+        """Composes and validates every combination before the first one runs; equal ones (0 and 0.0) are one."""
         faults: dict[str, None] = {}
-        config: Config | None = None
+        different: dict[str, tuple[Entry, Config]] = {}
         for entry in entries:
             try:
                 config = parse_config(self._compose(entry))
             except ConfigError as error:
                 faults |= dict.fromkeys(str(error).splitlines())
+            else:
+                different.setdefault(config.model_dump_json(), (entry, config))
         if faults:
             raise ConfigError("\n".join(faults))
-        assert config is not None
-        return config
+        found = list(different.values())
+        return [entry for entry, _ in found], found[-1][1]
 
     def _compose(self, entry: Entry) -> DictConfig:
         tree = self._loader.load_sweep_config(self._config, list(entry.overrides))
+        if (tree.hydra.sweeper.get("params") or {}) != self._params:
+            raise ConfigError(f"{', '.join(entry.swept)} is a grid itself, which can't be swept. Give it one value")
         with open_dict(tree):
             del tree["hydra"]
         return tree
@@ -166,6 +171,9 @@ class GridSweeper(Sweeper):
         waited = False
         while True:
             states = [state for state in read_states(directory) if state.entry.directory in mine]
+            if len(states) < len(mine):  # somebody has removed the plan
+                write_plan(directory, entries)
+                continue
             running = sum(state.name == "running" for state in states)
             if not running:
                 return states, waited
@@ -206,11 +214,19 @@ def plan(jobs: Sequence[Sequence[str]]) -> list[Entry]:
     return list(entries.values())
 
 
+def _latest(overrides: Sequence[Override]) -> list[Override]:
+    """The last override of each key, whichever of the prefixes ``+`` and ``++`` it has."""
+    return list({(o.key_or_group, o.package, o.is_delete()): o for o in overrides}.values())
+
+
 def _in_the_way(run: Path) -> Exception | None:
-    """What is at the place of a run's folder and can't be one; launchers give up all runs for it."""
-    if not os.path.lexists(run) or (run.is_dir() and os.access(run, os.W_OK | os.X_OK)):
-        return None
-    return ResourceError(f"{run} must be a folder that can be written. Move away what is there")
+    """What is at the place of a run's folder or log and can't be one; launchers give up all runs for it."""
+    log_file = run / "train.log"
+    if os.path.lexists(run) and not (run.is_dir() and os.access(run, os.W_OK | os.X_OK)):
+        return ResourceError(f"{run} must be a folder that can be written. Move away what is there")
+    if os.path.lexists(log_file) and not (log_file.is_file() and os.access(log_file, os.W_OK)):
+        return ResourceError(f"{log_file} must be a file that can be written. Move away what is there")
+    return None
 
 
 def _as_choice(override: str) -> str:

@@ -16,7 +16,7 @@ from typing import Any
 from llm_cls.config import DataConfig
 from llm_cls.data.corpus import Corpus, Text, digest_splits, texts_in_two_splits
 from llm_cls.data.split import split_texts, stratified_split
-from llm_cls.errors import DataError
+from llm_cls.errors import DataError, first_line
 
 Row = dict[str, Any]
 
@@ -190,7 +190,7 @@ def _cause(error: BaseException) -> str:
         return (
             f"it must be UTF-8, found byte {error.object[error.start]:#04x} at position {error.start}. Save it as UTF-8"
         )
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    return first_line(error)
 
 
 def column(rows: Sequence[Row], name: str, key: str, path: Path, may_be_empty: bool = False) -> list[str]:

@@ -17,7 +17,7 @@ import sentencepiece
 from transformers import AutoTokenizer
 
 from llm_cls.config import ModelConfig
-from llm_cls.errors import ConfigError
+from llm_cls.errors import ConfigError, first_line
 from llm_cls.files import sha256_json
 from llm_cls.hub import hub_errors, local_file, only_local, source_name
 
@@ -60,7 +60,7 @@ class SentencePieceTokenizer:
         try:
             self._processor = sentencepiece.SentencePieceProcessor(model_file=str(model_file))
         except (RuntimeError, OSError) as error:
-            raise ConfigError(f"{model_file} is not a SentencePiece model: {str(error).splitlines()[0]}") from None
+            raise ConfigError(f"{model_file} is not a SentencePiece model: {first_line(error)}") from None
         self._proto: bytes = self._processor.serialized_model_proto()
         self.eos_id: int = self._processor.eos_id()
         if self.eos_id < 0:

@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 
 from llm_cls.config import Config
 from llm_cls.data.tokenizer import Tokenizer
-from llm_cls.errors import ArtifactError
+from llm_cls.errors import ArtifactError, first_line
 from llm_cls.files import sha256_file, write_json
 from llm_cls.model.classifier import TextClassifier
 
@@ -112,6 +112,6 @@ def load_artifact(decoder: PreTrainedModel, config: Config, directory: Path) -> 
         classifier = TextClassifier(network, hidden_size, len(labels), config.model.pooling)
         classifier.head.load_state_dict(load_file(directory / _HEAD))
     except (RuntimeError, ValueError, KeyError) as error:
-        raise ArtifactError(f"{directory} does not fit {config.model.name}: {str(error).splitlines()[0]}") from None
+        raise ArtifactError(f"{directory} does not fit {config.model.name}: {first_line(error)}") from None
     device: torch.device = decoder.device
     return classifier.to(device).eval()

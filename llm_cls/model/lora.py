@@ -6,7 +6,7 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from llm_cls.config import LoraConfig
-from llm_cls.errors import ConfigError
+from llm_cls.errors import ConfigError, first_line
 
 
 def add_adapter(decoder: PreTrainedModel, config: LoraConfig) -> nn.Module:
@@ -40,5 +40,5 @@ def add_adapter(decoder: PreTrainedModel, config: LoraConfig) -> nn.Module:
     except ValueError as error:
         raise ConfigError(
             f"lora.target_modules={config.target_modules or 'null'} fits no layer of this "
-            f"{decoder.config.model_type} model: {str(error).splitlines()[0]} {advice}"
+            f"{decoder.config.model_type} model: {first_line(error)} {advice}"
         ) from None

@@ -28,6 +28,7 @@ from torch.nn import functional as F
 from transformers import PreTrainedModel
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from llm_cls.errors import first_line
 from llm_cls.model.fused.attention import has_varlen, per_text, places
 from llm_cls.model.fused.projection import is_plain
 from llm_cls.model.pooling import pad, pool
@@ -184,7 +185,7 @@ def make_fast(network: nn.Module, decoder: PreTrainedModel, compiled: bool) -> b
     except (TypeError, ValueError, RuntimeError, IndexError) as failure:
         if isinstance(failure, torch.OutOfMemoryError):
             raise
-        reason = f"{type(failure).__name__} of the packed network: {str(failure).splitlines()[0]}"
+        reason = f"{type(failure).__name__} of the packed network: {first_line(failure)}"
     if reason:
         decoder.set_attn_implementation(before)
         log.warning("The texts are not packed: %s; batches are padded instead", reason)

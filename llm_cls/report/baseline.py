@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from llm_cls.errors import LlmClsError
+from llm_cls.errors import LlmClsError, first_line
 from llm_cls.files import sha256_json, write_json
 from llm_cls.report.predictions import Predictions
 from llm_cls.report.runs import Run, describe_error
@@ -61,7 +61,7 @@ def baseline_of(run: Run) -> tuple[Baseline | None, str]:
         try:
             found = _fit(run)
         except LlmClsError as error:
-            return None, str(error).splitlines()[0]
+            return None, first_line(error)
         except ImportError as error:
             return None, f"{error.name or error} is not installed. Try pip install scikit-learn"
         except (OSError, ValueError, KeyError, AssertionError) as error:

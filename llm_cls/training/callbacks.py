@@ -13,7 +13,7 @@ from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from safetensors.torch import load_file, save_file
 
-from llm_cls.errors import ArtifactError
+from llm_cls.errors import ArtifactError, ResourceError, first_line
 from llm_cls.files import atomic_path, write_jsonl
 from llm_cls.training.distributed import check_same_on_all
 from llm_cls.training.hardware import peak_memory_gib, reset_peak_memory
@@ -39,13 +39,15 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         Raises:
             ArtifactError: The file is damaged.
         """
+        fault = "it is no checkpoint of a run"
         try:
-            checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+            checkpoint: Any = torch.load(path, map_location="cpu", weights_only=True)
         except Exception as error:  # torch raises many kinds for a damaged file
-            raise ArtifactError(
-                f"{path} is damaged: {str(error).splitlines()[0]} Remove the run directory and start again"
-            ) from None
-        return checkpoint
+            fault = first_line(error)
+        else:
+            if isinstance(checkpoint, dict) and RunRecorder.KEY in checkpoint.get("callbacks", {}):
+                return checkpoint
+        raise ArtifactError(f"{path} is damaged: {fault.rstrip('.')}. Remove the run directory and start again")
 
 
 class RunRecorder(Checkpoint):
@@ -61,6 +63,8 @@ class RunRecorder(Checkpoint):
         pruned: Whether the run was ended early.
         done: Whether training has ended.
     """
+
+    KEY = "run_recorder"  # in the checkpoint
 
     def __init__(self, directory: Path, tokens_per_epoch: int, run_id: str, pruner: Pruner | None) -> None:
         """Writes below ``directory``.
@@ -85,11 +89,12 @@ class RunRecorder(Checkpoint):
     @property
     def state_key(self) -> str:
         """Name in the checkpoint."""
-        return "run_recorder"
+        return self.KEY
 
     def state_dict(self) -> dict[str, Any]:
         """What resuming needs."""
         return {
+            "run_id": self._run_id,
             "history": self.history,
             "best_epoch": self.best_epoch,
             "best_f1": self._best_f1,
@@ -133,6 +138,7 @@ class RunRecorder(Checkpoint):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Records the epoch."""
         assert isinstance(pl_module, ClassifierModule)
+        self.check_directory(trainer)
         epoch = trainer.current_epoch + 1
         val = pl_module.evaluations["val"]
         train_loss = pl_module.take_train_loss()
@@ -176,6 +182,15 @@ class RunRecorder(Checkpoint):
         for logger in trainer.loggers:
             logger.log_metrics({"epoch": epoch, "train/loss": train_loss, **flat, **figures}, step=epoch)
 
+    def check_directory(self, trainer: Trainer) -> None:
+        """Writes nothing where nobody would know whose it is.
+
+        Raises:
+            ResourceError: Somebody has removed the run directory.
+        """
+        if trainer.is_global_zero and not (self._directory / "run.json").is_file():
+            raise ResourceError(f"{self._directory} was removed during the run. Start it again")
+
     def _remove_all_but_best(self) -> None:
         for path in (self._directory / "checkpoints").glob("best-*.safetensors"):
             if self.best_epoch is None or path != self._best_path(self.best_epoch):
@@ -204,6 +219,18 @@ class RunRecorder(Checkpoint):
             ) from None
         module.load_trainable_state(state, str(path))
         return True
+
+
+def checkpoint_run_id(path: Path) -> str | None:
+    """Whose checkpoint it is; None where there is none, or where that is not known.
+
+    Raises:
+        ArtifactError: The file is damaged.
+    """
+    if not path.is_file():
+        return None
+    found: str | None = AtomicCheckpointIO().load_checkpoint(path)["callbacks"][RunRecorder.KEY].get("run_id")
+    return found
 
 
 class ProgressBar(TQDMProgressBar):

@@ -14,8 +14,10 @@ import time
 from pathlib import Path
 from types import FrameType
 
-from llm_cls.errors import EXIT_INTERRUPTED
+from llm_cls.errors import EXIT_INTERRUPTED, EXIT_UNEXPECTED
+from llm_cls.interrupts import SIGNALS
 
+PARENT = "LLM_CLS_PARENT"  # the process that started a rank, and without which it must not go on
 _GRACE_SECONDS = 5.0
 
 
@@ -47,6 +49,7 @@ def launch_ranks(directory: Path, devices: int) -> int:
         "MASTER_PORT": str(port),
         "WORLD_SIZE": str(devices),
         "NODE_RANK": "0",
+        PARENT: str(os.getpid()),
         "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // devices))),
     }
     interrupted = False
@@ -55,7 +58,8 @@ def launch_ranks(directory: Path, devices: int) -> int:
         nonlocal interrupted
         interrupted = True
 
-    handlers = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
+    listening = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+    handlers = {number: signal.signal(number, interrupt) for number in listening}
     ranks: list[subprocess.Popen[bytes]] = []
     try:
         for rank in range(devices):
@@ -65,8 +69,8 @@ def launch_ranks(directory: Path, devices: int) -> int:
             ranks.append(subprocess.Popen(command, env=environment, start_new_session=True))
         while not interrupted:
             codes = [rank.poll() for rank in ranks]
-            if failed := [code for code in codes if code not in (None, 0)]:
-                return next((code for code in failed if code and code > 0), 1)
+            if failed := [code for code in codes if code]:
+                return next((code for code in failed if code > EXIT_UNEXPECTED), EXIT_UNEXPECTED)
             if all(code == 0 for code in codes):
                 return 0
             time.sleep(0.05)

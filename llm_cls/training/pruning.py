@@ -15,7 +15,7 @@ import filelock
 import numpy as np
 
 from llm_cls.config import PrunerConfig
-from llm_cls.errors import ArtifactError
+from llm_cls.errors import ArtifactError, first_line
 from llm_cls.ledger import PLAN
 from llm_cls.training.evaluation import Evaluation
 
@@ -105,7 +105,7 @@ class Pruner:
             yield
         except (ValueError, KeyError, TypeError, AttributeError, IndexError, AssertionError) as error:
             raise ArtifactError(
-                f"{self._journal} is damaged: {type(error).__name__}: {str(error).splitlines()[0]}. Remove it and "
+                f"{self._journal} is damaged: {type(error).__name__}: {first_line(error)}. Remove it and "
                 "start the sweep again: finished runs stay, and the pruner begins anew"
             ) from error
 

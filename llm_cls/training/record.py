@@ -17,7 +17,7 @@ from llm_cls.files import sha256_json, write_jsonl
 from llm_cls.run_files import read_object, read_run_files
 from llm_cls.scores import per_class
 from llm_cls.statistics import f1_ci95
-from llm_cls.training.callbacks import LAST
+from llm_cls.training.callbacks import LAST, checkpoint_run_id
 from llm_cls.training.evaluation import Evaluation
 
 SCHEMA = 1
@@ -70,9 +70,12 @@ def check_same_run(directory: Path, parts: dict[str, Any]) -> dict[str, Any] | N
         ArtifactError: A file of the run is damaged; nothing may be written over it.
     """
     record = read_run_files(directory).record
-    if record is None:
-        return None
     path = directory / "run.json"
+    if record is None:
+        last = directory / "checkpoints" / LAST
+        if checkpoint_run_id(last) not in (None, run_id(parts)):
+            raise OtherRunError(f"{last} is of another configuration, and {path} is missing. Give another folder")
+        return None
     if record.identity is None:
         raise ArtifactError(f"{path} is damaged: identity is missing. Remove {directory} and start again")
     found = read_object(path)

@@ -199,6 +199,7 @@ def train(config: Config, directory: Path, inputs: Inputs, record: dict[str, Any
         has_best = recorder.load_best(module)
         trainer.validate(module, datamodule=data, verbose=False)
         trainer.test(module, datamodule=data, verbose=False)
+        recorder.check_directory(trainer)
         metrics: dict[str, Any] | None = None
         if trainer.is_global_zero:
             val, test = module.evaluations["val"], module.evaluations["test"]

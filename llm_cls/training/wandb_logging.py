@@ -13,6 +13,7 @@ from lightning.pytorch.loggers import WandbLogger
 
 from llm_cls.config import Config
 from llm_cls.data.corpus import Corpus
+from llm_cls.errors import first_line
 from llm_cls.training.evaluation import Evaluation
 
 log = logging.getLogger(__name__)
@@ -99,7 +100,7 @@ def _start(config: Config, directory: Path, record: dict[str, Any]) -> WandbLogg
             )
             logger = WandbLogger(experiment=run)
         except Exception as error:  # whatever W&B raises, the training matters more
-            log.warning("W&B can't be used %s: %s", mode, str(error).splitlines()[0] if str(error) else type(error))
+            log.warning("W&B can't be used %s: %s", mode, first_line(error))
         else:
             return logger
     return None

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -129,6 +130,38 @@ def test_what_is_in_the_way_of_a_run_stops_no_other(command: Command, sweep: lis
     assert "sweep/template=1/run.json can't be read: Not a directory" in done.stderr
     assert (tmp_path / "sweep" / "template=2" / "metrics.json").is_file()
     assert (tmp_path / "sweep" / "template=1").read_text() == "mine"
+
+
+def test_what_is_removed_during_a_sweep_is_made_again(
+    command: Command, environment: dict[str, str], sweep: list[str], tmp_path: Path
+) -> None:
+    process = start([*sweep, "template=1,2", "trainer.max_epochs=12"], tmp_path, environment)
+    run = tmp_path / "sweep" / "template=1"
+    wait_for(run / "checkpoints" / "last.ckpt", process)
+    (tmp_path / "sweep" / "sweep.jsonl").unlink()
+    shutil.rmtree(run, ignore_errors=True)  # the run may write meanwhile
+    _, errors = process.communicate(timeout=200)
+    assert process.returncode == 0 and "sweep/template=1 was removed during the run. Start it again" in errors, errors
+    assert [state.name for state in read_states(tmp_path / "sweep")] == ["finished", "finished"]
+    assert (run / "config.yaml").is_file() and len(read_jsonl(run / "history.jsonl")) == 12
+
+
+@pytest.mark.parametrize(
+    ("overrides", "fault"),
+    [(["experiment=lr_curve,lr_template"], "experiment=lr_curve is a grid itself, which can't be swept")],
+)
+def test_a_grid_of_grids_is_refused(command: Command, tmp_path: Path, overrides: list[str], fault: str) -> None:
+    done = command("train", "--multirun", *TINY, *overrides, cwd=tmp_path)
+    assert done.returncode == 2 and fault in done.stderr, done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_key_of_the_command_line_takes_the_place_of_an_axis(
+    command: Command, sweep: list[str], tmp_path: Path
+) -> None:
+    line = [*[a for a in sweep if not a.startswith("optimizer.lr=")], "experiment=lr_curve", "++optimizer.lr=1e-3"]
+    done = command("train", *line, "optimizer.weight_decay=0,0.0", "trainer.max_epochs=1", cwd=tmp_path)
+    assert done.returncode == 0 and "1 of 1 runs are done" in done.stdout, done.stderr
 
 
 def test_faulty_combinations_are_refused_before_the_first_run(command: Command, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import filelock
 import pytest
 
 from llm_cls.errors import ArtifactError
@@ -20,6 +21,7 @@ from llm_cls.ledger import (
     State,
     directory_name,
     duration,
+    is_locked,
     progress_line,
     read_plan,
     read_states,
@@ -47,6 +49,7 @@ def test_names_are_safe_and_differ() -> None:
         ["data.label=記事"],
         ["x=" + "a" * 400],
         ["x=" + "a" * 399 + "b"],
+        ["x=" + "日本語" * 40],
         ["x='a b'"],
         [".."],
         [],
@@ -96,6 +99,16 @@ def held(path: Path) -> Iterator[None]:
     finally:
         holder.kill()
         holder.communicate()
+
+
+def test_a_lock_that_can_only_be_read_is_seen_all_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError
+
+    with held(tmp_path / LOCK):
+        monkeypatch.setattr(filelock.FileLock, "acquire", refuse)
+        assert is_locked(tmp_path)
+    assert not is_locked(tmp_path)
 
 
 def test_a_plan_that_is_known_already_is_left_alone(tmp_path: Path) -> None:

@@ -2,10 +2,11 @@
 
 import pytest
 from hydra import compose, initialize_config_dir
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
 from hydra_plugins.llm_cls.ray_launcher import _gpus
-from hydra_plugins.llm_cls.sweeper import plan, spread
+from hydra_plugins.llm_cls.sweeper import _latest, plan, spread
 from llm_cls.errors import ConfigError
 from llm_cls.hydra_config import CONF, accept_plain_values
 
@@ -35,6 +36,12 @@ def test_only_what_differs_names_a_run() -> None:
         ("b=2", ("a=1", "b=2", "c=x"), ("b=2",)),
     ]
     assert [e.directory for e in plan([["a=1"]])] == ["run"]
+
+
+def test_the_last_override_of_a_key_counts_with_any_prefix() -> None:
+    given = ["lr=1,2", "~lora", "template=1", "++lr=3", "+template@other=2"]
+    found = _latest(OverridesParser.create().parse_overrides(given))
+    assert [override.input_line for override in found] == ["++lr=3", "~lora", "template=1", "+template@other=2"]
 
 
 def test_what_belongs_to_the_sweep_is_not_swept() -> None:

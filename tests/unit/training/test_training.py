@@ -18,14 +18,14 @@ from llm_cls.cli import printable, report
 from llm_cls.config import OptimizerConfig
 from llm_cls.data.batches import EvalBatches, TrainSteps, step_indices
 from llm_cls.data.tokens import Tokens
-from llm_cls.errors import ArtifactError, ConfigError
+from llm_cls.errors import ArtifactError, ConfigError, OtherRunError
 from llm_cls.files import read_jsonl, write_json
-from llm_cls.training.callbacks import RunRecorder
+from llm_cls.training.callbacks import LAST, AtomicCheckpointIO, RunRecorder
 from llm_cls.training.evaluation import evaluate
 from llm_cls.training.hardware import Hardware
 from llm_cls.training.module import ClassifierModule
 from llm_cls.training.optimizer import build_optimizer, build_schedule
-from llm_cls.training.record import check_same_run, forget_unless_begun
+from llm_cls.training.record import check_same_run, forget_unless_begun, run_id
 
 
 def test_weight_decay_spares_vectors() -> None:
@@ -241,3 +241,32 @@ def test_importing_the_package_does_no_work() -> None:
         [sys.executable, "-c", f"import json; {code}"], capture_output=True, text=True, check=True, env=dict(os.environ)
     )
     assert not {"torch", "lightning", "transformers", "wandb", "datasets"} & set(json.loads(done.stdout))
+
+
+@pytest.mark.parametrize("content", [b"", b"x", None])
+def test_what_is_no_checkpoint_is_called_damaged(tmp_path: Path, content: bytes | None) -> None:
+    path = tmp_path / LAST
+    path.write_bytes(content or b"")
+    if content is None:
+        torch.save({"weights": 1}, path)
+    with pytest.raises(ArtifactError, match=r"last.ckpt is damaged: .*\. Remove the run directory and start again$"):
+        AtomicCheckpointIO().load_checkpoint(path)
+
+
+def test_a_checkpoint_belongs_to_its_run_alone(tmp_path: Path) -> None:
+    """``run.json`` may have been removed; nobody may go on with the weights of another learning rate."""
+    parts = {"optimizer": {"lr": 1e-3}}
+    recorder = RunRecorder(tmp_path, 1, run_id(parts), None)
+    (tmp_path / "checkpoints").mkdir()
+    state = {"callbacks": {recorder.state_key: recorder.state_dict()}}
+    AtomicCheckpointIO().save_checkpoint(state, tmp_path / "checkpoints" / LAST)
+    assert check_same_run(tmp_path, parts) is None
+    with pytest.raises(OtherRunError, match=r"last.ckpt is of another configuration, and .*run.json is missing"):
+        check_same_run(tmp_path, {"optimizer": {"lr": 3e-3}})
+
+
+def test_a_rank_whose_parent_is_gone_ends_at_once(tmp_path: Path) -> None:
+    environment = os.environ | {"LLM_CLS_PARENT": "1000000000", "RANK": "0"}  # nobody's number
+    command = [sys.executable, "-m", "llm_cls.training.rank", str(tmp_path)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (75, "", "")
