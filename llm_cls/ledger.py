@@ -98,8 +98,8 @@ def directory_name(swept: Sequence[str]) -> str:
     return safe if safe == name else f"{safe}-{sha256_json(list(swept))[:8]}"
 
 
-def write_plan(directory: Path, entries: Sequence[Entry]) -> None:
-    """Adds ``entries`` to the plan; what has begun stays as it was planned."""
+def write_plan(directory: Path, entries: Sequence[Entry]) -> bool:
+    """Adds ``entries`` to the plan, if it lacks any; what has begun stays as it was planned."""
     directory.mkdir(parents=True, exist_ok=True)
     with filelock.FileLock(directory / f".{PLAN}.lock"):
         known = read_plan(directory)
@@ -108,11 +108,12 @@ def write_plan(directory: Path, entries: Sequence[Entry]) -> None:
             if entry.directory not in planned or not (directory / entry.directory / "run.json").is_file():
                 planned[entry.directory] = entry
         if list(planned.values()) == known:
-            return
+            return False
         rows = [
             {"directory": e.directory, "overrides": list(e.overrides), "swept": list(e.swept)} for e in planned.values()
         ]
         write_jsonl(directory / PLAN, rows)
+    return True
 
 
 def read_plan(directory: Path) -> list[Entry]:

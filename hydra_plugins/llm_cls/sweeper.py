@@ -76,10 +76,9 @@ class GridSweeper(Sweeper):
         params = [f"{key}={value}" for key, value in self._params.items()]
         overrides = _latest(parser.parse_overrides([*params, *arguments]))
         entries, config = self._check(plan(BasicSweeper.split_arguments(overrides, None)[0]))
-        write_plan(directory, entries)
-        record, text = directory / "multirun.yaml", OmegaConf.to_yaml(self._config)
-        if not (record.is_file() and record.read_text(encoding="utf-8") == text):
-            write_text(record, text)
+        record = directory / "multirun.yaml"
+        if write_plan(directory, entries) or not record.is_file():  # what is refused leaves no trace
+            write_text(record, OmegaConf.to_yaml(self._config))
         log.info("%s: %d runs", directory, len(entries))
         try:
             self._work(directory, entries, config)

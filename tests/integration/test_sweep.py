@@ -83,8 +83,10 @@ def test_the_same_command_again_trains_nothing(command: Command, archive: Path, 
     refused = command("train", *wider, cwd=undisturbed.parents[2])
     assert refused.returncode == 6
     assert "holds a run of another configuration (trainer.max_epochs: there 2, here 3)" in refused.stderr
+    planned = snapshot(undisturbed)
     unknown = command("train", *line, "model=hf", "model.name=some/model", cwd=undisturbed.parents[2])
     assert unknown.returncode == 6 and unknown.stderr.count("is finished, and can't be this run: model.name:") == 4
+    assert snapshot(undisturbed) == planned, "a refused command leaves no trace"
     swapped = command("train", *[a for a in line if a not in GRID], *reversed(GRID), cwd=undisturbed.parents[2])
     assert swapped.returncode == 0 and swapped.stdout.count("is finished already") == len(NAMES), "the order of axes"
     after = snapshot(undisturbed)
