@@ -10,7 +10,7 @@ import traceback
 import warnings
 from collections.abc import Callable
 
-from llm_cls.errors import EXIT_UNEXPECTED, LlmClsError, ResourceError, RunInterrupted
+from llm_cls.errors import EXIT_UNEXPECTED, LlmClsError, ResourceError, RunInterrupted, first_line
 from llm_cls.interrupts import before_errors, listen, stop_listening
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
@@ -64,7 +64,7 @@ def summarize(error: BaseException) -> tuple[str, int]:
     known = _explained(error)
     if known is None:
         return printable(f"{type(error).__name__}: {error}".splitlines()[0]), EXIT_UNEXPECTED
-    return printable((str(known) or type(known).__name__).splitlines()[0]), known.exit_code
+    return printable(first_line(known)), known.exit_code
 
 
 def _explained(error: BaseException) -> LlmClsError | RunInterrupted | None:

@@ -8,21 +8,25 @@ from typing import NoReturn
 
 from llm_cls.errors import RunInterrupted
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else []))  # not on Windows
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else []))  # not on Windows
 
 _received: list[int] = []  # of the process, as signal handlers are
 
 
+def heeded() -> list[signal.Signals]:
+    """The signals that end a run: all but those that the process was told to ignore (nohup)."""
+    return [number for number in _SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+
+
 def listen() -> None:
-    """Turns these signals into ``RunInterrupted``, except where the process was told to ignore them (nohup)."""
-    for number in SIGNALS:
-        if signal.getsignal(number) is not signal.SIG_IGN:
-            signal.signal(number, _interrupt)
+    """Turns these signals into ``RunInterrupted``."""
+    for number in heeded():
+        signal.signal(number, _interrupt)
 
 
 def stop_listening() -> None:
     """From now on they just end the process: nobody could say anything any more."""
-    for number in SIGNALS:
+    for number in _SIGNALS:
         if signal.getsignal(number) is _interrupt:
             signal.signal(number, signal.SIG_DFL)
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from types import FrameType
 
 from llm_cls.errors import EXIT_INTERRUPTED, EXIT_UNEXPECTED
-from llm_cls.interrupts import SIGNALS
+from llm_cls.interrupts import heeded
 
 PARENT = "LLM_CLS_PARENT"  # the process that started a rank, and without which it must not go on
 _GRACE_SECONDS = 5.0
@@ -58,8 +58,7 @@ def launch_ranks(directory: Path, devices: int) -> int:
         nonlocal interrupted
         interrupted = True
 
-    listening = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
-    handlers = {number: signal.signal(number, interrupt) for number in listening}
+    handlers = {number: signal.signal(number, interrupt) for number in heeded()}
     ranks: list[subprocess.Popen[bytes]] = []
     try:
         for rank in range(devices):

@@ -148,13 +148,10 @@ def test_what_is_removed_during_a_sweep_is_made_again(
     assert (run / "config.yaml").is_file() and len(read_jsonl(run / "history.jsonl")) == 12
 
 
-@pytest.mark.parametrize(
-    ("overrides", "fault"),
-    [(["experiment=lr_curve,lr_template"], "experiment=lr_curve is a grid itself, which can't be swept")],
-)
-def test_a_grid_of_grids_is_refused(command: Command, tmp_path: Path, overrides: list[str], fault: str) -> None:
-    done = command("train", "--multirun", *TINY, *overrides, cwd=tmp_path)
-    assert done.returncode == 2 and fault in done.stderr, done.stderr
+def test_a_grid_of_grids_is_refused(command: Command, tmp_path: Path) -> None:
+    done = command("train", "--multirun", *TINY, "experiment=lr_curve,lr_template", cwd=tmp_path)
+    assert done.returncode == 2, done.stderr
+    assert "experiment=lr_curve is a grid itself, which can't be swept" in done.stderr
     assert not list(tmp_path.iterdir())
 
 
