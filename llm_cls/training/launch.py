@@ -42,6 +42,8 @@ def launch_ranks(directory: Path, devices: int) -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
+    threads = os.environ.get("OMP_NUM_THREADS", "")  # of the whole run: more than there are cores wait for one another
+    cores = int(threads) if threads.isdecimal() else os.cpu_count() or 1
     # Without SLURM's variables, from which Lightning would conclude that SLURM has started the ranks.
     inherited = {key: value for key, value in os.environ.items() if not key.startswith("SLURM_")}
     base = inherited | {
@@ -50,7 +52,7 @@ def launch_ranks(directory: Path, devices: int) -> int:
         "WORLD_SIZE": str(devices),
         "NODE_RANK": "0",
         PARENT: str(os.getpid()),
-        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // devices))),
+        "OMP_NUM_THREADS": str(max(1, cores // devices)),
     }
     interrupted = False
 
