@@ -45,6 +45,7 @@ class GridSweeper(Sweeper):
             ConfigError: The launcher's package is not installed.
         """
         self._config, self._loader = config, hydra_context.config_loader
+        OmegaConf.select(config, "sweep.name")  # one by the clock is read here, once for all runs: OmegaConf keeps it
         try:
             self._launcher = Plugins.instance().instantiate_launcher(
                 hydra_context=hydra_context, task_function=task_function, config=config
