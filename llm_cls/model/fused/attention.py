@@ -8,6 +8,7 @@ kernel (Dao, 2023). Elsewhere PyTorch's own attention is called once per text, a
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any, NamedTuple
 
 import torch
@@ -176,15 +177,16 @@ def per_text(
     only_last: bool = False,
     dropout: float = 0.0,
 ) -> Tensor:
-    """What ``attend`` computes, by one call of PyTorch's attention per text."""
+    """What ``attend`` computes, by one call of PyTorch's attention per run of texts of equal length."""
     grouped = k.shape[1] != q.shape[1]
-    queries = [1] * len(lengths) if only_last else list(lengths)
-    parts = (q.split(queries), k.split(list(lengths)), v.split(list(lengths)))
+    runs = [(len(list(run)), length) for length, run in groupby(lengths)]
+    tokens = [n * length for n, length in runs]
+    parts = (q.split([n for n, _ in runs] if only_last else tokens), k.split(tokens), v.split(tokens))
     outputs = []
-    for text in zip(*parts, strict=True):
-        query, key, value = (x.transpose(0, 1)[None] for x in text)
+    for (n, _), *run in zip(runs, *parts, strict=True):
+        query, key, value = (x.unflatten(0, (n, -1)).transpose(1, 2) for x in run)
         output = F.scaled_dot_product_attention(
             query, key, value, dropout_p=dropout, is_causal=not only_last, scale=scaling, enable_gqa=grouped
         )
-        outputs.append(output[0].transpose(0, 1))
-    return torch.cat(outputs)
+        outputs.append(output.transpose(1, 2).flatten(0, 1))
+    return torch.cat(outputs) if len(outputs) > 1 else outputs[0]
