@@ -66,7 +66,7 @@ def main() -> None:
 
 def _own_arguments(arguments: list[str]) -> tuple[dict[str, str], list[str]]:
     """What is the benchmark's own, and the overrides of a run's configuration."""
-    stamp = datetime.now(timezone.utc).strftime("%Y-%m-%d_%H-%M-%S")
+    stamp = datetime.now(timezone.utc).strftime("%Y-%m-%d_%H-%M-%S-%f")
     own = {"engine": "fast,reference", "steps": "20", "warmup": "5", "fit": "true",
            "output": f"outputs/benchmark/{stamp}.json"}  # fmt: skip
     overrides = []
