@@ -3,6 +3,8 @@
 import logging
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from llm_cls.errors import ArtifactError, ResourceError, first_line
 from llm_cls.files import atomic_path, write_jsonl
 from llm_cls.training.distributed import check_same_on_all
 from llm_cls.training.hardware import peak_memory_gib, reset_peak_memory
+from llm_cls.training.launch import is_first_process
 from llm_cls.training.module import LOG_EVERY_STEPS, ClassifierModule
 from llm_cls.training.pruning import Pruner
 
@@ -138,7 +141,7 @@ class RunRecorder(Checkpoint):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Records the epoch."""
         assert isinstance(pl_module, ClassifierModule)
-        self.check_directory(trainer)
+        self.check_directory()
         epoch = trainer.current_epoch + 1
         val = pl_module.evaluations["val"]
         train_loss = pl_module.take_train_loss()
@@ -182,14 +185,23 @@ class RunRecorder(Checkpoint):
         for logger in trainer.loggers:
             logger.log_metrics({"epoch": epoch, "train/loss": train_loss, **flat, **figures}, step=epoch)
 
-    def check_directory(self, trainer: Trainer) -> None:
+    def check_directory(self) -> None:
         """Writes nothing where nobody would know whose it is.
 
         Raises:
             ResourceError: Somebody has removed the run directory.
         """
-        if trainer.is_global_zero and not (self._directory / "run.json").is_file():
+        if is_first_process() and not (self._directory / "run.json").is_file():
             raise ResourceError(f"{self._directory} was removed during the run. Start it again")
+
+    @contextmanager
+    def explain_removal(self) -> Iterator[None]:
+        """Gives the removed run directory as the reason of whatever failed for it."""
+        try:
+            yield
+        except Exception:
+            self.check_directory()
+            raise
 
     def _remove_all_but_best(self) -> None:
         for path in (self._directory / "checkpoints").glob("best-*.safetensors"):

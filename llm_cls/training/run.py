@@ -190,6 +190,7 @@ def train(config: Config, directory: Path, inputs: Inputs, record: dict[str, Any
         interrupts.before_errors(),
         run_logger(config, directory, record, is_first_process()) as logger,
         logging_redirect_tqdm(),
+        recorder.explain_removal(),
     ):
         trainer = _trainer(config, hardware, directory, recorder, logger, data.steps_per_epoch)
         last = directory / "checkpoints" / LAST
@@ -199,7 +200,7 @@ def train(config: Config, directory: Path, inputs: Inputs, record: dict[str, Any
         has_best = recorder.load_best(module)
         trainer.validate(module, datamodule=data, verbose=False)
         trainer.test(module, datamodule=data, verbose=False)
-        recorder.check_directory(trainer)
+        recorder.check_directory()
         metrics: dict[str, Any] | None = None
         if trainer.is_global_zero:
             val, test = module.evaluations["val"], module.evaluations["test"]

@@ -18,7 +18,7 @@ from llm_cls.cli import printable, report
 from llm_cls.config import OptimizerConfig
 from llm_cls.data.batches import EvalBatches, TrainSteps, step_indices
 from llm_cls.data.tokens import Tokens
-from llm_cls.errors import ArtifactError, ConfigError, OtherRunError
+from llm_cls.errors import ArtifactError, ConfigError, OtherRunError, ResourceError
 from llm_cls.files import read_jsonl, write_json
 from llm_cls.training.callbacks import LAST, AtomicCheckpointIO, RunRecorder
 from llm_cls.training.evaluation import evaluate
@@ -263,6 +263,16 @@ def test_a_checkpoint_belongs_to_its_run_alone(tmp_path: Path) -> None:
     assert check_same_run(tmp_path, parts) is None
     with pytest.raises(OtherRunError, match=r"last.ckpt is of another configuration, and .*run.json is missing"):
         check_same_run(tmp_path, {"optimizer": {"lr": 3e-3}})
+
+
+@pytest.mark.parametrize(("removed", "error"), [(True, ResourceError), (False, FileNotFoundError)])
+def test_a_removed_run_directory_is_the_reason_of_what_fails_for_it(
+    tmp_path: Path, removed: bool, error: type[Exception]
+) -> None:
+    if not removed:
+        (tmp_path / "run.json").write_text("{}")
+    with pytest.raises(error), RunRecorder(tmp_path, 1, "id", None).explain_removal():
+        (tmp_path / "history.jsonl").read_bytes()
 
 
 def test_a_rank_whose_parent_is_gone_ends_at_once(tmp_path: Path) -> None:
