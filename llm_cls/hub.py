@@ -33,11 +33,13 @@ def hub_is_reachable() -> bool:
     """Whether the hub answers: asked once and briefly, because its client tries each file again for a minute."""
     if constants.HF_HUB_OFFLINE:
         return False
-    try:
-        requests.head(constants.ENDPOINT, timeout=5)
-    except requests.RequestException:
-        return False
-    return True
+    for seconds in (5, 20):  # the second time for slow networks
+        try:
+            requests.head(constants.ENDPOINT, timeout=seconds)
+        except requests.RequestException:
+            continue
+        return True
+    return False
 
 
 def only_local(name: str) -> bool:

@@ -170,26 +170,26 @@ def _state(run: Path, entry: Entry) -> State:
 
 def is_locked(run: Path) -> bool:
     """Whether a living process holds a run directory; the lock of a process that died is free."""
-    lock = filelock.FileLock(run / LOCK, blocking=False)  # let go at once: a run waits a moment for its lock
+    path = run / LOCK
+    if not path.is_file():
+        return False
     try:
-        if not (run / LOCK).is_file():
-            return False
-        with lock:
-            return False
-    except filelock.Timeout:
-        return True
-    except OSError:  # it can be read but not written
-        return _is_held(run / LOCK)
+        import fcntl  # not on Windows
 
-
-def _is_held(lock: Path) -> bool:
-    import fcntl  # not on Windows
-
-    try:
-        with lock.open("rb") as file:
+        with path.open("rb") as file:  # shared, and let go at once: those who ask don't take one another for the holder
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
             return False
     except BlockingIOError:
+        return True
+    except (ImportError, OSError):  # no such locks here
+        return _is_held(path)
+
+
+def _is_held(path: Path) -> bool:
+    try:
+        with filelock.FileLock(path, blocking=False):
+            return False
+    except filelock.Timeout:
         return True
     except OSError:
         return False

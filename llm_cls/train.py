@@ -4,9 +4,11 @@ import os
 import shlex
 import sys
 import warnings
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import filelock
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
@@ -27,7 +29,8 @@ from llm_cls.errors import (
 )
 from llm_cls.hydra_config import CONF, accept_plain_values, explain, to_type
 from llm_cls.interrupts import check
-from llm_cls.ledger import FAILED, join_sweep, progress_line, read_states, record_failure
+from llm_cls.ledger import FAILED, LOCK, join_sweep, progress_line, read_states, record_failure
+from llm_cls.training.launch import is_first_process
 
 
 def main() -> None:
@@ -70,13 +73,12 @@ def _run(tree: DictConfig) -> float | None:
         config = parse_config(tree)
         if HydraConfig.get().sweeper.get("params"):
             raise ConfigError("This experiment is a grid. Add --multirun to run all of it")
-        from llm_cls.training.launch import is_first_process
         from llm_cls.training.run import run  # torch takes seconds to import, a misspelt key need not wait
 
         quiet_libraries()
         metrics = run(config, directory, list(HydraConfig.get().overrides.task))
     except Exception as error:
-        if summarize(error)[1] != EXIT_UNEXPECTED:  # whose log somebody has to read
+        if is_first_process() and summarize(error)[1] != EXIT_UNEXPECTED:  # whose log somebody has to read
             _remove_if_empty(directory)
         raise
     except RunInterrupted as error:
@@ -120,16 +122,21 @@ def _run_of_sweep(tree: DictConfig, kept: list[Any]) -> float | None:
 
 
 def _remove_if_empty(directory: Path) -> None:
-    """Leaves nothing behind where a run ended before it began."""
-    traces = {"train.log", ".lock"}
-    names = {path.name for path in directory.iterdir()} if directory.is_dir() else {"-"}
-    if names <= traces:
-        for name in names:
-            (directory / name).unlink()
-        for folder in (directory, *list(directory.parents)[:3]):
-            if any(folder.iterdir()) or folder == Path.cwd():
+    """Leaves nothing behind where a run ended before it began, unless another process is about to begin one there."""
+    traces = {"train.log", LOCK}
+    if not directory.is_dir() or not {path.name for path in directory.iterdir()} <= traces:
+        return
+    with suppress(OSError, filelock.Timeout), filelock.FileLock(directory / LOCK, blocking=False):
+        if {path.name for path in directory.iterdir()} <= traces:
+            for name in traces:
+                (directory / name).unlink(missing_ok=True)
+    for folder in (directory, *list(directory.parents)[:3]):
+        try:
+            if folder == Path.cwd():
                 break
             folder.rmdir()
+        except OSError:  # it holds something
+            break
 
 
 def _summary(metrics: dict[str, Any], directory: Path) -> str:

@@ -1,8 +1,11 @@
 """Fixtures that all tests share."""
 
+import os
 from pathlib import Path
 
 import pytest
+
+os.environ |= dict.fromkeys(("no_proxy", "NO_PROXY"), "127.0.0.1,localhost")  # servers that the tests themselves start
 
 
 @pytest.fixture(scope="session")

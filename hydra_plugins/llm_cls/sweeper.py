@@ -4,6 +4,7 @@ import logging
 import os
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -13,6 +14,7 @@ from hydra.core.utils import JobStatus
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
 
 from llm_cls.cli import summarize
 from llm_cls.config import Config, parse_config
@@ -21,6 +23,7 @@ from llm_cls.files import write_text
 from llm_cls.hydra_config import GROUPS, quoted, to_type
 from llm_cls.interrupts import check
 from llm_cls.ledger import Entry, State, directory_name, progress_line, read_states, write_plan
+from llm_cls.training.launch import started_together
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +48,10 @@ class GridSweeper(Sweeper):
             ConfigError: The launcher's package is not installed.
         """
         self._config, self._loader = config, hydra_context.config_loader
-        OmegaConf.select(config, "sweep.name")  # one by the clock is read here, once for all runs: OmegaConf keeps it
+        for key in config:  # what is set by the clock is read here, once for all runs: OmegaConf keeps it
+            if key != "hydra" and OmegaConf.is_config(config[key]):
+                with suppress(OmegaConfBaseException):  # a fault is told when the runs are checked
+                    OmegaConf.to_container(config[key], resolve=True)
         try:
             self._launcher = Plugins.instance().instantiate_launcher(
                 hydra_context=hydra_context, task_function=task_function, config=config
@@ -61,16 +67,16 @@ class GridSweeper(Sweeper):
         """Runs all combinations.
 
         Raises:
-            ConfigError: Some combination is not valid, or torchrun has started this; nothing has been run then.
+            ConfigError: Some combination is not valid, or torchrun or srun has started this; nothing has been run then.
             SweepError: Some runs failed.
             RunInterrupted: A signal has come; the message says how to go on.
         """
         from hydra._internal.core_plugins.basic_sweeper import BasicSweeper  # which Hydra itself imports late
 
-        if "TORCHELASTIC_RUN_ID" in os.environ:
+        if "TORCHELASTIC_RUN_ID" in os.environ or (started_together() or 1) > 1:
             raise ConfigError(
-                "--multirun starts the processes of every run itself, torchrun would start every run several times. "
-                "Leave torchrun out: trainer=ddp trainer.devices=N gives each run N devices of this machine"
+                "--multirun starts the processes of every run itself, torchrun or srun would start every run several "
+                "times. Leave it out: trainer=ddp trainer.devices=N gives each run N devices of this machine"
             )
         directory = Path(self._config.hydra.sweep.dir)
         parser = OverridesParser.create(config_loader=self._loader)

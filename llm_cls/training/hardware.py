@@ -8,6 +8,7 @@ import torch
 
 from llm_cls.config import TrainerConfig
 from llm_cls.errors import ConfigError
+from llm_cls.training.launch import usable_cores
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ class Hardware:
         """The device's name for ``run.json``."""
         if self.accelerator == "gpu":
             return torch.cuda.get_device_name(self.device)
-        return f"{platform.machine()} CPU, {os.cpu_count()} cores"
+        return f"{platform.machine()} CPU, {usable_cores()} cores"
 
 
 def resolve_hardware(config: TrainerConfig) -> Hardware:

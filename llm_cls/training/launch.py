@@ -26,9 +26,22 @@ def is_first_process() -> bool:
     return int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0"))) == 0
 
 
-def launched_from_outside() -> bool:
-    """Whether torchrun, SLURM or ``launch_ranks`` started this process as one rank of several."""
-    return "LOCAL_RANK" in os.environ or int(os.environ.get("SLURM_NTASKS", "1")) > 1
+def started_together() -> int | None:
+    """How many ranks torchrun, srun or ``launch_ranks`` has started, this process among them; None: none of them has.
+
+    That a job of SLURM has several tasks doesn't count: only srun starts them.
+    """
+    if "LOCAL_RANK" in os.environ:
+        return int(os.environ.get("WORLD_SIZE", "1"))
+    tasks = int(os.environ.get("SLURM_STEP_NUM_TASKS", "1"))
+    return tasks if tasks > 1 else None
+
+
+def usable_cores() -> int:
+    """The processor cores that this process may use; a container or a cluster's job may have fewer than there are."""
+    if hasattr(os, "sched_getaffinity"):  # on Linux
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def launch_ranks(directory: Path, devices: int) -> int:
@@ -43,7 +56,7 @@ def launch_ranks(directory: Path, devices: int) -> int:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     threads = os.environ.get("OMP_NUM_THREADS", "")  # of the whole run: more than there are cores wait for one another
-    cores = int(threads) if threads.isdecimal() else os.cpu_count() or 1
+    cores = int(threads) if threads.isdecimal() else usable_cores()
     # Without SLURM's variables, from which Lightning would conclude that SLURM has started the ranks.
     inherited = {key: value for key, value in os.environ.items() if not key.startswith("SLURM_")}
     base = inherited | {

@@ -12,6 +12,7 @@ from typing import Any
 import filelock
 import torch
 from lightning import Trainer
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.pytorch.callbacks import Callback, EarlyStopping
 from tqdm.contrib.logging import logging_redirect_tqdm
 from transformers import PretrainedConfig
@@ -37,7 +38,7 @@ from llm_cls.model.decoder import positions
 from llm_cls.training.callbacks import LAST, AtomicCheckpointIO, ProgressBar, RunRecorder
 from llm_cls.training.distributed import ReplicatedStrategy
 from llm_cls.training.hardware import Hardware, check_fp8, resolve_hardware
-from llm_cls.training.launch import is_first_process, launch_ranks, launched_from_outside
+from llm_cls.training.launch import is_first_process, launch_ranks, started_together
 from llm_cls.training.module import ClassifierModule
 from llm_cls.training.pruning import Pruner
 from llm_cls.training.record import (
@@ -106,7 +107,7 @@ def run(
             write_text(directory / "config.yaml", dump_config(config))
             write_json(directory / "run.json", record)
         try:
-            if (isolate or inputs.hardware.world_size > 1) and not launched_from_outside():
+            if (isolate or inputs.hardware.world_size > 1) and started_together() is None:
                 if (code := launch_ranks(directory, inputs.hardware.devices)) == EXIT_INTERRUPTED:
                     raise RunInterrupted("Interrupted")
                 if code:
@@ -142,7 +143,12 @@ def prepare(config: Config, shared: Shared) -> Inputs:
     hardware = resolve_hardware(config.trainer)
     if config.engine.name == "fp8":
         check_fp8(hardware)
-    if hardware.num_nodes > 1 and not launched_from_outside():
+    if (ranks := started_together()) not in (None, hardware.world_size):
+        raise ConfigError(
+            f"torchrun or srun has started {ranks} processes, but trainer.devices={hardware.devices} and "
+            f"trainer.num_nodes={hardware.num_nodes} make {hardware.world_size}. Start as many"
+        )
+    if hardware.num_nodes > 1 and ranks is None:
         raise ConfigError(
             f"trainer.num_nodes={hardware.num_nodes} needs a process on every machine. Start it with SLURM, or on "
             f"each of them with torchrun --nnodes={hardware.num_nodes} --nproc-per-node={hardware.devices} ... "
@@ -256,6 +262,9 @@ def _trainer(
     steps_per_epoch: int,
 ) -> Trainer:
     callbacks: list[Callback] = [recorder]
+    plugins: list[Any] = [AtomicCheckpointIO()]
+    if hardware.world_size == 1:  # whatever SLURM's variables say of the tasks of its job
+        plugins.append(LightningEnvironment())
     if config.trainer.progress_bar:
         callbacks.append(ProgressBar(steps_per_epoch))
     if (patience := config.trainer.early_stopping_patience) is not None:
@@ -270,7 +279,7 @@ def _trainer(
         precision=hardware.precision,  # type: ignore[arg-type]
         max_epochs=config.trainer.max_epochs,
         callbacks=callbacks,
-        plugins=[AtomicCheckpointIO()],
+        plugins=plugins,
         logger=logger.lightning,
         default_root_dir=directory,
         enable_progress_bar=config.trainer.progress_bar,

@@ -3,8 +3,8 @@
 import logging
 import netrc
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
@@ -19,18 +19,45 @@ from llm_cls.training.evaluation import Evaluation
 log = logging.getLogger(__name__)
 
 
+class _TolerantLogger(WandbLogger):
+    """Lightning's logger, which logs no more once W&B has failed: its process may be killed, its disk full."""
+
+    failed = False
+
+    def log_metrics(self, metrics: Any, step: int | None = None) -> None:
+        """See ``WandbLogger``."""
+        self.attempt(lambda: super(_TolerantLogger, self).log_metrics(metrics, step))
+
+    def log_hyperparams(self, params: Any) -> None:
+        """See ``WandbLogger``."""
+        self.attempt(lambda: super(_TolerantLogger, self).log_hyperparams(params))
+
+    def attempt(self, action: Callable[[], None]) -> None:
+        """Logs something; whatever W&B raises, the training matters more."""
+        if self.failed:
+            return
+        try:
+            action()
+        except Exception as error:
+            self.failed = True
+            log.warning("W&B failed, the run goes on without it: %s", first_line(error))
+
+
 class RunLogger:
     """A W&B run, or nothing at all where W&B can't be used."""
 
-    def __init__(self, logger: WandbLogger | None) -> None:
+    def __init__(self, logger: _TolerantLogger | None) -> None:
         """Wraps ``logger``."""
         self.lightning: WandbLogger | bool = logger or False
+        self._logger = logger
         self._wandb: Any = logger.experiment if logger else None
 
     def log_results(self, metrics: dict[str, Any], test: Evaluation, corpus: Corpus) -> None:
         """Final figures, confusion matrix, per-class table and table of the test predictions."""
-        if self._wandb is None:
-            return
+        if self._logger is not None:
+            self._logger.attempt(lambda: self._log_results(metrics, test, corpus))
+
+    def _log_results(self, metrics: dict[str, Any], test: Evaluation, corpus: Corpus) -> None:
         import wandb
 
         summary = {f"{split}/{k}": v for split in ("val", "test") for k, v in metrics[split].items()}
@@ -77,7 +104,7 @@ def run_logger(config: Config, directory: Path, record: dict[str, Any], first: b
         _finish(logger, code)
 
 
-def _start(config: Config, directory: Path, record: dict[str, Any]) -> WandbLogger | None:
+def _start(config: Config, directory: Path, record: dict[str, Any]) -> _TolerantLogger | None:
     import wandb
 
     modes = ["offline"]
@@ -98,9 +125,10 @@ def _start(config: Config, directory: Path, record: dict[str, Any]) -> WandbLogg
                 config={**config.model_dump(mode="json"), "run": record},
                 settings=settings,
             )
-            logger = WandbLogger(experiment=run)
+            logger = _TolerantLogger(experiment=run)
         except Exception as error:  # whatever W&B raises, the training matters more
             log.warning("W&B can't be used %s: %s", mode, first_line(error))
+            _forget_service()
         else:
             return logger
     return None
@@ -124,6 +152,15 @@ def _finish(logger: RunLogger, code: int) -> None:
     try:
         logger._wandb.finish(exit_code=code)
     except Exception as error:
-        log.warning("W&B could not finish its run: %s", error)
+        log.warning("W&B could not finish its run: %s", first_line(error))
+        _forget_service()
     if offline and code == 0:
         log.info("W&B was offline. Upload this run with: wandb sync %s", os.path.relpath(folder))
+
+
+def _forget_service() -> None:
+    """Lets go of W&B's process, which may be dead, so that the next run of a sweep starts another."""
+    import wandb
+
+    with suppress(Exception, SystemExit):
+        wandb.teardown()

@@ -65,7 +65,8 @@ def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """A user's environment: own caches, no network settings, no W&B key."""
     home = tmp_path_factory.mktemp("home")
-    kept = {k: v for k, v in os.environ.items() if not k.startswith(("WANDB", "HYDRA", "HF_", "LLM_CLS"))}
+    other = ("WANDB", "HYDRA", "HF_", "LLM_CLS", "SLURM", "RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_", "NETRC")
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(other)}
     own = {"HOME": str(home), "LLM_CLS_CACHE": str(home / "cache"), "HF_HUB_OFFLINE": "1", "HF_HOME": str(home / "hf")}
     # OpenMP's threads wait in a loop: two processes on the same cores would be thirty times as slow as alone.
     return {"GOMP_SPINCOUNT": "1000"} | kept | own

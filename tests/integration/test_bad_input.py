@@ -68,7 +68,12 @@ def test_configuration(train: Command, arguments: list[str], parts: list[str]) -
 
 def test_torchrun_does_not_start_sweeps(train: Command) -> None:
     done = train("--multirun", "seed=1,2", env={"TORCHELASTIC_RUN_ID": "none", "LOCAL_RANK": "0", "RANK": "0"})
-    check(done, 2, "Leave torchrun out", "trainer.devices=N")
+    check(done, 2, "Leave it out", "trainer.devices=N")
+
+
+def test_more_processes_than_devices(train: Command) -> None:
+    done = train("data=sample", "model=ja-mini", "trainer=cpu", env={"SLURM_STEP_NUM_TASKS": "2", "SLURM_PROCID": "0"})
+    check(done, 2, "torchrun or srun has started 2 processes", "trainer.devices=1", "make 1. Start as many")
 
 
 def test_all_faults_at_once(train: Command) -> None:

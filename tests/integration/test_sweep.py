@@ -159,7 +159,8 @@ def test_a_key_of_the_command_line_takes_the_place_of_an_axis(
     command: Command, sweep: list[str], tmp_path: Path
 ) -> None:
     line = [*[a for a in sweep if not a.startswith("optimizer.lr=")], "experiment=lr_curve", "++optimizer.lr=1e-3"]
-    done = command("train", *line, "optimizer.weight_decay=0,0.0", "trainer.max_epochs=1", cwd=tmp_path)
+    by_the_clock = "+logger.group=g-${now:%f}"
+    done = command("train", *line, by_the_clock, "optimizer.weight_decay=0,0.0", "trainer.max_epochs=1", cwd=tmp_path)
     assert done.returncode == 0 and "1 of 1 runs are done" in done.stdout, done.stderr
 
 

@@ -17,6 +17,7 @@ from .conftest import Command
 from .test_sweep import GRID, NAMES, assert_same_results
 from .test_sweep import sweep as sweep
 from .test_sweep import undisturbed as undisturbed
+from .test_training import wait_for
 
 pytestmark = pytest.mark.slow
 KILLS = 50
@@ -68,16 +69,6 @@ def test_memory_does_not_grow_over_thirty_runs(environment: dict[str, str], swee
     assert resident[29] - resident[9] < weights
 
 
-def wait_for_first_epoch(sweep: Path, process: subprocess.Popen[str]) -> None:
-    """Returns when some run has a checkpoint; a process that never gets there is not left behind."""
-    deadline = time.monotonic() + 240
-    while not list(sweep.glob("*/checkpoints/last.ckpt")):
-        if process.poll() is not None or time.monotonic() > deadline:
-            process.kill()
-            pytest.fail(f"no epoch: {process.communicate()[1]}")
-        time.sleep(0.05)
-
-
 def test_ray(command: Command, sweep: list[str], undisturbed: Path, tmp_path: Path) -> None:
     pytest.importorskip("ray")
     line = [*sweep, *GRID, "hydra/launcher=ray"]
@@ -100,7 +91,7 @@ def test_a_killed_ray_worker_takes_no_other_run_along(
         [sys.executable, "-m", "llm_cls.train", *line],
         cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
-    wait_for_first_epoch(tmp_path / "sweep", process)
+    wait_for(tmp_path / "sweep" / "*" / "checkpoints" / "last.ckpt", process)
     listed = subprocess.run(["ps", "-eo", "pid,args"], capture_output=True, text=True, check=True).stdout
     worker = next(int(row.split()[0]) for row in listed.splitlines() if "ray::_run" in row)
     os.kill(worker, signal.SIGKILL)
@@ -119,7 +110,7 @@ def test_an_interrupted_ray_sweep_takes_its_runs_along(
         [sys.executable, "-m", "llm_cls.train", *line],
         cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
-    wait_for_first_epoch(tmp_path / "sweep", process)
+    wait_for(tmp_path / "sweep" / "*" / "checkpoints" / "last.ckpt", process)
     process.send_signal(signal.SIGTERM)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 75, errors

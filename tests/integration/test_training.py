@@ -109,10 +109,12 @@ def start(arguments: list[str], cwd: Path, environment: dict[str, str]) -> subpr
 
 
 def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
-    """Until ``path`` exists; the process must still run then."""
-    deadline = time.monotonic() + 60
-    while not path.exists():
-        assert process.poll() is None and time.monotonic() < deadline
+    """Until ``path``, which may have wildcards, exists; the process must still run then."""
+    deadline = time.monotonic() + 240
+    while not list(Path(path.anchor).glob(str(path.relative_to(path.anchor)))):
+        if process.poll() is not None or time.monotonic() > deadline:
+            process.kill()
+            pytest.fail(f"{path} was not written: {process.communicate()[1]}")
         time.sleep(0.005)
 
 
@@ -247,8 +249,8 @@ def test_orphaned_ranks_end(environment: dict[str, str], arguments: list[str], t
 
 
 def children(pid: int) -> list[int]:
-    listed = subprocess.run(["ps", "-o", "pid=", "--ppid", str(pid)], capture_output=True, text=True, check=False)
-    return [int(line) for line in listed.stdout.split()]
+    stats = [path.read_text() for path in Path("/proc").glob("[0-9]*/stat") if path.exists()]
+    return [int(stat.split()[0]) for stat in stats if int(stat.rpartition(")")[2].split()[1]) == pid]
 
 
 def alive(pid: int) -> bool:

@@ -1,6 +1,8 @@
 """The W&B run of a finished run, read back from its offline files."""
 
 import json
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -8,8 +10,36 @@ import pytest
 from sklearn.metrics import confusion_matrix
 
 from llm_cls.files import read_jsonl
+from llm_cls.ledger import read_states
 
+from .conftest import TINY, Command
 from .test_run_directory import load, read_wandb
+from .test_training import children, start, wait_for
+
+
+def test_the_runs_of_a_sweep_outlive_the_process_of_wandb(
+    environment: dict[str, str], archive: Path, tmp_path: Path
+) -> None:
+    """It is killed in the first run, which goes on without it; the second run has another."""
+    line = ["--multirun", *TINY, f"data.archive={archive}", "template=1,2", "hydra.sweep.dir=sweep"]
+    process = start(line, tmp_path, environment)
+    wait_for(tmp_path / "sweep" / "template=1" / "checkpoints" / "last.ckpt", process)
+    (service,) = [pid for pid in children(process.pid) if "wandb" in Path(f"/proc/{pid}/comm").read_text()]
+    os.kill(service, signal.SIGKILL)
+    _, errors = process.communicate(timeout=250)
+    assert (process.returncode, errors) == (0, "")
+    assert [state.name for state in read_states(tmp_path / "sweep")] == ["finished", "finished"]
+    assert "W&B" in (tmp_path / "sweep" / "template=1" / "train.log").read_text(encoding="utf-8")
+    kinds = {record.WhichOneof("record_type") for record in read_wandb(tmp_path / "sweep" / "template=2")}
+    assert {"history", "exit"} <= kinds
+
+
+def test_a_home_that_can_not_be_written_stops_no_run(command: Command, archive: Path, tmp_path: Path) -> None:
+    """W&B keeps the files of tables there."""
+    line = [*TINY, f"data.archive={archive}", "trainer.max_epochs=1", "hydra.run.dir=run"]
+    done = command("train", *line, cwd=tmp_path, env={"HOME": "/proc/nobody"})
+    assert done.returncode == 0 and (tmp_path / "run" / "metrics.json").is_file(), done.stderr
+    assert "W&B failed, the run goes on without it: Unable to write" in done.stdout
 
 
 def test_curves_summary_and_configuration(finished_run: Path) -> None:

@@ -1,5 +1,7 @@
 """The state of every planned run, from what lies on the disk."""
 
+import errno
+import fcntl
 import json
 import os
 import subprocess
@@ -7,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from unittest.mock import Mock
 
 import filelock
 import pytest
@@ -29,6 +32,7 @@ from llm_cls.ledger import (
     remaining_seconds,
     write_plan,
 )
+from llm_cls.train import _remove_if_empty
 
 
 def entry(name: str) -> Entry:
@@ -101,14 +105,45 @@ def held(path: Path) -> Iterator[None]:
         holder.communicate()
 
 
-def test_a_lock_that_can_only_be_read_is_seen_all_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("shared", [True, False])
+def test_a_held_lock_is_seen_with_and_without_shared_locks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shared: bool
+) -> None:
     def refuse(*_: object) -> None:
-        raise PermissionError
+        raise OSError(errno.ENOSYS, "not here")
 
-    with held(tmp_path / LOCK):
-        monkeypatch.setattr(filelock.FileLock, "acquire", refuse)
-        assert is_locked(tmp_path)
     assert not is_locked(tmp_path)
+    with held(tmp_path / LOCK):
+        if not shared:
+            monkeypatch.setattr(fcntl, "flock", refuse)
+            monkeypatch.setattr(filelock.FileLock, "acquire", Mock(side_effect=filelock.Timeout("")))
+        assert is_locked(tmp_path)
+    monkeypatch.undo()
+    assert not is_locked(tmp_path)
+
+
+def test_those_who_ask_for_a_lock_do_not_take_one_another_for_its_holder(tmp_path: Path) -> None:
+    (tmp_path / LOCK).touch()
+    with (tmp_path / LOCK).open("rb") as file:
+        fcntl.flock(file, fcntl.LOCK_SH)
+        assert not is_locked(tmp_path)
+
+
+def test_a_run_that_did_not_begin_leaves_nothing_behind_but_what_another_process_holds(tmp_path: Path) -> None:
+    run = tmp_path / "runs" / "today" / "run"
+    run.mkdir(parents=True)
+    (tmp_path / "mine").touch()
+    (run / "train.log").touch()
+    with held(run / LOCK):
+        _remove_if_empty(run)
+        assert {path.name for path in run.iterdir()} == {"train.log", LOCK}
+    _remove_if_empty(run)
+    assert [path.name for path in tmp_path.iterdir()] == ["mine"]
+    _remove_if_empty(run)  # another rank has done it
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "notes.txt").touch()
+    _remove_if_empty(tmp_path / "own")
+    assert [path.name for path in (tmp_path / "own").iterdir()] == ["notes.txt"]
 
 
 def test_a_plan_that_is_known_already_is_left_alone(tmp_path: Path) -> None:
