@@ -9,9 +9,10 @@ from typing import Any
 import yaml
 
 from llm_cls.errors import ArtifactError
+from llm_cls.ledger import FAILED, is_locked
 from llm_cls.run_files import Failure, Metrics, Record, RunFiles, read_json, read_run_files
 
-FILES = ("metrics.json", "run.json", "config.yaml", "failed.json")
+FILES = ("metrics.json", "run.json", "config.yaml", FAILED)
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the C one is ten times faster where it is built
 
 
@@ -50,11 +51,10 @@ class Run:
 
 def read_runs(directory: Path) -> list[Run]:
     """All runs below ``directory``, sorted by path; a run that occurs twice counts once."""
-    held = _held_locks()
     runs: list[Run] = []
     seen: dict[str, str] = {}
     for path in _run_directories(directory):
-        run = _read_run(path, path.relative_to(directory).as_posix(), held)
+        run = _read_run(path, path.relative_to(directory).as_posix())
         if run.scored and run.record is not None:
             first = seen.setdefault(run.record.run_id, run.name)
             if first != run.name:
@@ -72,8 +72,8 @@ def _run_directories(directory: Path) -> Iterator[Path]:
             yield Path(folder)
 
 
-def _read_run(path: Path, name: str, held: set[tuple[int, int]]) -> Run:
-    run = _without_result(Run(path, name, "unfinished"), held)
+def _read_run(path: Path, name: str) -> Run:
+    run = _without_result(Run(path, name, "unfinished"))
     try:
         run = replace(run, config=_read_config(path / "config.yaml"))
         found = read_run_files(path)
@@ -94,12 +94,12 @@ def _read_run(path: Path, name: str, held: set[tuple[int, int]]) -> Run:
     return replace(run, state="finished", reason="", metrics=metrics)
 
 
-def _without_result(run: Run, held: set[tuple[int, int]]) -> Run:
+def _without_result(run: Run) -> Run:
     """``run`` as it stands without ``metrics.json``: in progress, failed, or left behind."""
-    if _is_held(run.path / ".lock", held):
+    if is_locked(run.path):
         return run.put_aside("running", "in progress")
     try:
-        failure = read_json(run.path / "failed.json", Failure, "Start the sweep again")
+        failure = read_json(run.path / FAILED, Failure, "Start the sweep again")
     except ArtifactError:
         failure = None
     if failure is None:
@@ -155,29 +155,3 @@ def _flatten(tree: Mapping[Any, Any], prefix: str = "") -> Iterator[tuple[str, A
             yield from _flatten(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
-
-
-def _held_locks() -> set[tuple[int, int]]:
-    """(device, inode) of each file that a process on this machine has locked; empty where the system can't tell.
-
-    Trying a lock would tell as well, but could make a run that starts at this moment give up.
-    """
-    try:
-        lines = Path("/proc/locks").read_text(encoding="ascii").splitlines()
-    except OSError:
-        return set()
-    held = set()
-    for line in lines:
-        for word in line.split():
-            if word.count(":") == 2 and not word.startswith(":"):
-                major, minor, inode = word.split(":")
-                held.add((os.makedev(int(major, 16), int(minor, 16)), int(inode)))
-    return held
-
-
-def _is_held(path: Path, held: set[tuple[int, int]]) -> bool:
-    try:
-        status = path.stat()
-    except OSError:
-        return False
-    return (status.st_dev, status.st_ino) in held
