@@ -65,7 +65,7 @@ def batch(lengths: list[int]) -> Batch:
     return Batch(ids, torch.arange(len(lengths)) % 5, lengths, list(range(len(lengths))))
 
 
-@pytest.mark.parametrize("lengths", [[1], [64], [1, 1, 1], [3, 17, 64, 1], [64, 17, 3, 1], [9, 9]])
+@pytest.mark.parametrize("lengths", [[1], [64], [1, 1, 1], [3, 17, 64, 1], [64, 17, 3, 1], [9, 9], [9, 9, 4, 9, 9, 9]])
 @pytest.mark.parametrize("targets", ["null", "all-linear"])
 @pytest.mark.parametrize("architecture", [*FUSED, "qwen3", "gpt2"])
 def test_fast_is_the_reference(architecture: str, targets: str, lengths: list[int]) -> None:
