@@ -123,20 +123,18 @@ def _run_of_sweep(tree: DictConfig, kept: list[Any]) -> float | None:
 
 def _remove_if_empty(directory: Path) -> None:
     """Leaves nothing behind where a run ended before it began, unless another process is about to begin one there."""
-    traces = {"train.log", LOCK}
-    if not directory.is_dir() or not {path.name for path in directory.iterdir()} <= traces:
+    traces = [directory / "train.log", directory / LOCK]
+    if not directory.is_dir() or set(directory.iterdir()) - set(traces):
         return
     with suppress(OSError, filelock.Timeout), filelock.FileLock(directory / LOCK, blocking=False):
-        if {path.name for path in directory.iterdir()} <= traces:
-            for name in traces:
-                (directory / name).unlink(missing_ok=True)
-    for folder in (directory, *list(directory.parents)[:3]):
-        try:
+        if not set(directory.iterdir()) - set(traces):
+            for path in traces:
+                path.unlink(missing_ok=True)
+    with suppress(OSError):  # of the first folder that holds something
+        for folder in (directory, *list(directory.parents)[:3]):
             if folder == Path.cwd():
                 break
             folder.rmdir()
-        except OSError:  # it holds something
-            break
 
 
 def _summary(metrics: dict[str, Any], directory: Path) -> str:

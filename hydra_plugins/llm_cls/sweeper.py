@@ -49,8 +49,8 @@ class GridSweeper(Sweeper):
         """
         self._config, self._loader = config, hydra_context.config_loader
         for key in config:  # what is set by the clock is read here, once for all runs: OmegaConf keeps it
-            if key != "hydra" and OmegaConf.is_config(config[key]):
-                with suppress(OmegaConfBaseException):  # a fault is told when the runs are checked
+            with suppress(OmegaConfBaseException):  # a fault is told when the runs are checked
+                if key != "hydra" and OmegaConf.is_config(config[key]):
                     OmegaConf.to_container(config[key], resolve=True)
         try:
             self._launcher = Plugins.instance().instantiate_launcher(

@@ -5,7 +5,7 @@ What is exact and what it saves:
 - Padding-free. Every layer but attention treats each token alone, so the texts of a batch can be one long
   sequence; the share of padding (a quarter of the tokens of livedoor at 512) isn't computed. Attention gets
   the texts' boundaries: variable-length flash attention on a GPU in half precision, one call of PyTorch's
-  own attention per text elsewhere. No mask tensor is ever made.
+  own attention per run of texts of equal length elsewhere. No mask tensor is ever made.
 - LoRA without casts. PEFT casts the input of every adapted layer to the adapter's float32; here the small
   adapter is cast to the input's type instead, and ``B`` is applied in the same matrix product that adds it to
   the layer's output. The master weights stay float32.

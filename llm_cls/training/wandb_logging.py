@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import urlparse
 
 from lightning.pytorch.loggers import WandbLogger
@@ -48,14 +48,13 @@ class RunLogger:
 
     def __init__(self, logger: _TolerantLogger | None) -> None:
         """Wraps ``logger``."""
-        self.lightning: WandbLogger | bool = logger or False
-        self._logger = logger
+        self.lightning: _TolerantLogger | Literal[False] = logger or False
         self._wandb: Any = logger.experiment if logger else None
 
     def log_results(self, metrics: dict[str, Any], test: Evaluation, corpus: Corpus) -> None:
         """Final figures, confusion matrix, per-class table and table of the test predictions."""
-        if self._logger is not None:
-            self._logger.attempt(lambda: self._log_results(metrics, test, corpus))
+        if self.lightning:
+            self.lightning.attempt(lambda: self._log_results(metrics, test, corpus))
 
     def _log_results(self, metrics: dict[str, Any], test: Evaluation, corpus: Corpus) -> None:
         import wandb

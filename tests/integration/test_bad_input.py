@@ -58,6 +58,7 @@ def train(command: Command, tmp_path: Path) -> Iterator[Command]:
         (["data=table", "data.file=a.csv", "data.text=本文"], ["data.label is missing"]),
         (["trainer.num_nodes=2", "data=sample", "model=ja-mini"], ["trainer.num_nodes=2", "torchrun --nnodes=2"]),
         (["--multirun", "sweep.name=a,b"], ["sweep.name can't be swept"]),
+        (["--multirun", "seed='???'", "template=1,2"], ["seed is missing. Try seed=..."]),
         (["data=sample", "model=ja-mini", "model.tokenizer=./no/such"], ["model.tokenizer: './no/such'", "Check the"]),
         (["model=hf", "model.name=gpt2"], ["model.name: 'gpt2'", "hf download gpt2", "model.name=FOLDER"]),
     ],

@@ -1,7 +1,6 @@
 """What a run must survive: several devices, interruption, divergence, company."""
 
 import json
-import os
 import signal
 import socket
 import subprocess
@@ -249,13 +248,17 @@ def test_orphaned_ranks_end(environment: dict[str, str], arguments: list[str], t
 
 
 def children(pid: int) -> list[int]:
-    stats = [path.read_text() for path in Path("/proc").glob("[0-9]*/stat") if path.exists()]
-    return [int(stat.split()[0]) for stat in stats if int(stat.rpartition(")")[2].split()[1]) == pid]
+    found = [int(path.name) for path in Path("/proc").glob("[0-9]*")]
+    return [other for other in found if state_and_parent(other)[1:] == [str(pid)]]
 
 
 def alive(pid: int) -> bool:
+    return state_and_parent(pid)[:1] not in ([], ["Z"])
+
+
+def state_and_parent(pid: int) -> list[str]:
+    """Nothing of a process that is gone."""
     try:
-        os.kill(pid, 0)
-        return "Z" not in Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[:2]
     except (ProcessLookupError, FileNotFoundError):
-        return False
+        return []

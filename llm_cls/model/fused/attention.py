@@ -2,7 +2,8 @@
 
 On a GPU in half precision it is one call without a mask and without padding: the kernels of
 ``triton_attention.py``, or for the last layer, unusual head sizes and smaller chips PyTorch's variable-length flash
-kernel (Dao, 2023). Elsewhere PyTorch's own attention is called once per text, and its autograd does the backward pass.
+kernel (Dao, 2023). Elsewhere PyTorch's own attention is called once per run of texts of equal length, and its
+autograd does the backward pass.
 """
 
 from collections.abc import Iterator, Sequence
