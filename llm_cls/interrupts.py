@@ -38,7 +38,12 @@ def check() -> None:
         RunInterrupted: A signal has come.
     """
     if _received:
-        raise RunInterrupted(f"Interrupted by {signal.Signals(_received[0]).name}")
+        raise interrupted_by(_received[0])
+
+
+def interrupted_by(number: int) -> RunInterrupted:
+    """What a run ends with for this signal."""
+    return RunInterrupted(f"Interrupted by {signal.Signals(number).name}")
 
 
 @contextmanager

@@ -7,6 +7,7 @@ processes and machines can work on one sweep, and a killed one leaves nothing to
 import re
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -197,7 +198,8 @@ def _is_held(path: Path) -> bool:
 
 def record_failure(run: Path, reason: str, exit_code: int) -> None:
     """Writes down why a run of a sweep failed."""
-    write_json(run / FAILED, {"reason": reason, "exit_code": exit_code})
+    with suppress(FileNotFoundError):  # another process is at the run already, and has cleared up
+        write_json(run / FAILED, {"reason": reason, "exit_code": exit_code})
 
 
 def clear_failure(run: Path) -> None:

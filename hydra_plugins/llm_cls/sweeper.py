@@ -3,14 +3,16 @@
 import logging
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.core.plugins import Plugins
 from hydra.core.utils import JobStatus
+from hydra.errors import HydraException
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict
@@ -22,12 +24,19 @@ from llm_cls.errors import ConfigError, OtherRunError, ResourceError, RunInterru
 from llm_cls.files import write_text
 from llm_cls.hydra_config import GROUPS, quoted, to_type
 from llm_cls.interrupts import check
-from llm_cls.ledger import Entry, State, directory_name, progress_line, read_states, write_plan
+from llm_cls.ledger import Entry, State, directory_name, progress_line, read_plan, read_states, write_plan
 from llm_cls.training.launch import started_together
 
 log = logging.getLogger(__name__)
 
 _POLL_SECONDS = 1.0
+_NEUTRAL: Any = {
+    "logger": True,
+    "sweep": True,
+    "trainer": {"accelerator", "devices", "num_nodes", "progress_bar"},
+    "data": {"cache_dir", "micro_batch_size", "eval_batch_size"},
+    "engine": {"gradient_checkpointing"},
+}
 
 
 class GridSweeper(Sweeper):
@@ -82,7 +91,8 @@ class GridSweeper(Sweeper):
         parser = OverridesParser.create(config_loader=self._loader)
         params = [f"{key}={value}" for key, value in self._params.items()]
         overrides = _latest(parser.parse_overrides([*params, *arguments]))
-        entries, config = self._check(plan(BasicSweeper.split_arguments(overrides, None)[0]))
+        checked = self._check(plan(BasicSweeper.split_arguments(overrides, None)[0]))
+        entries, config = self._with_known_names(directory, checked), checked[-1][1]
         record = directory / "multirun.yaml"
         if write_plan(directory, entries) or not record.is_file():  # what is refused leaves no trace
             write_text(record, OmegaConf.to_yaml(self._config))
@@ -104,6 +114,7 @@ class GridSweeper(Sweeper):
             errors = self._launch(left, launched)
             check()
             for entry, error in zip(left, errors, strict=True):
+                reasons.pop(entry.directory, None)
                 if error is not None:
                     reasons[entry.directory] = summarize(error)[0]
                     if isinstance(error, OtherRunError):
@@ -112,14 +123,15 @@ class GridSweeper(Sweeper):
             states, waited = self._wait_for_others(directory, entries)
             left = [s.entry for s in states if not (s.is_complete or s.is_hopeless or s.entry.directory in refused)]
             attempts -= not waited  # what another process left behind was no attempt of ours
-        log.info("%s", progress_line(states))
+        if len(refused) < len(states):
+            log.info("%s", progress_line([state for state in states if state.entry.directory not in refused]))
         failed = []
         for state in states:
             name = state.entry.directory
             if name in refused:
                 failed.append(reasons[name])
             elif not state.is_complete:
-                failed.append(f"{name}: {state.name}: {state.reason or reasons.get(name, 'its process has died')}")
+                failed.append(f"{name}: {state.name}: {reasons.get(name) or state.reason or 'its process has died'}")
         if failed:
             raise SweepError("\n".join([f"{len(failed)} of {len(states)} runs of {directory} failed", *failed]))
 
@@ -147,7 +159,7 @@ class GridSweeper(Sweeper):
             errors |= dict(zip(ready, failures, strict=True))
         return [errors[entry.directory] for entry in entries]
 
-    def _check(self, entries: Sequence[Entry]) -> tuple[list[Entry], Config]:
+    def _check(self, entries: Sequence[Entry]) -> list[tuple[Entry, Config]]:
         """Composes and validates every combination before the first one runs; equal ones (0 and 0.0) are one."""
         faults: dict[str, None] = {}
         different: dict[str, tuple[Entry, Config]] = {}
@@ -160,8 +172,35 @@ class GridSweeper(Sweeper):
                 different.setdefault(config.model_dump_json(), (entry, config))
         if faults:
             raise ConfigError("\n".join(faults))
-        found = list(different.values())
-        return [entry for entry, _ in found], found[-1][1]
+        return list(different.values())
+
+    def _with_known_names(self, directory: Path, checked: Sequence[tuple[Entry, Config]]) -> list[Entry]:
+        """The runs under the names that they have in this sweep already: with other axes one is named differently."""
+        planned = {entry.directory: entry for entry in read_plan(directory)}
+        names = {entry.directory for entry, _ in checked}
+        entries = []
+        known: dict[str, str] | None = None  # what each planned run computes; read where it is needed
+        for entry, config in checked:
+            before = planned.get(entry.directory)
+            if planned and (before is None or before.overrides != entry.overrides):
+                if known is None:
+                    known = self._results(planned.values())
+                result = _result(config)
+                if known.get(entry.directory) != result:
+                    others = (name for name in known if name not in names and known[name] == result)
+                    if (name := next(others, None)) is not None:
+                        del known[name]
+                        entry = Entry(name, entry.overrides, planned[name].swept)
+            entries.append(entry)
+        return entries
+
+    def _results(self, entries: Iterable[Entry]) -> dict[str, str]:
+        """What each of them computes, by its folder; those of another version, which can't be read, are left out."""
+        found = {}
+        for entry in entries:
+            with suppress(ConfigError, HydraException, OmegaConfBaseException):
+                found[entry.directory] = _result(parse_config(self._compose(entry)))
+        return found
 
     def _compose(self, entry: Entry) -> DictConfig:
         tree = self._loader.load_sweep_config(self._config, list(entry.overrides))
@@ -218,6 +257,11 @@ def plan(jobs: Sequence[Sequence[str]]) -> list[Entry]:
         name = directory_name(swept)
         entries.setdefault(name, Entry(name, tuple(job), swept))
     return list(entries.values())
+
+
+def _result(config: Config) -> str:
+    """All of a configuration that may change the result of a run, for comparison."""
+    return config.model_dump_json(exclude=_NEUTRAL)
 
 
 def _latest(overrides: Sequence[Override]) -> list[Override]:

@@ -1,6 +1,7 @@
 """The saved classifier: ``model/`` of a run directory, each file under its sha256."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,9 @@ def save_artifact(
     classifier: TextClassifier, tokenizer: Tokenizer, labels: tuple[str, ...], config: Config, directory: Path
 ) -> None:
     """Writes everything that predicting needs besides the pretrained weights; the manifest comes last."""
-    directory.mkdir(parents=True, exist_ok=True)
+    if directory.is_dir():
+        shutil.rmtree(directory)  # of a process that was killed while it wrote this
+    directory.mkdir(parents=True)
     if config.lora.enabled:
         decoder: Any = classifier.decoder
         _name_base_model(decoder, config)

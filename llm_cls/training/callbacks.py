@@ -65,6 +65,7 @@ class RunRecorder(Checkpoint):
         diverged: Whether the loss or a score stopped being a number.
         pruned: Whether the run was ended early.
         done: Whether training has ended.
+        earlier_seconds: Of the epochs that earlier processes have trained.
     """
 
     KEY = "run_recorder"  # in the checkpoint
@@ -85,6 +86,7 @@ class RunRecorder(Checkpoint):
         self.diverged = False
         self.pruned = False
         self.done = False
+        self.earlier_seconds = 0.0
         self._best_f1 = float("-inf")
         self._started = 0.0
         self._train_seconds = 0.0
@@ -109,6 +111,7 @@ class RunRecorder(Checkpoint):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Goes on from ``state_dict``."""
         self.history = state_dict["history"]
+        self.earlier_seconds = float(sum(epoch["seconds"] for epoch in self.history))
         self.best_epoch, self._best_f1 = state_dict["best_epoch"], state_dict["best_f1"]
         self.diverged, self.pruned, self.done = (state_dict[key] for key in ("diverged", "pruned", "done"))
 
@@ -216,7 +219,7 @@ class RunRecorder(Checkpoint):
     def remove_checkpoints(self) -> None:
         """Frees the space once the run is finished: ``model/`` holds the best weights, and nothing resumes."""
         for path in (self._directory / "checkpoints").iterdir():
-            path.unlink()
+            path.unlink(missing_ok=True)
 
     def load_best(self, module: ClassifierModule) -> bool:
         """Puts the best epoch's weights into ``module``; False where there is none."""

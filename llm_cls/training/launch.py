@@ -14,11 +14,12 @@ import time
 from pathlib import Path
 from types import FrameType
 
-from llm_cls.errors import EXIT_INTERRUPTED, EXIT_UNEXPECTED
-from llm_cls.interrupts import heeded
+from llm_cls.errors import EXIT_UNEXPECTED
+from llm_cls.interrupts import heeded, interrupted_by
 
 PARENT = "LLM_CLS_PARENT"  # the process that started a rank, and without which it must not go on
-_GRACE_SECONDS = 5.0
+_GRACE_SECONDS = 30.0  # a rank finishes its W&B run in them
+_POLL_SECONDS = 0.05
 
 
 def is_first_process() -> bool:
@@ -50,7 +51,10 @@ def launch_ranks(directory: Path, devices: int) -> int:
     If one fails the others are ended: they would wait for it forever.
 
     Returns:
-        The exit code: 0, that of the first rank that failed, or 75 if this process was interrupted.
+        The exit code: 0, or that of the first rank that failed.
+
+    Raises:
+        RunInterrupted: A signal has come to this process.
     """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -67,13 +71,13 @@ def launch_ranks(directory: Path, devices: int) -> int:
         PARENT: str(os.getpid()),
         "OMP_NUM_THREADS": str(max(1, cores // devices)),
     }
-    interrupted = False
+    received: list[int] = []
 
     def interrupt(number: int, frame: FrameType | None) -> None:
-        nonlocal interrupted
-        interrupted = True
+        received.append(number)
 
     handlers = {number: signal.signal(number, interrupt) for number in heeded()}
+    codes: list[int | None] = [None] * devices
     ranks: list[subprocess.Popen[bytes]] = []
     try:
         for rank in range(devices):
@@ -81,29 +85,27 @@ def launch_ranks(directory: Path, devices: int) -> int:
             # A session of its own: Ctrl-C reaches this process alone, which then ends the ranks together.
             environment = base | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
             ranks.append(subprocess.Popen(command, env=environment, start_new_session=True))
-        while not interrupted:
+        while None in codes and not (received or any(codes)):
+            time.sleep(_POLL_SECONDS)
             codes = [rank.poll() for rank in ranks]
-            if failed := [code for code in codes if code]:
-                return next((code for code in failed if code > EXIT_UNEXPECTED), EXIT_UNEXPECTED)
-            if all(code == 0 for code in codes):
-                return 0
-            time.sleep(0.05)
-        return EXIT_INTERRUPTED
     finally:
-        _end(ranks)
+        _end(ranks, received)
         for number, handler in handlers.items():
             signal.signal(number, handler)
+    if received:
+        raise interrupted_by(received[0])
+    failed = [code for code in codes if code]
+    return next((code for code in failed if code > EXIT_UNEXPECTED), EXIT_UNEXPECTED if failed else 0)
 
 
-def _end(ranks: list[subprocess.Popen[bytes]]) -> None:
-    """Ends what still runs; every file that a rank writes is whole or absent at any time."""
+def _end(ranks: list[subprocess.Popen[bytes]], received: list[int]) -> None:
+    """Ends what still runs, at once after a second signal; every file that a rank writes is whole or absent."""
     running = [rank for rank in ranks if rank.poll() is None]
     for rank in running:
         rank.terminate()
     deadline = time.monotonic() + _GRACE_SECONDS
+    while len(received) < 2 and time.monotonic() < deadline and any(rank.poll() is None for rank in running):
+        time.sleep(_POLL_SECONDS)
     for rank in running:
-        try:
-            rank.wait(max(0.0, deadline - time.monotonic()))
-        except subprocess.TimeoutExpired:
-            rank.kill()
-            rank.wait()
+        rank.kill()
+        rank.wait()

@@ -5,6 +5,7 @@ import json
 import platform
 import subprocess
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from llm_cls.training.callbacks import LAST, checkpoint_run_id
 from llm_cls.training.evaluation import Evaluation
 
 SCHEMA = 1
+_OTHER = "Give another hydra.run.dir, or in a sweep another sweep.name"
 _PACKAGES = ("llm_cls", "torch", "lightning", "transformers", "peft", "tokenizers", "sentencepiece", "numpy")
 
 
@@ -74,7 +76,7 @@ def check_same_run(directory: Path, parts: dict[str, Any]) -> dict[str, Any] | N
     if record is None:
         last = directory / "checkpoints" / LAST
         if checkpoint_run_id(last) not in (None, run_id(parts)):
-            raise OtherRunError(f"{last} is of another configuration, and {path} is missing. Give another folder")
+            raise OtherRunError(f"{last} is of another configuration, and {path} is missing. {_OTHER}")
         return None
     if record.identity is None:
         raise ArtifactError(f"{path} is damaged: identity is missing. Remove {directory} and start again")
@@ -84,7 +86,7 @@ def check_same_run(directory: Path, parts: dict[str, Any]) -> dict[str, Any] | N
     differing = sorted(key for key in before.keys() | after.keys() if before.get(key) != after.get(key))
     if differing:
         shown = "; ".join(f"{key}: there {before.get(key)}, here {after.get(key)}" for key in differing)
-        raise OtherRunError(f"{directory} holds a run of another configuration ({shown}). Give another folder")
+        raise OtherRunError(f"{directory} holds a run of another configuration ({shown}). {_OTHER}")
     return found
 
 
@@ -151,6 +153,17 @@ def forget_unless_begun(directory: Path) -> None:
         path.unlink(missing_ok=True)
     if checkpoints.is_dir() and not any(checkpoints.iterdir()):
         checkpoints.rmdir()
+
+
+def remove_leftovers(directory: Path, finished: bool = False) -> None:
+    """Removes what a process was writing when it was killed; of a run that is ``finished`` also what resumes it."""
+    checkpoints = directory / "checkpoints"
+    left = [path for folder in (directory, checkpoints, directory / "predictions") for path in folder.glob(".*.tmp")]
+    if finished:
+        left += checkpoints.glob("*")
+    for path in left:
+        with suppress(OSError):  # another process does the same, or the folder can only be read
+            path.unlink()
 
 
 def write_predictions(path: Path, evaluation: Evaluation, texts: Sequence[Text], corpus: Corpus) -> None:

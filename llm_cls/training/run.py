@@ -47,6 +47,7 @@ from llm_cls.training.record import (
     forget_unless_begun,
     identity,
     now,
+    remove_leftovers,
     run_id,
     summarize,
     write_predictions,
@@ -103,6 +104,7 @@ def run(
             config, inputs.corpus, inputs.identity, overrides, inputs.hardware.description, inputs.hardware.world_size
         )
         if is_first_process():
+            remove_leftovers(directory)
             clear_failure(directory)
             write_text(directory / "config.yaml", dump_config(config))
             write_json(directory / "run.json", record)
@@ -130,6 +132,8 @@ def _finished(directory: Path, inputs: Inputs) -> dict[str, Any] | None:
     if check_same_run(directory, inputs.identity) is None:
         return None
     if (metrics := read_metrics(directory)) is not None:
+        if is_first_process():
+            remove_leftovers(directory, finished=True)
         say(f"{os.path.relpath(directory)} is finished already; nothing is trained")
     return metrics
 
@@ -193,8 +197,8 @@ def train(config: Config, directory: Path, inputs: Inputs, record: dict[str, Any
     pruner = Pruner(config.pruner, directory, config.trainer.max_epochs, texts) if is_first_process() else None
     recorder = RunRecorder(directory, len(data.tokens["train"].ids), run_id(inputs.identity), pruner)
     with (
-        interrupts.before_errors(),
         run_logger(config, directory, record, is_first_process()) as logger,
+        interrupts.before_errors(),
         logging_redirect_tqdm(),
         recorder.explain_removal(),
     ):
@@ -215,7 +219,7 @@ def train(config: Config, directory: Path, inputs: Inputs, record: dict[str, Any
                 write_predictions(path, evaluation, corpus.splits[split], corpus)
             if has_best:
                 save_artifact(classifier, tokenizer, corpus.labels, config, directory / "model")
-            seconds = time.perf_counter() - started
+            seconds = recorder.earlier_seconds + time.perf_counter() - started
             metrics = summarize(
                 recorder.status, recorder.best_epoch, recorder.history, seconds, val, test, corpus.labels
             )

@@ -11,6 +11,7 @@ from urllib.parse import urlparse
 
 from lightning.pytorch.loggers import WandbLogger
 
+from llm_cls.cli import summarize
 from llm_cls.config import Config
 from llm_cls.data.corpus import Corpus
 from llm_cls.errors import first_line
@@ -95,10 +96,12 @@ def run_logger(config: Config, directory: Path, record: dict[str, Any], first: b
         return
     os.environ.setdefault("WANDB_SILENT", "true")  # its messages would break the progress bar
     logger = RunLogger(_start(config, directory, record))
-    code = 1
+    code = 0
     try:
         yield logger
-        code = 0
+    except BaseException as error:
+        code = summarize(error)[1]
+        raise
     finally:
         _finish(logger, code)
 

@@ -83,6 +83,7 @@ def test_the_same_command_again_trains_nothing(command: Command, archive: Path, 
     refused = command("train", *wider, cwd=undisturbed.parents[2])
     assert refused.returncode == 6
     assert "holds a run of another configuration (trainer.max_epochs: there 2, here 3)" in refused.stderr
+    assert "in a sweep another sweep.name" in refused.stderr
     planned = snapshot(undisturbed)
     unknown = command("train", *line, "model=hf", "model.name=some/model", cwd=undisturbed.parents[2])
     assert unknown.returncode == 6 and unknown.stderr.count("is finished, and can't be this run: model.name:") == 4
@@ -93,6 +94,24 @@ def test_the_same_command_again_trains_nothing(command: Command, archive: Path, 
     assert {k: v for k, v in after.items() if k in before and Path(k).parent != undisturbed} == {
         k: v for k, v in before.items() if Path(k).parent != undisturbed
     }, "what belongs to another run stays as it is"
+
+
+def test_a_run_is_the_same_whatever_axes_the_sweep_has(command: Command, sweep: list[str], tmp_path: Path) -> None:
+    line = [*sweep, "data.limit=30", "trainer.max_epochs=1"]
+
+    def train(*axes: str) -> tuple[int, list[str]]:
+        done = command("train", *line, *axes, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        return done.stdout.count("Epoch 1/1"), sorted(p.name for p in (tmp_path / "sweep").iterdir() if p.is_dir())
+
+    assert train() == (1, ["run"])
+    assert train("seed=42,1") == (1, ["run", "seed=1"]), "42 is the default"
+    assert train("seed=1,42", "optimizer.lr=2e-3,1e-3") == (
+        2,
+        ["optimizer.lr=0.001,seed=1", "optimizer.lr=0.001,seed=42", "run", "seed=1"],
+    )
+    assert train("seed=1", "optimizer.lr=1e-3", "data.micro_batch_size=4")[0] == 0, "which changes no result"
+    assert train("data.micro_batch_size=4,2") == (1, [*train()[1]])
 
 
 def test_failures_are_written_down_and_tried_again(command: Command, sweep: list[str], tmp_path: Path) -> None:
@@ -129,7 +148,7 @@ def test_what_is_in_the_way_of_a_run_stops_no_other(command: Command, sweep: lis
     (tmp_path / "sweep" / "template=1").write_text("mine")
     done = command("train", *sweep, "template=1,2", "trainer.max_epochs=1", cwd=tmp_path)
     assert done.returncode == 6 and "1 of 2 runs of sweep failed" in done.stderr, done.stderr
-    assert "sweep/template=1/run.json can't be read: Not a directory" in done.stderr
+    assert "sweep/template=1 must be a folder that can be written. Move away what is there" in done.stderr
     assert (tmp_path / "sweep" / "template=2" / "metrics.json").is_file()
     assert (tmp_path / "sweep" / "template=1").read_text() == "mine"
 

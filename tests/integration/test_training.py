@@ -96,6 +96,8 @@ def test_killed_run_goes_on_bitwise_and_interrupts_end_with_75(
         histories = [read_jsonl(tmp_path / run / "history.jsonl") for run in ("whole", "broken")]
         for a, b in zip(*histories, strict=True):
             assert (a["epoch"], a["train_loss"], a["val"]) == (b["epoch"], b["train_loss"], b["val"])
+        total = load(tmp_path / "broken" / "metrics.json")["seconds"]["total"]
+        assert total > sum(epoch["seconds"] for epoch in histories[1]), "also those before the interruption"
         (tmp_path / "broken").rename(tmp_path / f"after-{number.name}")
 
 

@@ -34,6 +34,22 @@ def test_the_runs_of_a_sweep_outlive_the_process_of_wandb(
     assert {"history", "exit"} <= kinds
 
 
+def test_each_run_ends_with_its_own_exit_code(environment: dict[str, str], archive: Path, tmp_path: Path) -> None:
+    """The first one fails when it is to write its predictions, the second one is interrupted."""
+    (tmp_path / "sweep" / "template=1" / "predictions" / "val.jsonl").mkdir(parents=True)
+    line = ["--multirun", *TINY, f"data.archive={archive}", "template=1,2", "hydra.sweep.dir=sweep"]
+    process = start([*line, "trainer.max_epochs=8"], tmp_path, environment)
+    wait_for(tmp_path / "sweep" / "template=2" / "checkpoints" / "last.ckpt", process)
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=250)
+    assert process.returncode == 75, errors
+    codes = []
+    for template in (1, 2):
+        records = read_wandb(tmp_path / "sweep" / f"template={template}")
+        codes += [record.exit.exit_code for record in records if record.WhichOneof("record_type") == "exit"]
+    assert codes == [4, 75]
+
+
 def test_a_home_that_can_not_be_written_stops_no_run(command: Command, archive: Path, tmp_path: Path) -> None:
     """W&B keeps the files of tables there."""
     line = [*TINY, f"data.archive={archive}", "trainer.max_epochs=1", "hydra.run.dir=run"]

@@ -1,10 +1,16 @@
 """The processes of a run on several devices."""
 
+import os
+import signal
+import sys
+import threading
+import time
 from pathlib import Path
 from unittest.mock import Mock
 
 import pytest
 
+from llm_cls.errors import RunInterrupted
 from llm_cls.training import launch
 
 
@@ -45,3 +51,69 @@ def test_ranks_share_the_threads_of_the_run(
     environments = [call.kwargs["env"] for call in started.call_args_list]
     assert [environment["OMP_NUM_THREADS"] for environment in environments] == [threads] * devices
     assert [environment["RANK"] for environment in environments] == [str(rank) for rank in range(devices)]
+
+
+@pytest.fixture
+def stubborn(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """Ranks that heed no SIGTERM, and of which the first one fails where ``fails`` exists."""
+    script = tmp_path / "rank"
+    script.write_text(
+        f"""#!{sys.executable}
+import os, pathlib, signal, sys, time
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+folder, rank = pathlib.Path(sys.argv[3]), os.environ["RANK"]
+(folder / f"began-{{rank}}").touch()
+while rank == "0" and not (folder / "began-1").exists():
+    time.sleep(0.01)
+if rank == "0" and (folder / "fails").exists():
+    sys.exit(4)
+time.sleep(60)
+(folder / f"ended-{{rank}}").touch()
+"""
+    )
+    script.chmod(0o755)
+    monkeypatch.setattr(launch.sys, "executable", str(script))
+    return tmp_path
+
+
+def send_when(path: Path, times: int) -> None:
+    """Sends this process SIGTERM so often, once ``path`` exists."""
+
+    def send() -> None:
+        while not path.exists():
+            time.sleep(0.01)
+        for _ in range(times):
+            time.sleep(0.3)
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=send, daemon=True).start()
+
+
+def test_a_signal_is_not_lost_while_failed_ranks_are_ended(stubborn: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (stubborn / "fails").touch()
+    monkeypatch.setattr(launch, "_GRACE_SECONDS", 3.0)
+    ended = launch._end
+
+    def end(ranks: list[object], received: list[int]) -> None:
+        (stubborn / "ending").touch()
+        ended(ranks, received)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(launch, "_end", end)
+    send_when(stubborn / "ending", 1)
+    with pytest.raises(RunInterrupted, match="Interrupted by SIGTERM"):
+        launch.launch_ranks(stubborn, 2)
+
+
+def test_the_failure_of_a_rank_is_that_of_the_run(stubborn: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (stubborn / "fails").touch()
+    monkeypatch.setattr(launch, "_GRACE_SECONDS", 0.1)
+    assert launch.launch_ranks(stubborn, 2) == 4
+    assert not (stubborn / "ended-1").exists(), "the other was not waited for"
+
+
+def test_a_second_signal_ends_the_ranks_at_once(stubborn: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(launch, "_GRACE_SECONDS", 600.0)
+    send_when(stubborn / "began-1", 2)
+    with pytest.raises(RunInterrupted):
+        launch.launch_ranks(stubborn, 2)
+    assert not list(stubborn.glob("ended-*")), "nor was their time waited for"
