@@ -29,7 +29,7 @@ class Analysis:
         comparisons: The winner against others, p-values corrected.
         runner_up: The comparison with the second best on val.
         against_baseline: The comparison with the baseline.
-        baseline: The classical baseline, where there is one.
+        baseline: The classical baseline on the winner's splits, where there is one.
         notes: What couldn't be had, and why, in sentences.
     """
 
@@ -98,12 +98,15 @@ def analyse(directory: Path, data: str | None, with_baseline: bool) -> Analysis:
             notes.append(f"Not compared: {other_name} (no readable predictions on the winner's test texts).")
         else:
             pairs.append(pair)
-    baseline, why = baseline_of(winner.best_run) if with_baseline else (None, "switched off by baseline=false")
+    baseline, why = baseline_of(winner.runs) if with_baseline else (None, "switched off by baseline=false")
     versus = judge.compare_baseline(winner, baseline) if baseline is not None else None
     if baseline is None:
         notes.append(f"No classical baseline: {why}.")
     elif versus is None:
-        notes.append("The baseline is not compared with the winner: no readable predictions on the same texts.")
+        notes.append(
+            "The baseline is not compared with the winner: not all of the winner's runs have readable predictions on "
+            "the same texts."
+        )
     adjusted = corrected([*pairs, versus] if versus else pairs)
     others = adjusted[: len(pairs)]
     return Analysis(

@@ -1,8 +1,8 @@
-"""A classical baseline on the same split, so that everyone sees what the LLM adds."""
+"""A classical baseline on the same splits, so that everyone sees what the LLM adds."""
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,49 +32,83 @@ DESCRIPTION = (
 
 @dataclass(frozen=True)
 class Baseline:
-    """The baseline's test predictions: id to label name, with their scores."""
+    """The baseline on one or several splits.
 
-    predictions: Mapping[str, str]
+    Attributes:
+        predictions: For each split, the id of each test text to the name of the predicted label.
+        scores: Means over the splits.
+        interval: 95 % interval of test F1 over test texts: for several splits the mean of their bounds.
+    """
+
+    predictions: tuple[Mapping[str, str], ...]
     scores: Scores
     interval: tuple[float, float]
 
-    def covers(self, texts: Predictions) -> bool:
-        """Whether it was scored on exactly these texts."""
-        return set(texts.ids) == set(self.predictions) and set(self.predictions.values()) <= set(texts.names)
-
-    def on(self, texts: Predictions) -> Ints:
-        """Its predictions as class indices, in the order of ``texts``."""
+    def on(self, texts: Predictions) -> list[Ints]:
+        """Predictions as class indices in the order of ``texts``, from each split with exactly these test texts."""
         index = {name: i for i, name in enumerate(texts.names)}
-        return np.array([index[self.predictions[i]] for i in texts.ids], dtype=np.int64)
+        return [
+            np.array([index[found[i]] for i in texts.ids], dtype=np.int64)
+            for found in self.predictions
+            if found.keys() == set(texts.ids) and set(found.values()) <= index.keys()
+        ]
 
 
-def baseline_of(run: Run) -> tuple[Baseline | None, str]:
-    """The baseline on the split of ``run``, from the cache or fitted now; or None and why there is none."""
-    assert run.record is not None
-    data = run.record.data
-    split = {key: run.config.get(f"data.{key}") for key in ("split_seed", "limit", "folds", "fold")}
-    identity = [data.digest, [data.n_train, data.n_val, data.n_test], split, dict(SETTINGS)]
+def baseline_of(runs: Sequence[Run]) -> tuple[Baseline | None, str]:
+    """The baseline on every split of ``runs``, from the cache or fitted now; or None and why there is none."""
+    splits: dict[str, Run] = {}
+    for run in runs:
+        splits.setdefault(_split_digest(run), run)
+    found = []
+    for digest, run in splits.items():
+        try:
+            found.append(_on_split(run, digest))
+        except (LlmClsError, ImportError, OSError, ValueError, KeyError, AssertionError) as error:
+            # Figures of the other splits alone would be of other texts than the runs' own.
+            where = f"on the split of {run.name}: " if len(splits) > 1 else ""
+            return None, where + _reason(error)
+    confusions = [confusion for _, confusion in found]
+    low, high = np.mean([f1_ci95(confusion) for confusion in confusions], axis=0).tolist()
+    means = np.mean([astuple(scores(confusion)) for confusion in confusions], axis=0).tolist()
+    return Baseline(tuple(predictions for predictions, _ in found), Scores(*means), (low, high)), ""
+
+
+def _on_split(run: Run, digest: str) -> tuple[Mapping[str, str], Ints]:
+    """Predictions of the test texts by id and their confusion matrix, from the cache or fitted now.
+
+    Raises:
+        LlmClsError: The texts are not to be had without a network, or have changed since the run.
+        ImportError: scikit-learn is missing.
+    """
     cache_dir = run.config.get("data.cache_dir")
-    cache = Path(str(cache_dir)) / "baseline" / f"{sha256_json(identity)[:32]}.json" if cache_dir else None
+    cache = Path(str(cache_dir)) / "baseline" / f"{digest}.json" if cache_dir else None
     found = _read_cache(cache)
     if found is None:
-        try:
-            found = _fit(run)
-        except LlmClsError as error:
-            return None, first_line(error)
-        except ImportError as error:
-            return None, f"{error.name or error} is not installed. Try pip install scikit-learn"
-        except (OSError, ValueError, KeyError, AssertionError) as error:
-            return None, describe_error(error)
+        found = _fit(run)
         _write_cache(cache, found)
     labels, predictions = found["labels"], found["predictions"]
-    index = {name: i for i, name in enumerate(data.labels)}
+    assert run.record is not None
+    index = {name: i for i, name in enumerate(run.record.data.labels)}
     confusion = confusion_matrix(
         np.array([index[labels[i]] for i in labels], dtype=np.int64),
         np.array([index[predictions[i]] for i in labels], dtype=np.int64),
         len(index),
     )
-    return Baseline(predictions, scores(confusion), f1_ci95(confusion)), ""
+    return predictions, confusion
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, ImportError):
+        return f"{error.name or error} is not installed. Try pip install scikit-learn"
+    return first_line(error) if isinstance(error, LlmClsError) else describe_error(error)
+
+
+def _split_digest(run: Run) -> str:
+    """Equal for runs on the same split: it names the file in the cache."""
+    assert run.record is not None
+    data = run.record.data
+    split = {key: run.config.get(f"data.{key}") for key in ("split_seed", "limit", "folds", "fold")}
+    return sha256_json([data.digest, [data.n_train, data.n_val, data.n_test], split, dict(SETTINGS)])[:32]
 
 
 def _fit(run: Run) -> dict[str, dict[str, str]]:

@@ -99,14 +99,17 @@ class Judge:
         return self._pair(first, second, own_name, name)
 
     def compare_baseline(self, winner: Setting, baseline: Baseline) -> Comparison | None:
-        """The winner against the classical baseline, on the texts that the baseline was scored on."""
+        """The winner against the classical baseline; None where a run of the winner can't take part."""
         first = self._by_texts(winner)
         second = {
-            digest: (texts, [self._judge(texts, baseline.on(texts))])
+            digest: (texts, [self._judge(texts, predictions) for predictions in baseline.on(texts)])
             for digest, (texts, _) in first.items()
-            if baseline.covers(texts)
         }
-        return self._pair(first, second, "the winner", "the TF-IDF baseline", fixed=True)
+        readable = sum(len(judged) for _, judged in first.values())
+        if readable < len(winner.runs) or not all(judged for _, judged in second.values()):
+            return None  # the difference would be another one than that between the figures of both
+        fixed = len(baseline.predictions) == 1
+        return self._pair(first, second, "the winner", "the TF-IDF baseline", fixed)
 
     def _by_texts(self, setting: Setting) -> _ByTexts:
         if setting.key in self._known:
@@ -154,7 +157,7 @@ class Judge:
             run_error=_run_error([([j.f1 for j in first[d][1]], [j.f1 for j in second[d][1]]) for d in common], fixed),
             only_winner=discordant["first"],
             only_other=discordant["second"],
-            n_texts=sum(len(first[digest][0].ids) for digest in common),
+            n_texts=len({i for digest in common for i in first[digest][0].ids}),
         )
 
 

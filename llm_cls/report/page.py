@@ -151,10 +151,11 @@ def _comparisons(found: Analysis) -> Safe:
         row |= {"low": pair.interval[0], "high": pair.interval[1], "told_apart": _told_apart(pair)}
         row |= {"p_bootstrap": float(f"{pair.p_bootstrap:.2g}"), "p_mcnemar": float(f"{pair.p_mcnemar:.2g}")}
         rows.append(row)
-    texts = found.comparisons[0].n_texts
+    n_texts = [pair.n_texts for pair in found.comparisons]  # fewer where the other lacks a fold
+    texts = " to ".join(f"{n:,}" for n in sorted({min(n_texts), max(n_texts)}))
     note = (
         f"Test F1 of the winner ({found.name}) minus that of another, which is named by what differs, in points, on "
-        f"the same {texts:,} texts. p-values are "
+        f"the same {texts} texts. p-values are "
         f"Holm-corrected over {len(rows)} pair{'s' if len(rows) > 1 else ''}; told apart: bootstrap p below 0.05, and "
         "where both sides have several runs, a difference of more than twice its standard error over them."
     )
@@ -191,5 +192,8 @@ def _methods() -> Safe:
         "the recipe (epochs, length, LoRA, optimizer) are the same."
     )
     source = tag("p", f"Published figures: {SOURCE}, ", link, same)
-    texts = (chosen, f"The baseline is {DESCRIPTION}.")
-    return join([tag("h2", "Methods"), paragraphs(*texts), source])
+    baseline = (
+        f"The baseline is {DESCRIPTION}. Where the winner has several splits or folds, it is fitted on each, and its "
+        "figures and bounds are means over them."
+    )
+    return join([tag("h2", "Methods"), paragraphs(chosen, baseline), source])

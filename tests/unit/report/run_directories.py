@@ -31,7 +31,7 @@ COLLAPSED_BELOW = 0.3
 
 
 def configuration(**axes: Any) -> dict[str, Any]:
-    """A full configuration; ``axes`` are model, template, lr, batch_size, lora_r and seed."""
+    """A full configuration; ``axes`` are model, template, lr, batch_size, lora_r, seed and the split's keys."""
     template = axes.get("template", 2)
     return {
         "model": {
@@ -43,7 +43,8 @@ def configuration(**axes: Any) -> dict[str, Any]:
         "data": {
             "name": axes.get("data", "livedoor"), "cache_dir": axes.get("cache_dir", "absent"), "url": "http://127.0.0.1/x.tar.gz",
             "archive": None, "file": None, "train_file": None, "val_file": None, "test_file": None, "text": None,
-            "title": None, "body": None, "label": None, "id": None, "split_seed": 42, "limit": None, "max_length": 512,
+            "title": None, "body": None, "label": None, "id": None, "split_seed": axes.get("split_seed", 42),
+            **{key: axes[key] for key in ("folds", "fold") if key in axes}, "limit": None, "max_length": 512,
             "truncation": "body", "batch_size": axes.get("batch_size", 32), "micro_batch_size": None,
             "eval_batch_size": None,
         },
@@ -187,6 +188,22 @@ def make_run(
         metrics["val"] |= dict.fromkeys(("loss", "accuracy", "precision", "recall", "f1"))
     write_json(directory / "metrics.json", metrics)
     return directory
+
+
+def make_split(directory: Path, number: int, kind: str = "fold", **arguments: Any) -> Path:
+    """A run on one of several splits, each with test texts of its own.
+
+    Args:
+        directory: The run directory.
+        number: Of the split, from 0.
+        kind: "fold", of three, or "split_seed".
+        arguments: Those of ``make_run``.
+    """
+    split = {"folds": 3, "fold": number} if kind == "fold" else {"split_seed": 42 + number}
+    run = make_run(directory, **split, **arguments)
+    path = run / "predictions" / "test.jsonl"
+    path.write_text(path.read_text(encoding="utf-8").replace("-4000", f"-{4 + number}000"), encoding="utf-8")
+    return run
 
 
 def make_published(directory: Path, n_test: int = 736) -> None:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from run_directories import make_run
+from run_directories import make_run, make_split
 from scipy.stats import ttest_ind, ttest_rel
 from sklearn.metrics import f1_score
 
@@ -146,18 +146,24 @@ def test_seeds_that_scatter_are_told_of(tmp_path: Path) -> None:
 def test_folds_are_paired(tmp_path: Path) -> None:
     for lr, qualities in ((1e-4, (0.98, 0.82, 0.92)), (3e-4, (0.94, 0.77, 0.90))):
         for fold, quality in enumerate(qualities):
-            run = make_run(tmp_path / f"{lr}-{fold}", lr=lr, quality=quality, digest=str(fold) * 64)
-            for path, old, new in (
-                (run / "config.yaml", "split_seed: 42", f"split_seed: 42\n  folds: 3\n  fold: {fold}"),
-                (run / "predictions" / "test.jsonl", "-4000", f"-{fold}000"),  # other texts in every fold
-            ):
-                path.write_text(path.read_text(encoding="utf-8").replace(old, new), encoding="utf-8")
+            make_split(tmp_path / f"{lr}-{fold}", fold, lr=lr, quality=quality, digest=str(fold) * 64)
     found = _analyse(tmp_path)
     (pair,) = found.comparisons
     first, second = ([run.metrics.test.f1 for run in setting.runs] for setting in group(found.runs))
     assert pair.n_texts == 3 * 180 and pair.difference == pytest.approx(np.mean(first) - np.mean(second))
     assert pair.run_error == pytest.approx(pair.difference / ttest_rel(first, second).statistic)
     assert found.winner is not None and replicates(found.winner) == "3 folds"
+
+
+def test_each_test_text_is_counted_once_and_each_pair_has_its_own(tmp_path: Path) -> None:
+    for lr, splits in ((1e-4, (0, 1)), (3e-4, (0, 1)), (5e-4, (0,))):
+        for number in splits:
+            run = make_run(tmp_path / f"{lr}-{number}", lr=lr, quality=0.95 - 100 * lr, split_seed=number)
+            texts = run / "predictions" / "test.jsonl"
+            texts.write_text(texts.read_text(encoding="utf-8").replace("-40000", f"-{4 + number}0000"))  # 100 of 180
+    found = _analyse(tmp_path)
+    assert [pair.n_texts for pair in found.comparisons] == [280, 180]
+    assert "on the same 180 to 280 texts" in render(found, "sweep", "now")
 
 
 def test_p_values_are_corrected_over_the_pairs() -> None:
