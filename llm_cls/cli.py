@@ -10,7 +10,7 @@ import traceback
 import warnings
 from collections.abc import Callable
 
-from llm_cls.errors import EXIT_UNEXPECTED, LlmClsError, ResourceError, RunInterrupted, first_line
+from llm_cls.errors import EXIT_UNEXPECTED, ConfigError, LlmClsError, ResourceError, RunInterrupted, first_line
 from llm_cls.interrupts import before_errors, listen, stop_listening
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
@@ -35,6 +35,24 @@ def run_command(command: Callable[[], object]) -> int:
     finally:
         stop_listening()
     return 0
+
+
+def read_arguments(usage: str, needed: bool = True) -> dict[str, str] | None:
+    """The ``key=value`` arguments of a command; None where ``usage`` was printed instead.
+
+    Args:
+        usage: What ``--help`` prints.
+        needed: Whether it is printed where there are no arguments, too.
+
+    Raises:
+        ConfigError: An argument is not of that form.
+    """
+    if {"-h", "--help"} & set(sys.argv[1:]) or (needed and not sys.argv[1:]):
+        say(f"Usage: {usage}")
+        return None
+    if wrong := [argument for argument in sys.argv[1:] if "=" not in argument]:
+        raise ConfigError(f"{wrong[0]!r} is not of the form key=value. Usage: {usage}")
+    return {key: value for key, _, value in (argument.partition("=") for argument in sys.argv[1:])}
 
 
 def say(text: str) -> None:

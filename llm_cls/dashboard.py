@@ -5,16 +5,19 @@ import sys
 import tempfile
 from pathlib import Path
 
-from llm_cls.cli import run_command
+from llm_cls.cli import read_arguments, run_command
 from llm_cls.errors import ConfigError, DataError
+
+USAGE = "python -m llm_cls.dashboard [dir=outputs]"
 
 
 def main() -> None:
     """The command."""
-    arguments = dict(a.partition("=")[::2] for a in sys.argv[1:])
-    if arguments.keys() - {"dir"} or not arguments.get("dir", "outputs"):
-        raise ConfigError("Usage: python -m llm_cls.dashboard [dir=outputs]")
-    directory = Path(arguments.get("dir", "outputs"))
+    if (values := read_arguments(USAGE, needed=False)) is None:
+        return
+    if values.keys() - {"dir"} or not values.get("dir", "outputs"):
+        raise ConfigError(f"Usage: {USAGE}")
+    directory = Path(values.get("dir", "outputs"))
     if not directory.is_dir():
         raise ConfigError(f"dir={directory} is not a folder. Give one with runs, as dir=outputs")
     with tempfile.TemporaryDirectory() as folder:

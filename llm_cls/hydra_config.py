@@ -4,9 +4,10 @@ import re
 import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from hydra import compose, initialize_config_dir
+from hydra._internal.utils import get_args_parser
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, OverrideType
@@ -39,6 +40,32 @@ def accept_plain_values() -> None:
         return parsed
 
     OverridesParser.parse_overrides = parse_overrides  # type: ignore[method-assign]
+
+
+def split_flags(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Hydra's flags with their values, and the overrides.
+
+    Hydra's own reading of a command line takes no overrides on both sides of a flag.
+
+    >>> split_flags(["model=ja-mini", "--cfg", "job", "data=sample"])
+    (['--cfg=job'], ['model=ja-mini', 'data=sample'])
+
+    Raises:
+        ConfigError: There is no such flag, or no such value of a flag.
+    """
+
+    def refuse(message: str) -> NoReturn:
+        raise ConfigError(f"{message}. Try python -m llm_cls.train --hydra-help, which lists the flags")
+
+    parser = get_args_parser()
+    parser.error = refuse  # type: ignore[method-assign]  # it would print ten lines and exit
+    # --info goes without a value too, and would take an override for one.
+    pairs = zip(arguments, [*arguments[1:], "="], strict=False)
+    given = ["--info=all" if a in ("--info", "-i") and re.search("[=~]", b) else a for a, b in pairs]
+    found = vars(parser.parse_intermixed_args(given))
+    overrides = found.pop("overrides")
+    flags = {f"--{name.replace('_', '-')}": value for name, value in found.items() if value not in (None, False)}
+    return [flag if value is True else f"{flag}={value}" for flag, value in flags.items()], overrides
 
 
 def quoted(value: str) -> str:
@@ -118,8 +145,7 @@ def _fault(error: Exception) -> tuple[str, str] | None:
         return f"{given}={value} can't be read. Quote the value for Hydra and the shell: {_typed(given, value)}", given
     if isinstance(error, MissingConfigException) and error.options is not None:
         group, _, choice = (error.missing_cfg_file or "").rpartition("/")
-        choices = sorted(option for option in error.options if not option.startswith("_"))
-        return f"{group}={choice} is not a choice. {nearest(choice, choices)}", group
+        return f"{group}={choice} is not a choice. {nearest(choice, sorted(error.options))}", group
     if match := re.search(r"Could not (?:override|delete)[^']*'([^'@]+)", text):
         key = match.group(1)
         known = [*GROUPS, "seed"] if "." not in key else known_keys()

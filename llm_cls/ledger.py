@@ -148,15 +148,16 @@ def _state(run: Path, entry: Entry) -> State:
         if is_locked(run):
             return State(entry, "running")
         return State(entry, "damaged", reason=str(error), exit_code=error.exit_code)
+    identity = found.record.identity if found.record else None
     if metrics := found.metrics:
         epochs = metrics.epochs_run
-        return State(entry, metrics.status, epochs, epochs, metrics.val.f1, metrics.seconds.total)
+        planned = identity.max_epochs if identity else epochs
+        return State(entry, metrics.status, epochs, planned, metrics.val.f1, metrics.seconds.total)
     name = "interrupted" if found.record else "planned"
     if is_locked(run):
         name, failure = "running", None
     elif failure:
         name = "failed"
-    identity = found.record.identity if found.record else None
     return State(
         entry,
         name,

@@ -10,7 +10,7 @@ from typing import Any, Literal, TextIO
 
 from pydantic import Field
 
-from llm_cls.cli import quiet_libraries, run_command, say
+from llm_cls.cli import quiet_libraries, read_arguments, run_command, say
 from llm_cls.config import PositiveInt, Section, validate
 from llm_cls.errors import ConfigError
 from llm_cls.files import atomic_path, check_output
@@ -43,12 +43,9 @@ class PredictConfig(Section):
 
 def main() -> None:
     """The command."""
-    if not sys.argv[1:] or {"-h", "--help"} & set(sys.argv[1:]):
-        print(f"Usage: {USAGE}")
+    if (values := read_arguments(USAGE)) is None:
         return
-    if wrong := [argument for argument in sys.argv[1:] if "=" not in argument]:
-        raise ConfigError(f"{wrong[0]!r} is not of the form key=value. Usage: {USAGE}")
-    config = validate(PredictConfig, dict(argument.partition("=")[::2] for argument in sys.argv[1:]))
+    config = validate(PredictConfig, values)
     if config.output.suffix not in (".csv", ".tsv", ".jsonl"):
         raise ConfigError(f"output must end with .csv, .tsv or .jsonl, got {config.output.name!r}")
     check_output(config.output)

@@ -4,17 +4,20 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from llm_cls.cli import printable, run_command, say
+from llm_cls.cli import printable, read_arguments, run_command, say
 from llm_cls.errors import ConfigError
 from llm_cls.ledger import PLAN, State, progress_line, read_states
+
+USAGE = "python -m llm_cls.status dir=outputs/sweeps/NAME"
 
 
 def main() -> None:
     """The command."""
-    arguments = dict(a.partition("=")[::2] for a in sys.argv[1:])
-    if set(arguments) != {"dir"} or not arguments["dir"]:
-        raise ConfigError("Usage: python -m llm_cls.status dir=outputs/sweeps/NAME")
-    directory = Path(arguments["dir"])
+    if (values := read_arguments(USAGE)) is None:
+        return
+    if set(values) != {"dir"} or not values["dir"]:
+        raise ConfigError(f"Usage: {USAGE}")
+    directory = Path(values["dir"])
     if not (directory / PLAN).is_file():
         raise ConfigError(
             f"dir={directory} is not the folder of a sweep: it has no {PLAN}. Try dir=outputs/sweeps/NAME"

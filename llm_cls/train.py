@@ -27,7 +27,7 @@ from llm_cls.errors import (
     RankError,
     RunInterrupted,
 )
-from llm_cls.hydra_config import CONF, accept_plain_values, explain, to_type
+from llm_cls.hydra_config import CONF, accept_plain_values, explain, split_flags, to_type
 from llm_cls.interrupts import check
 from llm_cls.ledger import FAILED, LOCK, join_sweep, progress_line, read_states, record_failure
 from llm_cls.training.launch import is_first_process
@@ -36,8 +36,8 @@ from llm_cls.training.launch import is_first_process
 def main() -> None:
     """The command, with Hydra's own errors made readable."""
     accept_plain_values()
-    # argparse, which Hydra uses, refuses overrides on both sides of a flag.
-    sys.argv[1:] = sorted(sys.argv[1:], key=lambda argument: argument not in ("--multirun", "-m"))
+    flags, overrides = split_flags(sys.argv[1:])
+    sys.argv[1:] = [*flags, *overrides]
     # Hydra prints errors and exits by itself unless this is set; run_command gives them their exit codes.
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
     # Ours carries the name that the plug-in gives to its own settings, because that is what people type.
@@ -59,7 +59,7 @@ def main() -> None:
     try:
         hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(task)()
     except (HydraException, OmegaConfBaseException, ValueError) as error:
-        if (explained := explain(error, sys.argv[1:])) is None:
+        if (explained := explain(error, overrides)) is None:
             raise
         raise explained from error
     if failures:

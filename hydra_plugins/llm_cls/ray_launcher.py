@@ -28,19 +28,25 @@ class RayLauncher(Launcher):
         self._init, self._remote = dict(init), dict(remote)
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        """See ``hydra.plugins.launcher.Launcher``."""
+        """See ``hydra.plugins.launcher.Launcher``.
+
+        Raises:
+            ConfigError: Ray is not installed.
+        """
+        try:  # here, before a sweep writes its plan
+            import ray  # noqa: F401
+        except ImportError:
+            raise ConfigError("hydra/launcher=ray needs Ray. Install it with: pip install -e '.[ray]'") from None
         self._context, self._task, self._config = hydra_context, task_function, config
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Runs the jobs and waits for all of them; one whose process dies takes no other along.
 
         Raises:
-            ConfigError: Ray is not installed, or this machine never has room for one of the jobs.
+            ConfigError: This machine never has room for one of the jobs.
         """
-        try:
-            import ray
-        except ImportError:
-            raise ConfigError("hydra/launcher=ray needs Ray. Install it with: pip install -e '.[ray]'") from None
+        import ray
+
         setup_globals()
         configure_log(self._config.hydra.hydra_logging, self._config.hydra.verbose)
         started = not ray.is_initialized()

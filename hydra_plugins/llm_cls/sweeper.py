@@ -91,6 +91,7 @@ class GridSweeper(Sweeper):
         parser = OverridesParser.create(config_loader=self._loader)
         params = [f"{key}={value}" for key, value in self._params.items()]
         overrides = _latest(parser.parse_overrides([*params, *arguments]))
+        _refuse_intervals(overrides)
         checked = self._check(plan(BasicSweeper.split_arguments(overrides, None)[0]))
         entries, config = self._with_known_names(directory, checked), checked[-1][1]
         record = directory / "multirun.yaml"
@@ -267,6 +268,17 @@ def _result(config: Config) -> str:
 def _latest(overrides: Sequence[Override]) -> list[Override]:
     """The last override of each key, whichever of the prefixes ``+`` and ``++`` it has."""
     return list({(o.key_or_group, o.package, o.is_delete()): o for o in overrides}.values())
+
+
+def _refuse_intervals(overrides: Sequence[Override]) -> None:
+    """A grid has no use for ``lr=interval(1e-4,1e-3)``, which names no values."""
+    if lines := [
+        f"{o.input_line} names no values, which a grid needs. Give them one by one, as {o.key_or_group}=A,B,C, "
+        f"or as {o.key_or_group}=range(START,STOP,STEP)"
+        for o in overrides
+        if o.is_interval_sweep()
+    ]:
+        raise ConfigError("\n".join(lines))
 
 
 def _in_the_way(run: Path) -> Exception | None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pydantic import Field
 
-from llm_cls.cli import printable, run_command, say
+from llm_cls.cli import printable, read_arguments, run_command, say
 from llm_cls.config import Section, validate
 from llm_cls.errors import ConfigError, DataError
 from llm_cls.files import write_text
@@ -33,12 +33,8 @@ class ReportConfig(Section):
 
 def main() -> None:
     """The command."""
-    if not sys.argv[1:] or {"-h", "--help"} & set(sys.argv[1:]):
-        print(f"Usage: {USAGE}")
+    if (values := read_arguments(USAGE)) is None:
         return
-    if wrong := [argument for argument in sys.argv[1:] if "=" not in argument]:
-        raise ConfigError(f"{wrong[0]!r} is not of the form key=value. Usage: {USAGE}")
-    values = {key: text for key, _, text in (argument.partition("=") for argument in sys.argv[1:])}
     if "dir" in values and not values["dir"]:
         raise ConfigError("dir must not be empty. Try dir=outputs/sweeps/NAME")
     config = validate(ReportConfig, values)

@@ -190,12 +190,18 @@ def test_faulty_combinations_are_refused_before_the_first_run(command: Command, 
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.skipif(importlib.util.find_spec("submitit") is not None, reason="submitit is installed")
-def test_slurm_without_its_package_says_what_to_install(command: Command, sweep: list[str], tmp_path: Path) -> None:
-    done = command("train", *sweep, "template=1,2", "hydra/launcher=submitit_slurm", cwd=tmp_path)
+@pytest.mark.parametrize(
+    ("launcher", "package", "extra"), [("submitit_slurm", "submitit", "slurm"), ("ray", "Ray", "ray")]
+)
+def test_a_launcher_without_its_package_says_what_to_install(
+    command: Command, sweep: list[str], tmp_path: Path, launcher: str, package: str, extra: str
+) -> None:
+    if importlib.util.find_spec(package.lower()) is not None:
+        pytest.skip(f"{package} is installed")
+    done = command("train", *sweep, "template=1,2", f"hydra/launcher={launcher}", cwd=tmp_path)
     assert (done.returncode, list(tmp_path.iterdir())) == (2, [])
-    needs = "hydra/launcher=submitit_slurm needs submitit. Install it with: pip install -e '.[slurm]'"
-    assert done.stderr.splitlines() == [f"Error: {needs}"]
+    needs = f"hydra/launcher={launcher} needs {package}."
+    assert done.stderr.splitlines() == [f"Error: {needs} Install it with: pip install -e '.[{extra}]'"]
 
 
 def test_several_devices_in_a_sweep(command: Command, sweep: list[str], tmp_path: Path) -> None:

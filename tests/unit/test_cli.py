@@ -6,8 +6,11 @@ import sys
 
 import pytest
 
-from llm_cls.cli import summarize
+from llm_cls import dashboard, predict, status
+from llm_cls.cli import run_command, summarize
 from llm_cls.errors import ResourceError
+from llm_cls.hydra_config import CONF
+from llm_cls.report import __main__ as report
 
 PROGRAM = "import sys; from llm_cls.cli import run_command, say; sys.exit(run_command(lambda: say('\\u65e5\\u672c')))"
 
@@ -68,3 +71,23 @@ def test_the_shell_completes_groups_choices_and_keys() -> None:
             capture_output=True, text=True, check=True,
         )  # fmt: skip
         assert done.stdout.strip() == expected
+
+
+@pytest.mark.parametrize("flag", ["-h", "--help"])
+@pytest.mark.parametrize("name", ["dashboard", "predict", "report", "status"])
+def test_help_is_no_error(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str, flag: str
+) -> None:
+    mains = {"dashboard": dashboard.main, "predict": predict.main, "report": report.main, "status": status.main}
+    monkeypatch.setattr(sys, "argv", [name, "dir=x", flag])
+    assert run_command(mains[name]) == 0
+    out, err = capsys.readouterr()
+    assert out.startswith(f"Usage: python -m llm_cls.{name} ") and not err
+
+
+def test_help_of_training_lists_what_can_be_chosen() -> None:
+    line = [sys.executable, "-m", "llm_cls.train", "data=sample", "--help", "optimizer.lr=1"]
+    shown = subprocess.run(line, capture_output=True, text=True, check=True).stdout.splitlines()
+    assert {"data: livedoor, sample, table", "  lr: 1"} <= set(shown)
+    launchers = {path.stem for path in (CONF / "hydra" / "launcher").iterdir()} | {"basic"}  # which is Hydra's own
+    assert f"hydra/launcher: {', '.join(sorted(launchers))} (of --multirun)" in shown

@@ -11,10 +11,10 @@ from omegaconf.errors import OmegaConfBaseException
 
 from llm_cls.config import Config, dump_config, known_keys, parse_config, read_config
 from llm_cls.errors import ArtifactError, ConfigError
-from llm_cls.hydra_config import CONF, GROUPS, accept_plain_values, explain, quoted
+from llm_cls.hydra_config import CONF, GROUPS, accept_plain_values, explain, quoted, split_flags
 
 accept_plain_values()
-CHOICES = sorted(p for p in CONF.glob("*/*.yaml") if not p.name.startswith("_"))
+CHOICES = sorted(CONF.glob("*/*.yaml"))
 NEEDED = {
     "data/table.yaml": ["data.file=x.csv", "data.text=t", "data.label=l"],
     "model/hf.yaml": ["model.name=some/model"],
@@ -147,6 +147,37 @@ def test_what_hydra_refuses(overrides: list[str], lines: list[str]) -> None:
     with pytest.raises((HydraException, OmegaConfBaseException, ValueError)) as caught:
         parse(*overrides)
     assert str(explain(caught.value, overrides)).splitlines() == lines
+
+
+@pytest.mark.parametrize(
+    ("given", "flags", "overrides"),
+    [
+        ("model=x --cfg job data=y", ["--cfg=job"], ["model=x", "data=y"]),
+        ("a=1 -p data b=2 -c job c=3 --resolve", ["--cfg=job", "--resolve", "--package=data"], ["a=1", "b=2", "c=3"]),
+        ("a=1 -m b=1,2", ["--multirun"], ["a=1", "b=1,2"]),
+        ("a=1 -i b=2", ["--info=all"], ["a=1", "b=2"]),
+        ("--info ~lora", ["--info=all"], ["~lora"]),
+        ("a=1 --info plugins b=2", ["--info=plugins"], ["a=1", "b=2"]),
+        ("a=1 -i", ["--info=all"], ["a=1"]),
+        ("a=1 -cd runs/lr=1 b=2", ["--config-dir=runs/lr=1"], ["a=1", "b=2"]),
+        ("a=1 --config-name=x b=2 -cp y c=3", ["--config-path=y", "--config-name=x"], ["a=1", "b=2", "c=3"]),
+        ("-sc query=bash", ["--shell-completion"], ["query=bash"]),
+        ("a=1 --help b=2", ["--help"], ["a=1", "b=2"]),
+        ("", [], []),
+    ],
+)
+def test_flags_stand_anywhere(given: str, flags: list[str], overrides: list[str]) -> None:
+    assert split_flags(given.split()) == (flags, overrides)
+    assert split_flags([*flags, *overrides]) == (flags, overrides)
+
+
+@pytest.mark.parametrize(
+    ("given", "part"), [("a=1 --mutlirun", "unrecognized arguments: --mutlirun. Try"), ("--cfg a=1", "--cfg/-c: ")]
+)
+def test_flags_that_hydra_has_not(given: str, part: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        split_flags(given.split())
+    assert part in str(caught.value) and "--hydra-help" in str(caught.value) and "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("value", ["本文", "é t", "a/b/記事.csv"])

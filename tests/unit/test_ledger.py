@@ -82,7 +82,7 @@ def write_run(run: Path, status: str = "") -> None:
     if status:
         val = figures(None if status == "diverged" else 0.75) | {"n": 1}
         test = val | {"f1_ci95": None if status == "diverged" else [0.5, 0.9]}
-        result = {"status": status, "collapsed": False, "best_epoch": 1, "epochs_run": 4, "seconds": {"total": 7.0}}
+        result = {"status": status, "collapsed": False, "best_epoch": 1, "epochs_run": 2, "seconds": {"total": 7.0}}
         write(run / "metrics.json", result | {"val": val, "test": test})
 
 
@@ -170,6 +170,7 @@ def test_states(tmp_path: Path) -> None:
     assert (states["failed"].reason, states["failed"].exit_code) == ("Out of memory", 4)
     assert (states["finished"].val_f1, states["finished"].seconds, states["finished"].reason) == (0.75, 7.0, "")
     assert states["diverged"].val_f1 is None
+    assert {(states[name].epochs, states[name].max_epochs) for name in COMPLETE} == {(2, 4)}, "of those planned"
     after = {state.entry.directory: state.name for state in read_states(tmp_path)}
     assert after["running"] == "interrupted", "the lock of a process that died is free"
 

@@ -1,12 +1,16 @@
 """The grid of every sweep experiment, and the plan that is made of it."""
 
+import sys
+from pathlib import Path
+from unittest.mock import Mock
+
 import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
-from hydra_plugins.llm_cls.ray_launcher import _gpus
-from hydra_plugins.llm_cls.sweeper import _latest, plan, spread
+from hydra_plugins.llm_cls.ray_launcher import RayLauncher, _gpus
+from hydra_plugins.llm_cls.sweeper import GridSweeper, _latest, plan, spread
 from llm_cls.errors import ConfigError
 from llm_cls.hydra_config import CONF, accept_plain_values
 
@@ -49,6 +53,23 @@ def test_what_belongs_to_the_sweep_is_not_swept() -> None:
         plan([["sweep.name=a"], ["sweep.name=b"]])
     with pytest.raises(ConfigError, match="The grid is empty"):
         plan([])
+
+
+def test_an_interval_is_no_axis_of_a_grid(tmp_path: Path) -> None:
+    sweeper = GridSweeper()
+    sweeper._loader, sweeper._config = Mock(), OmegaConf.create({"hydra": {"sweep": {"dir": str(tmp_path / "s")}}})
+    with pytest.raises(ConfigError) as caught:
+        sweeper.sweep(["seed=1,2", "optimizer.lr=interval(1e-4,1e-3)", "+lora.r=interval(1,2)"])
+    first, second = str(caught.value).splitlines()
+    assert first.startswith("optimizer.lr=interval(1e-4,1e-3) names no values") and "optimizer.lr=range(" in first
+    assert second.startswith("+lora.r=interval(1,2) ")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_launcher_without_ray_is_refused_before_anything_is_planned(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(ConfigError, match=r"needs Ray\. Install it"):
+        RayLauncher({}, {}).setup(hydra_context=Mock(), task_function=Mock(), config=OmegaConf.create())
 
 
 def test_every_beginning_of_a_spread_covers_the_grid() -> None:
