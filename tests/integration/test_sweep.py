@@ -2,24 +2,61 @@
 
 import importlib.util
 import json
+import os
 import shutil
 import signal
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from llm_cls.files import read_jsonl
 from llm_cls.ledger import FAILED, read_states
 
-from .conftest import TINY, Command
+from .conftest import TINY, WORDS, Command
 from .test_run_directory import read_wandb
 from .test_training import start, wait_for
 
 GRID = ["optimizer.lr=1e-3,2e-3", "template=1,2"]
 NAMES = sorted(f"optimizer.lr={lr},template={t}" for lr in ("0.001", "0.002") for t in (1, 2))
 RESULTS = ("predictions/val.jsonl", "predictions/test.jsonl", "model/adapter_model.safetensors")
+RECORDS = (".lock", "config.yaml", "run.json", "train.log")  # they tell when and how a run was made
+MEASURED = ("seconds", "tokens_per_second", "peak_memory_gib")
+TWO_PROCESSES = ["trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2"]
+
+NOTES_STARTS = """
+import json, sys
+with open("starts.jsonl", "a", encoding="utf-8") as file:
+    file.write(json.dumps(sys.orig_argv[1:]) + "\\n")
+"""
+
+COUNTS_LOADS = """
+import collections, functools, json, pathlib
+from llm_cls import train
+from llm_cls.data import tokens
+from llm_cls.training import shared
+
+counts = collections.Counter()
+
+def count(module, name):
+    function = getattr(module, name)
+    @functools.wraps(function)
+    def counted(*args, **kwargs):
+        counts[name] += 1
+        return function(*args, **kwargs)
+    setattr(module, name, counted)
+
+for name in ("load_decoder", "load_tokenizer", "read_corpus"):
+    count(shared, name)
+count(tokens, "tokenize")
+try:
+    train.command()
+finally:
+    pathlib.Path("loads.json").write_text(json.dumps(counts))
+"""
 
 
 @pytest.fixture
@@ -43,10 +80,27 @@ def snapshot(folder: Path) -> dict[str, tuple[int, bytes]]:
     return {str(p): (p.stat().st_mtime_ns, p.read_bytes()) for p in sorted(folder.rglob("*")) if p.is_file()}
 
 
-def assert_same_results(one: Path, two: Path) -> None:
-    for name in NAMES:
-        for file in RESULTS:
-            assert (one / name / file).read_bytes() == (two / name / file).read_bytes(), f"{name}/{file}"
+def results(run: Path) -> dict[str, Any]:
+    """What each file of a finished run says, apart from times, speed and memory; none of them is a leftover."""
+    found: dict[str, Any] = {}
+    for path in sorted(path for path in run.rglob("*") if path.is_file()):
+        name = path.relative_to(run).as_posix()
+        assert path.suffix != ".tmp" and path.parent != run / "checkpoints", f"{path} is left over"
+        if name in ("history.jsonl", "metrics.json"):
+            rows = read_jsonl(path) if path.suffix == ".jsonl" else [json.loads(path.read_text(encoding="utf-8"))]
+            found[name] = [{key: value for key, value in row.items() if key not in MEASURED} for row in rows]
+        else:
+            found[name] = None if name in RECORDS else path.read_bytes()
+    assert {*RESULTS, "history.jsonl", "metrics.json", "model/manifest.json"} <= found.keys()
+    return found
+
+
+def assert_same_results(one: Path, two: Path, names: list[str] = NAMES) -> None:
+    for name in names:
+        first, second = results(one / name), results(two / name)
+        assert first.keys() == second.keys(), name
+        for file in first:
+            assert first[file] == second[file], f"{name}/{file}"
 
 
 def test_runs_of_one_process_equal_separate_runs(
@@ -62,14 +116,48 @@ def test_runs_of_one_process_equal_separate_runs(
     assert json.loads((tmp_path / "run" / "run.json").read_text())["run_id"] in ids
 
 
-def test_isolated_runs_give_the_same(command: Command, undisturbed: Path, sweep: list[str], tmp_path: Path) -> None:
+def test_isolated_runs_give_the_same(
+    command: Command, environment: dict[str, str], undisturbed: Path, sweep: list[str], tmp_path: Path
+) -> None:
     one = next(i for i, a in enumerate(sweep) if a.startswith("lora.r="))
     line = [*sweep[:one], "lora.r=4,2", *sweep[one + 1 :], "optimizer.lr=2e-3", "template=2"]
-    done = command("train", *line, "sweep.isolate=true", cwd=tmp_path)
+    (tmp_path / "sitecustomize.py").write_text(NOTES_STARTS)  # which every Python imports that starts
+    modules = os.pathsep.join(filter(None, [str(tmp_path), environment.get("PYTHONPATH")]))
+    done = command("train", *line, "sweep.isolate=true", cwd=tmp_path, env={"PYTHONPATH": modules})
     assert done.returncode == 0, done.stderr
+    ranks = [start[2:] for start in read_jsonl(tmp_path / "starts.jsonl") if start[1:2] == ["llm_cls.training.rank"]]
+    own = [[str(tmp_path / "sweep" / f"lora.r={r}")] for r in (4, 2)]
+    assert ranks == own, "each run in a process of its own"
     for file in RESULTS:
         assert (tmp_path / "sweep" / "lora.r=4" / file).read_bytes() == (undisturbed / NAMES[-1] / file).read_bytes()
     assert "Epoch 2/2" in (tmp_path / "sweep" / "lora.r=4" / "train.log").read_text(encoding="utf-8")
+
+
+def test_the_runs_of_one_process_share_what_they_load(
+    environment: dict[str, str], sweep: list[str], tmp_path: Path
+) -> None:
+    line = [*sweep, "optimizer.lr=1e-3,2e-3,5e-3", "data.limit=16", "trainer.max_epochs=1", "data.cache_dir=cache"]
+    done = subprocess.run(
+        [sys.executable, "-c", COUNTS_LOADS, *line],
+        cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0 and "3 of 3 runs are done" in done.stdout, done.stderr
+    loads = json.loads((tmp_path / "loads.json").read_text())
+    assert loads == {"load_decoder": 1, "load_tokenizer": 1, "read_corpus": 1, "tokenize": 3}, "tokenize: each split"
+
+
+def test_the_folds_of_a_cross_validation(command: Command, sweep: list[str], tmp_path: Path) -> None:
+    done = command("train", *sweep, "data.folds=3", "data.fold=0,1,2", "trainer.max_epochs=1", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    runs = sorted(path.parent for path in (tmp_path / "sweep").glob("*/metrics.json"))
+    assert [run.name for run in runs] == [f"data.fold={fold}" for fold in range(3)]
+    tests = [read_jsonl(run / "predictions" / "test.jsonl") for run in runs]
+    ids = sorted(row["id"] for rows in tests for row in rows)
+    assert ids == [f"{label}/{label}-{i:04d}" for label in sorted(WORDS) for i in range(40)], "each text in one test"
+    labels = [Counter(row["label"] for row in rows) for rows in tests]
+    for label in WORDS:
+        counts = [count[label] for count in labels]
+        assert max(counts) - min(counts) <= 1, f"{label}: {counts}"
 
 
 def test_the_same_command_again_trains_nothing(command: Command, archive: Path, undisturbed: Path) -> None:
@@ -206,9 +294,8 @@ def test_a_launcher_without_its_package_says_what_to_install(
 
 def test_several_devices_in_a_sweep(command: Command, sweep: list[str], tmp_path: Path) -> None:
     line = [*sweep, "optimizer.lr=1e-3,2e-3", "lora.lora_dropout=0", "trainer.max_epochs=1"]
-    two = ["trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2"]
     assert command("train", *line, "hydra.sweep.dir=one", cwd=tmp_path).returncode == 0
-    done = command("train", *line, *two, cwd=tmp_path)
+    done = command("train", *line, *TWO_PROCESSES, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert sorted(path.name for path in tmp_path.iterdir()) == ["one", "sweep"], "no rank made a folder of its own"
     for name, lr in (("optimizer.lr=0.001", 1e-3), ("optimizer.lr=0.002", 2e-3)):
@@ -234,18 +321,21 @@ def test_two_sweeps_of_one_name_share_the_work(
     assert_same_results(tmp_path / "sweep", undisturbed)
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGKILL, -signal.SIGKILL), (signal.SIGTERM, 75)])
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGKILL, -signal.SIGKILL), (signal.SIGTERM, 75), (signal.SIGINT, 75)]
+)
 def test_an_interrupted_sweep_goes_on(
     command: Command, environment: dict[str, str], sweep: list[str], undisturbed: Path, tmp_path: Path,
     number: signal.Signals, code: int,
 ) -> None:  # fmt: skip
-    process = start([*sweep, *GRID], tmp_path, environment)
+    process = start([*sweep, *GRID], tmp_path, environment, own_group=True)
     wait_for(tmp_path / "sweep" / NAMES[1] / "checkpoints" / "last.ckpt", process)
-    process.send_signal(number)
+    os.killpg(process.pid, number)  # as a terminal sends Ctrl-C
     _, errors = process.communicate(timeout=60)
     assert process.returncode == code, errors
     if code == 75:
-        assert errors.strip().endswith("Go on with the same command and hydra.sweep.dir=sweep")
+        said = f"Error: Interrupted by {number.name}. Go on with the same command and hydra.sweep.dir=sweep"
+        assert errors.splitlines() == [said]
     names = [state.name for state in read_states(tmp_path / "sweep")]
     assert names == ["finished", "interrupted", "planned", "planned"]
     done = command("train", *sweep, *GRID, cwd=tmp_path)
@@ -254,9 +344,43 @@ def test_an_interrupted_sweep_goes_on(
     assert_same_results(tmp_path / "sweep", undisturbed)
 
 
+def test_a_kill_at_any_step_of_the_last_phase_leaves_no_trace(
+    environment: dict[str, str], sweep: list[str], tmp_path: Path
+) -> None:
+    line = [argument for argument in sweep if argument != "--multirun" and not argument.startswith("hydra.sweep.dir=")]
+    done = subprocess.run(
+        [sys.executable, str(Path(__file__).with_name("killed.py")), *line, "data.limit=16", "trainer.max_epochs=1"],
+        cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    for name in (*RESULTS[:2], "model", "run.json", "metrics.json", "checkpoints/last.ckpt"):
+        assert f"undisturbed/run/{name}" in done.stdout, f"no kill just before {name} changed"
+    faults = []
+    for copy in tmp_path.glob("killed-*"):
+        try:
+            assert_same_results(copy, tmp_path / "undisturbed", ["run"])
+        except AssertionError as error:
+            faults.append(f"{copy.name}: {str(error).splitlines()[0]}")
+    assert not faults, faults
+
+
+def test_hyperband_keeps_the_winner(command: Command, sweep: list[str], tmp_path: Path) -> None:
+    """Four learning rates that learn nothing: of its two brackets, the one that ends runs early gets some of them."""
+    grid = "optimizer.lr=1e-7,2e-7,2e-3,3e-7,4e-7"  # the one in the middle is the first that runs
+    line = [*sweep, grid, "optimizer.warmup_epochs=0", "pruner=hyperband", "pruner.stop_collapsed=false"]
+    done = command("train", *line, "trainer.max_epochs=3", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    metrics = {p.parent.name: json.loads(p.read_text()) for p in (tmp_path / "sweep").glob("*/metrics.json")}
+    assert len(metrics) == 5 and {found["status"] for found in metrics.values()} == {"finished", "pruned"}
+    assert all((found["status"] == "pruned") == (found["epochs_run"] < 3) for found in metrics.values())
+    winner = max(metrics, key=lambda name: metrics[name]["val"]["f1"])
+    assert (winner, metrics[winner]["status"]) == ("optimizer.lr=0.002", "finished")
+
+
 def test_pruned_and_diverged_runs_are_results(command: Command, sweep: list[str], tmp_path: Path) -> None:
+    """The first that runs is the third of the grid: nothing is known yet, and only that it collapses can end it."""
     logged = [argument for argument in sweep if argument != "logger=none"]  # W&B, offline
-    line = [*logged, "optimizer.lr=2e-3,1e30,1e-7", "pruner=median", "pruner.startup_runs=1", "trainer.max_epochs=4"]
+    line = [*logged, "optimizer.lr=2e-3,1e30,1,1e-7", "pruner=median", "pruner.startup_runs=1", "trainer.max_epochs=4"]
     done = command("train", *line, "pruner.warmup_fraction=0", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     found = {}
@@ -267,9 +391,12 @@ def test_pruned_and_diverged_runs_are_results(command: Command, sweep: list[str]
     assert found["optimizer.lr=0.002"] == ("finished", 4)
     assert found["optimizer.lr=1e+30"] == ("diverged", 1)
     assert found["optimizer.lr=1e-07"] == ("pruned", 1)
+    assert found["optimizer.lr=1"] == ("pruned", 1)
+    collapsed = read_jsonl(tmp_path / "sweep" / "optimizer.lr=1" / "predictions" / "val.jsonl")
+    assert len({row["prediction"] for row in collapsed}) == 1
     assert (tmp_path / "sweep" / "optimizer.lr=1e-07" / "model" / "manifest.json").is_file()
     runs = set()
-    for lr in ("0.002", "1e+30", "1e-07"):
+    for lr in ("0.002", "1e+30", "1", "1e-07"):
         records = list(read_wandb(tmp_path / "sweep" / f"optimizer.lr={lr}"))
         run = next(record.run for record in records if record.WhichOneof("record_type") == "run")
         assert (run.run_group, list(run.tags)) == ("sweep", [f"optimizer.lr={lr}"])
@@ -277,4 +404,4 @@ def test_pruned_and_diverged_runs_are_results(command: Command, sweep: list[str]
         assert config["optimizer"]["lr"] == float(lr)
         assert [r.exit.exit_code for r in records if r.WhichOneof("record_type") == "exit"] == [0]
         runs.add(run.run_id)
-    assert len(runs) == 3
+    assert len(runs) == 4

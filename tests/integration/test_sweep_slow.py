@@ -1,5 +1,7 @@
-"""What takes minutes: kills at random moments, thirty runs in one process, Ray. ``make test-slow`` runs it."""
+"""What takes minutes: kills at random moments, every experiment, long sweeps, Ray. ``make test-slow`` runs it."""
 
+import itertools
+import json
 import os
 import random
 import shutil
@@ -8,48 +10,116 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 
 from llm_cls.ledger import read_states
 
 from .conftest import Command
-from .test_sweep import GRID, NAMES, assert_same_results
+from .test_sweep import GRID, NAMES, TWO_PROCESSES, assert_same_results
 from .test_sweep import sweep as sweep
 from .test_sweep import undisturbed as undisturbed
-from .test_training import wait_for
+from .test_training import start, wait_for
 
 pytestmark = pytest.mark.slow
-KILLS = 50
 
 
-def test_fifty_kills(environment: dict[str, str], sweep: list[str], undisturbed: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("kills", "pruner"), [(50, []), (12, ["pruner=median", "pruner.startup_runs=1", "pruner.warmup_fraction=0"])]
+)
+def test_kills(
+    environment: dict[str, str], sweep: list[str], undisturbed: Path, tmp_path: Path, kills: int, pruner: list[str]
+) -> None:
     """kill -9 at moments spread over the time that a whole sweep takes here, each followed by the same command."""
     draw = random.Random(0)
-    line = [sys.executable, "-m", "llm_cls.train", *sweep, *GRID]
-    kills = amid = finished = 0
+    line = [sys.executable, "-m", "llm_cls.train", *sweep, *GRID, *pruner]
+    killed = amid = finished = 0
     whole = 0.0  # seconds of the first sweep, which is let alone
-    while kills < KILLS or finished < 2:
+    while killed < kills or finished < 2:
         started = time.monotonic()
         process = subprocess.Popen(
             line, cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
         )
         try:
-            _, errors = process.communicate(timeout=draw.uniform(0, whole) if whole and kills < KILLS else 300)
+            _, errors = process.communicate(timeout=draw.uniform(0, whole) if whole and killed < kills else 300)
         except subprocess.TimeoutExpired:
             process.kill()
             process.communicate()
-            kills += 1
+            killed += 1
             amid += any(state.name == "interrupted" for state in read_states(tmp_path / "sweep"))
             continue
         assert process.returncode == 0, errors
-        whole = whole or time.monotonic() - started
-        assert [state.name for state in read_states(tmp_path / "sweep")] == ["finished"] * len(NAMES)
-        assert_same_results(tmp_path / "sweep", undisturbed)
-        shutil.rmtree(tmp_path / "sweep")
+        if not finished:
+            whole = time.monotonic() - started
+            (tmp_path / "sweep").rename(tmp_path / "first")
+            names = {state.name for state in read_states(tmp_path / "first")}
+            assert names == ({"finished", "pruned"} if pruner else {"finished"})
+            if not pruner:
+                assert_same_results(tmp_path / "first", undisturbed)
+        else:
+            assert_same_results(tmp_path / "sweep", tmp_path / "first")
+            shutil.rmtree(tmp_path / "sweep")
         finished += 1
-    print(f"{kills} kills, {amid} of them amid a run; {finished} sweeps of {whole:.0f} s finished, one undisturbed")
-    assert amid >= KILLS // 4
+    print(f"{killed} kills, {amid} of them amid a run; {finished} sweeps of {whole:.0f} s finished, one undisturbed")
+    assert amid >= kills // 4
+
+
+def test_interrupted_runs_of_two_processes_go_on(
+    command: Command, environment: dict[str, str], sweep: list[str], tmp_path: Path
+) -> None:
+    """Ctrl-C, which a terminal sends to the command alone: its ranks have sessions of their own."""
+    line = [*sweep, "optimizer.lr=1e-3,2e-3", *TWO_PROCESSES]
+    whole = command("train", *line, cwd=tmp_path)
+    assert whole.returncode == 0, whole.stderr
+    (tmp_path / "sweep").rename(tmp_path / "whole")
+    process = start(line, tmp_path, environment, own_group=True)
+    wait_for(tmp_path / "sweep" / "optimizer.lr=0.002" / "checkpoints" / "last.ckpt", process)
+    os.killpg(process.pid, signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 75, errors
+    assert errors.strip().endswith("Go on with the same command and hydra.sweep.dir=sweep")
+    states = read_states(tmp_path / "sweep")
+    assert [state.name for state in states] == ["finished", "interrupted"] and states[1].epochs >= 1
+    again = command("train", *line, cwd=tmp_path)
+    assert again.returncode == 0 and "Going on after the last epoch" in again.stdout + again.stderr, again.stderr
+    names = ["optimizer.lr=0.001", "optimizer.lr=0.002"]
+    assert_same_results(tmp_path / "sweep", tmp_path / "whole", names)
+    assert [json.loads((tmp_path / "sweep" / n / "run.json").read_text())["world_size"] for n in names] == [2, 2]
+
+
+LRS = [1e-4, 3e-4, 5e-4, 1e-3]
+CURVE = [1e-5, 3e-5, 5e-5, 1e-4, 3e-4, 5e-4, 1e-3, 3e-3, 5e-3, 1e-2, 3e-2, 5e-2]
+TEMPLATES = ["タイトル: {title}\n本文: {body}\nラベル: ", "タイトル: {title}\n本文: {body}", "{title}\n{body}"]
+
+
+@pytest.mark.parametrize(
+    ("name", "axes"),
+    [
+        ("lr_template", {"optimizer.lr": LRS, "template.text": TEMPLATES}),
+        ("lr_curve", {"optimizer.lr": CURVE}),
+        ("batch_size", {"data.batch_size": [2, 4, 8, 16, 32, 64], "optimizer.lr": LRS}),
+        ("lora_rank", {"lora.r": [4, 8, 16, 32, 64], "optimizer.lr": CURVE}),
+        ("all_models", {"optimizer.lr": LRS, "template.text": TEMPLATES}),
+    ],
+)
+def test_experiments_run(command: Command, tmp_path: Path, name: str, axes: dict[str, list[Any]]) -> None:
+    """With the shipped model and texts, which take the place of an axis of models."""
+    small = ["data.limit=64", "data.max_length=32", "trainer=cpu", "trainer.max_epochs=1", "trainer.progress_bar=false"]
+    done = command(
+        "train", "--multirun", f"experiment={name}", "model=ja-mini", "data=sample", *small, "logger=none",
+        "hydra.sweep.dir=sweep", cwd=tmp_path,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    states = read_states(tmp_path / "sweep")
+    assert {state.name for state in states} == {"finished"}
+    found = []
+    for state in states:
+        config = yaml.safe_load((tmp_path / "sweep" / state.entry.directory / "config.yaml").read_text("utf-8"))
+        assert config["model"]["name"] == "ja-mini" and config["data"]["name"] == "sample"
+        found.append(tuple(config[group][key] for group, _, key in (axis.partition(".") for axis in axes)))
+    assert sorted(found) == sorted(itertools.product(*axes.values())), "each combination once"
 
 
 def test_memory_does_not_grow_over_thirty_runs(environment: dict[str, str], sweep: list[str], tmp_path: Path) -> None:

@@ -101,11 +101,14 @@ def test_killed_run_goes_on_bitwise_and_interrupts_end_with_75(
         (tmp_path / "broken").rename(tmp_path / f"after-{number.name}")
 
 
-def start(arguments: list[str], cwd: Path, environment: dict[str, str]) -> subprocess.Popen[str]:
+def start(
+    arguments: list[str], cwd: Path, environment: dict[str, str], own_group: bool = False
+) -> subprocess.Popen[str]:
     """``llm_cls.train`` in the background, with Ctrl-C working even where the tests run with it ignored (nohup)."""
     return subprocess.Popen(
         [sys.executable, "-m", "llm_cls.train", *arguments], cwd=cwd, env=environment, stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE, text=True, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        start_new_session=own_group,
     )  # fmt: skip
 
 
