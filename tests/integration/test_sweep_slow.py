@@ -109,7 +109,7 @@ def test_experiments_run(command: Command, tmp_path: Path, name: str, axes: dict
     small = ["data.limit=64", "data.max_length=32", "trainer=cpu", "trainer.max_epochs=1", "trainer.progress_bar=false"]
     done = command(
         "train", "--multirun", f"experiment={name}", "model=ja-mini", "data=sample", *small, "logger=none",
-        "hydra.sweep.dir=sweep", cwd=tmp_path,
+        "hydra.sweep.dir=sweep", cwd=tmp_path, timeout=900,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     states = read_states(tmp_path / "sweep")
