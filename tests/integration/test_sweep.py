@@ -331,7 +331,7 @@ def test_a_kill_at_any_step_of_the_last_phase_leaves_no_trace(
     for name in (*RESULTS[:2], "model", "run.json", "metrics.json", "checkpoints/last.ckpt"):
         assert f"undisturbed/run/{name}" in done.stdout, f"no kill just before {name} changed"
     faults = []
-    for copy in tmp_path.glob("killed-*"):
+    for copy in sorted(tmp_path.glob("killed-*")):
         try:
             assert_same_results(copy, tmp_path / "undisturbed", ["run"])
         except AssertionError as error:
