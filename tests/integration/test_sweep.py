@@ -340,15 +340,15 @@ def test_a_kill_at_any_step_of_the_last_phase_leaves_no_trace(
 
 
 def test_hyperband_keeps_the_winner(command: Command, sweep: list[str], tmp_path: Path) -> None:
-    """In two epochs there is one bracket: all are compared after the first, and the middle of the grid runs first."""
-    line = [*sweep, "optimizer.lr=1e-7,2e-3,2e-7", "optimizer.warmup_epochs=0", "trainer.max_epochs=2"]
-    done = command("train", *line, "pruner=hyperband", "pruner.stop_collapsed=false", cwd=tmp_path)
+    """Two of three epochs at least make one bracket: all are compared then, and the middle of the grid runs first."""
+    line = [*sweep, "optimizer.lr=1e-7,2e-3,2e-7", "trainer.max_epochs=3", "pruner=hyperband", "pruner.min_epochs=2"]
+    done = command("train", *line, "pruner.stop_collapsed=false", "optimizer.warmup_epochs=0", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     found = {}
     for path in (tmp_path / "sweep").glob("*/metrics.json"):
         metrics = json.loads(path.read_text())
         found[path.parent.name.removeprefix("optimizer.lr=")] = (metrics["status"], metrics["epochs_run"])
-    assert found == {"0.002": ("finished", 2), "1e-07": ("pruned", 1), "2e-07": ("pruned", 1)}
+    assert found == {"0.002": ("finished", 3), "1e-07": ("pruned", 2), "2e-07": ("pruned", 2)}
 
 
 def test_pruned_and_diverged_runs_are_results(command: Command, sweep: list[str], tmp_path: Path) -> None:
