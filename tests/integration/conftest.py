@@ -77,13 +77,13 @@ def command(environment: dict[str, str]) -> Command:
     """Runs ``python -m llm_cls.NAME ARGUMENTS`` in ``cwd``."""
 
     def call(
-        name: str, *arguments: str, cwd: Path, env: dict[str, str] | None = None, limit: str = ""
+        name: str, *arguments: str, cwd: Path, env: dict[str, str] | None = None, limit: str = "", timeout: float = 300
     ) -> subprocess.CompletedProcess[str]:
         line = [sys.executable, "-m", f"llm_cls.{name}", *arguments]
         if limit:  # a limit of the shell's, as `ulimit -v 4000000`
             line = ["bash", "-c", f'{limit}; exec "$@"', "bash", *line]
         return subprocess.run(
-            line, cwd=cwd, env=environment | (env or {}), capture_output=True, text=True, timeout=300, check=False
+            line, cwd=cwd, env=environment | (env or {}), capture_output=True, text=True, timeout=timeout, check=False
         )
 
     return call

@@ -26,15 +26,16 @@ from .test_training import start, wait_for
 pytestmark = pytest.mark.slow
 
 
-@pytest.mark.parametrize(
-    ("kills", "pruner"), [(50, []), (12, ["pruner=median", "pruner.startup_runs=1", "pruner.warmup_fraction=0"])]
-)
+PRUNED = ["optimizer.lr=1e-7,2e-3", "template=1,2", "trainer.max_epochs=3", "pruner=median"]
+
+
+@pytest.mark.parametrize(("kills", "grid"), [(50, GRID), (12, PRUNED)])
 def test_kills(
-    environment: dict[str, str], sweep: list[str], undisturbed: Path, tmp_path: Path, kills: int, pruner: list[str]
+    environment: dict[str, str], sweep: list[str], undisturbed: Path, tmp_path: Path, kills: int, grid: list[str]
 ) -> None:
     """kill -9 at moments spread over the time that a whole sweep takes here, each followed by the same command."""
     draw = random.Random(0)
-    line = [sys.executable, "-m", "llm_cls.train", *sweep, *GRID, *pruner]
+    line = [sys.executable, "-m", "llm_cls.train", *sweep, *grid]
     killed = amid = finished = 0
     whole = 0.0  # seconds of the first sweep, which is let alone
     while killed < kills or finished < 2:
@@ -54,12 +55,13 @@ def test_kills(
         if not finished:
             whole = time.monotonic() - started
             (tmp_path / "sweep").rename(tmp_path / "first")
-            names = {state.name for state in read_states(tmp_path / "first")}
-            assert names == ({"finished", "pruned"} if pruner else {"finished"})
-            if not pruner:
+            names = [state.entry.directory for state in read_states(tmp_path / "first")]
+            ends = {state.name for state in read_states(tmp_path / "first")}
+            assert ends == ({"finished", "pruned"} if grid is PRUNED else {"finished"})
+            if grid is GRID:
                 assert_same_results(tmp_path / "first", undisturbed)
         else:
-            assert_same_results(tmp_path / "sweep", tmp_path / "first")
+            assert_same_results(tmp_path / "sweep", tmp_path / "first", names)
             shutil.rmtree(tmp_path / "sweep")
         finished += 1
     print(f"{killed} kills, {amid} of them amid a run; {finished} sweeps of {whole:.0f} s finished, one undisturbed")
@@ -109,7 +111,7 @@ def test_experiments_run(command: Command, tmp_path: Path, name: str, axes: dict
     small = ["data.limit=64", "data.max_length=32", "trainer=cpu", "trainer.max_epochs=1", "trainer.progress_bar=false"]
     done = command(
         "train", "--multirun", f"experiment={name}", "model=ja-mini", "data=sample", *small, "logger=none",
-        "hydra.sweep.dir=sweep", cwd=tmp_path,
+        "hydra.sweep.dir=sweep", cwd=tmp_path, timeout=900,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     states = read_states(tmp_path / "sweep")
