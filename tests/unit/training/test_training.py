@@ -195,9 +195,10 @@ def test_history_is_written_again_where_a_kill_came_before_it(tmp_path: Path) ->
     recorder.on_fit_start(Mock(is_global_zero=True), Mock())
     assert not list(tmp_path.iterdir()), "a run that begins has none"
     state = {"best_epoch": 1, "best_f1": 0.5, "diverged": False, "pruned": False, "done": True}
-    recorder.load_state_dict({"history": [{"epoch": 1}], **state})
+    history = [{"epoch": 1, "seconds": 2.0}]
+    recorder.load_state_dict({"history": history, **state})
     recorder.on_fit_start(Mock(is_global_zero=True), Mock())
-    assert read_jsonl(tmp_path / "history.jsonl") == [{"epoch": 1}]
+    assert read_jsonl(tmp_path / "history.jsonl") == history
 
 
 def test_control_characters_of_users_do_not_reach_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
