@@ -30,7 +30,7 @@ from llm_cls.training.launch import started_together
 log = logging.getLogger(__name__)
 
 _POLL_SECONDS = 1.0
-_NEUTRAL: Any = {
+_NEUTRAL: Any = {  # changes no result; an archive does, where it holds other texts
     "logger": True,
     "sweep": True,
     "trainer": {"accelerator", "devices", "num_nodes", "progress_bar"},
@@ -179,19 +179,18 @@ class GridSweeper(Sweeper):
         """The runs under the names that they have in this sweep already: with other axes one is named differently."""
         planned = {entry.directory: entry for entry in read_plan(directory)}
         names = {entry.directory for entry, _ in checked}
+        as_before = {
+            e.directory for e, _ in checked if e.directory in planned and e.overrides == planned[e.directory].overrides
+        }
+        known = self._results(planned.values()) if as_before < names else {}  # composing hundreds of runs takes seconds
         entries = []
-        known: dict[str, str] | None = None  # what each planned run computes; read where it is needed
         for entry, config in checked:
-            before = planned.get(entry.directory)
-            if planned and (before is None or before.overrides != entry.overrides):
-                if known is None:
-                    known = self._results(planned.values())
-                result = _result(config)
-                if known.get(entry.directory) != result:
-                    others = (name for name in known if name not in names and known[name] == result)
-                    if (name := next(others, None)) is not None:
-                        del known[name]
-                        entry = Entry(name, entry.overrides, planned[name].swept)
+            result = _result(config)
+            if entry.directory not in as_before and known.get(entry.directory) != result:
+                others = (name for name in known if name not in names and known[name] == result)
+                if (name := next(others, None)) is not None:
+                    del known[name]
+                    entry = Entry(name, entry.overrides, planned[name].swept)
             entries.append(entry)
         return entries
 

@@ -216,11 +216,6 @@ class RunRecorder(Checkpoint):
         """How the run ended, for ``metrics.json``."""
         return "diverged" if self.diverged else "pruned" if self.pruned else "finished"
 
-    def remove_checkpoints(self) -> None:
-        """Frees the space once the run is finished: ``model/`` holds the best weights, and nothing resumes."""
-        for path in (self._directory / "checkpoints").iterdir():
-            path.unlink(missing_ok=True)
-
     def load_best(self, module: ClassifierModule) -> bool:
         """Puts the best epoch's weights into ``module``; False where there is none."""
         if self.best_epoch is None:

@@ -230,7 +230,7 @@ def train(config: Config, directory: Path, inputs: Inputs, record: dict[str, Any
             pruner.end(metrics["val"]["f1"], recorder.pruned)
         write_json(directory / "metrics.json", metrics)
         clear_failure(directory)
-        recorder.remove_checkpoints()
+        remove_leftovers(directory, finished=True)
     trainer.strategy.barrier()  # the other processes read metrics.json next
     if not config.lora.full:
         shared.return_decoder(classifier.release(), config)
