@@ -10,10 +10,10 @@ from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
 from llm_cls.cli import quiet_libraries, run_command, say
-from llm_cls.config import Config, parse_config
+from llm_cls.config.compose import CONF, accept_plain_values, explain
+from llm_cls.config.schema import Config, parse_config
 from llm_cls.errors import ConfigError
 from llm_cls.files import check_output, write_json
-from llm_cls.hydra_config import CONF, accept_plain_values, explain
 
 USAGE = """Usage: python -m llm_cls.benchmark [group=choice] [key=value] [engine=fast,reference]
          [steps=20] [warmup=5] [fit=true] [output=FILE]

@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Callable
 
 from llm_cls.errors import EXIT_UNEXPECTED, ConfigError, LlmClsError, ResourceError, RunInterrupted, first_line
-from llm_cls.interrupts import before_errors, listen, stop_listening
+from llm_cls.signals import before_errors, listen, stop_listening
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _PLACE = {errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ENOENT,

@@ -11,7 +11,7 @@ from typing import Any, Literal, TextIO
 from pydantic import Field
 
 from llm_cls.cli import quiet_libraries, read_arguments, run_command, say
-from llm_cls.config import PositiveInt, Section, validate
+from llm_cls.config.schema import PositiveInt, Section, validate
 from llm_cls.errors import ConfigError
 from llm_cls.files import atomic_path, check_output
 

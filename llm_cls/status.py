@@ -6,7 +6,7 @@ from pathlib import Path
 
 from llm_cls.cli import printable, read_arguments, run_command, say
 from llm_cls.errors import ConfigError
-from llm_cls.ledger import PLAN, State, progress_line, read_states
+from llm_cls.runs.sweep import PLAN, State, progress_line, read_states
 
 USAGE = "python -m llm_cls.status dir=outputs/sweeps/NAME"
 

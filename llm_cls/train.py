@@ -17,7 +17,8 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from llm_cls.cli import quiet_libraries, report, run_command, say, summarize
-from llm_cls.config import parse_config
+from llm_cls.config.compose import CONF, accept_plain_values, explain, split_flags, to_type
+from llm_cls.config.schema import parse_config
 from llm_cls.errors import (
     EXIT_UNEXPECTED,
     ArtifactError,
@@ -27,15 +28,16 @@ from llm_cls.errors import (
     RankError,
     RunInterrupted,
 )
-from llm_cls.hydra_config import CONF, accept_plain_values, explain, split_flags, to_type
-from llm_cls.interrupts import check
-from llm_cls.ledger import FAILED, LOCK, join_sweep, progress_line, read_states, record_failure
+from llm_cls.multirun import register_plugins
+from llm_cls.runs.sweep import FAILED, LOCK, join_sweep, progress_line, read_states, record_failure
+from llm_cls.signals import check
 from llm_cls.training.launch import is_first_process
 
 
 def main() -> None:
     """The command, with Hydra's own errors made readable."""
     accept_plain_values()
+    register_plugins()
     flags, overrides = split_flags(sys.argv[1:])
     sys.argv[1:] = [*flags, *overrides]
     # Hydra prints errors and exits by itself unless this is set; run_command gives them their exit codes.

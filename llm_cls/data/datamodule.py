@@ -6,7 +6,7 @@ import torch
 from lightning import LightningDataModule
 from torch.utils.data import DataLoader
 
-from llm_cls.config import DataConfig, TemplateConfig
+from llm_cls.config.schema import DataConfig, TemplateConfig
 from llm_cls.data.batches import Batch, EvalBatches, Step, TrainSteps, step_indices
 from llm_cls.data.corpus import SPLITS, Corpus
 from llm_cls.data.template import render

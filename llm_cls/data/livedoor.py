@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 
 from filelock import FileLock
 
-from llm_cls.config import DataConfig
+from llm_cls.config.schema import DataConfig
 from llm_cls.data.corpus import Corpus, Text
 from llm_cls.data.download import download
 from llm_cls.data.split import reference_split, split_texts

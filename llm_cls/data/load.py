@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from llm_cls.config import DataConfig
+from llm_cls.config.schema import DataConfig
 from llm_cls.data.corpus import Corpus
 from llm_cls.data.livedoor import load_livedoor
 from llm_cls.data.sample import load_sample

@@ -3,7 +3,7 @@
 import hashlib
 from pathlib import Path
 
-from llm_cls.config import DataConfig
+from llm_cls.config.schema import DataConfig
 from llm_cls.data.corpus import Corpus, Text
 from llm_cls.data.split import reference_split, split_texts
 from llm_cls.files import read_jsonl

@@ -4,7 +4,7 @@ import random
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 
-from llm_cls.config import DataConfig
+from llm_cls.config.schema import DataConfig
 from llm_cls.data.corpus import Text
 from llm_cls.errors import DataError
 

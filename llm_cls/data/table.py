@@ -13,7 +13,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from llm_cls.config import DataConfig
+from llm_cls.config.schema import DataConfig
 from llm_cls.data.corpus import Corpus, Text, digest_splits, texts_in_two_splits
 from llm_cls.data.split import split_texts, stratified_split
 from llm_cls.errors import DataError, first_line

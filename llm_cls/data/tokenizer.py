@@ -16,7 +16,7 @@ from typing import Any, Protocol
 import sentencepiece
 from transformers import AutoTokenizer
 
-from llm_cls.config import ModelConfig
+from llm_cls.config.schema import ModelConfig
 from llm_cls.errors import ConfigError, first_line
 from llm_cls.files import sha256_json
 from llm_cls.hub import hub_errors, local_file, only_local, source_name

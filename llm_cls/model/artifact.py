@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import PreTrainedModel
 
-from llm_cls.config import Config
+from llm_cls.config.schema import Config
 from llm_cls.data.tokenizer import Tokenizer
 from llm_cls.errors import ArtifactError, first_line
 from llm_cls.files import sha256_file, write_json

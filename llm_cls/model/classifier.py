@@ -9,12 +9,12 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from llm_cls.config import Config, EngineConfig
+from llm_cls.config.schema import Config, EngineConfig
 from llm_cls.data.batches import Batch
-from llm_cls.model.fused.blocks import describe, obstacle
-from llm_cls.model.fused.decoder import FusedDecoder
+from llm_cls.engine.packed import make_fast, packed_states, undo_fast
+from llm_cls.engine.runner import FusedDecoder
+from llm_cls.engine.spec import describe, obstacle
 from llm_cls.model.lora import add_adapter
-from llm_cls.model.packed import make_fast, packed_states, undo_fast
 from llm_cls.model.pooling import pad, pool
 
 log = logging.getLogger(__name__)

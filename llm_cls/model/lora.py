@@ -5,7 +5,7 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from llm_cls.config import LoraConfig
+from llm_cls.config.schema import LoraConfig
 from llm_cls.errors import ConfigError, first_line
 
 

@@ -17,11 +17,11 @@ from safetensors.torch import load_file, save_file
 
 from llm_cls.errors import ArtifactError, ResourceError, first_line
 from llm_cls.files import atomic_path, write_jsonl
+from llm_cls.runs.pruning import Pruner
+from llm_cls.training.devices import peak_memory_gib, reset_peak_memory
 from llm_cls.training.distributed import check_same_on_all
-from llm_cls.training.hardware import peak_memory_gib, reset_peak_memory
 from llm_cls.training.launch import is_first_process
 from llm_cls.training.module import LOG_EVERY_STEPS, ClassifierModule
-from llm_cls.training.pruning import Pruner
 
 log = logging.getLogger(__name__)
 

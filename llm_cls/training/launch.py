@@ -15,7 +15,7 @@ from pathlib import Path
 from types import FrameType
 
 from llm_cls.errors import EXIT_UNEXPECTED
-from llm_cls.interrupts import heeded, interrupted_by
+from llm_cls.signals import heeded, interrupted_by
 
 PARENT = "LLM_CLS_PARENT"  # the process that started a rank, and without which it must not go on
 _GRACE_SECONDS = 30.0  # a rank finishes its W&B run in them

@@ -12,14 +12,14 @@ from torch.optim import Optimizer
 from torchmetrics import SumMetric
 from typing_extensions import Self
 
-from llm_cls import interrupts
-from llm_cls.config import Config
+from llm_cls import signals
+from llm_cls.config.schema import Config
 from llm_cls.data.batches import Batch, Step
 from llm_cls.data.datamodule import TextDataModule
 from llm_cls.errors import ArtifactError
+from llm_cls.metrics.evaluation import Evaluation, evaluate
 from llm_cls.model.classifier import TextClassifier
 from llm_cls.training.distributed import gather_logits, sum_gradients
-from llm_cls.training.evaluation import Evaluation, evaluate
 from llm_cls.training.optimizer import build_optimizer, build_schedule
 
 LOG_EVERY_STEPS = 10  # reading the loss waits for the device
@@ -73,7 +73,7 @@ class ClassifierModule(LightningModule):
 
     def training_step(self, step: Step, batch_idx: int) -> None:
         """One optimizer step over all devices."""
-        interrupts.check()
+        signals.check()
         optimizer: Any = self.optimizers()
         total = torch.zeros((), device=self.device)
         for batch in self._parts(step):
@@ -109,7 +109,7 @@ class ClassifierModule(LightningModule):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Keeps the logits of a batch."""
-        interrupts.check()
+        signals.check()
         self._logits += [self.classifier(part) for part in batch.split(self.classifier.max_eval_tokens)]
         self._indices += batch.indices
 

@@ -5,7 +5,7 @@ from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import get_linear_schedule_with_warmup
 
-from llm_cls.config import OptimizerConfig
+from llm_cls.config.schema import OptimizerConfig
 
 
 def build_optimizer(module: nn.Module, config: OptimizerConfig) -> AdamW:

@@ -7,20 +7,20 @@ import numpy.typing as npt
 import torch
 from tqdm import tqdm
 
-from llm_cls.config import Config, EngineConfig, TrainerConfig, read_config
+from llm_cls.config.schema import Config, EngineConfig, TrainerConfig, read_config
 from llm_cls.data.batches import EvalBatches
 from llm_cls.data.table import column, read_rows
 from llm_cls.data.template import render
 from llm_cls.data.tokenizer import load_tokenizer
 from llm_cls.data.tokens import Tokens, tokenize
 from llm_cls.errors import ArtifactError, ConfigError, DataError
+from llm_cls.metrics.evaluation import log_softmax
 from llm_cls.model.artifact import load_artifact, read_labels, verify_artifact
 from llm_cls.model.classifier import TextClassifier
 from llm_cls.model.decoder import load_architecture, load_decoder
-from llm_cls.run_files import read_metrics
+from llm_cls.runs.schema import read_metrics
+from llm_cls.training.devices import Hardware, resolve_hardware
 from llm_cls.training.distributed import gather_logits
-from llm_cls.training.evaluation import log_softmax
-from llm_cls.training.hardware import Hardware, resolve_hardware
 
 if TYPE_CHECKING:
     from llm_cls.predict import PredictConfig

@@ -25,8 +25,8 @@ def main() -> None:
 def _main() -> None:
     # From the first moment: torch takes seconds to import, and the parent may die in them.
     threading.Thread(target=_end_with_parent, args=(int(os.environ[PARENT]),), daemon=True).start()
-    from llm_cls.config import read_config
-    from llm_cls.ledger import PLAN, record_failure
+    from llm_cls.config.schema import read_config
+    from llm_cls.runs.sweep import PLAN, record_failure
     from llm_cls.training.run import prepare, train
     from llm_cls.training.shared import Shared
 

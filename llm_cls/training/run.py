@@ -17,9 +17,9 @@ from lightning.pytorch.callbacks import Callback, EarlyStopping
 from tqdm.contrib.logging import logging_redirect_tqdm
 from transformers import PretrainedConfig
 
-from llm_cls import interrupts, run_files
+from llm_cls import signals
 from llm_cls.cli import say
-from llm_cls.config import Config, dump_config
+from llm_cls.config.schema import Config, dump_config
 from llm_cls.data.corpus import Corpus
 from llm_cls.data.datamodule import TextDataModule
 from llm_cls.data.tokenizer import Tokenizer
@@ -31,17 +31,12 @@ from llm_cls.errors import (
     RunInterrupted,
 )
 from llm_cls.files import sha256_json, write_json, write_text
-from llm_cls.ledger import LOCK, clear_failure, is_locked
 from llm_cls.model.artifact import save_artifact
 from llm_cls.model.classifier import build_classifier
 from llm_cls.model.decoder import positions
-from llm_cls.training.callbacks import LAST, AtomicCheckpointIO, ProgressBar, RunRecorder
-from llm_cls.training.distributed import ReplicatedStrategy
-from llm_cls.training.hardware import Hardware, check_fp8, resolve_hardware
-from llm_cls.training.launch import is_first_process, launch_ranks, started_together
-from llm_cls.training.module import ClassifierModule
-from llm_cls.training.pruning import Pruner
-from llm_cls.training.record import (
+from llm_cls.runs import schema as run_files
+from llm_cls.runs.pruning import Pruner
+from llm_cls.runs.record import (
     check_same_run,
     describe_run,
     forget_unless_begun,
@@ -52,8 +47,14 @@ from llm_cls.training.record import (
     summarize,
     write_predictions,
 )
+from llm_cls.runs.sweep import LOCK, clear_failure, is_locked
+from llm_cls.training.callbacks import LAST, AtomicCheckpointIO, ProgressBar, RunRecorder
+from llm_cls.training.devices import Hardware, check_fp8, resolve_hardware
+from llm_cls.training.distributed import ReplicatedStrategy
+from llm_cls.training.launch import is_first_process, launch_ranks, started_together
+from llm_cls.training.module import ClassifierModule
 from llm_cls.training.shared import Shared
-from llm_cls.training.wandb_logging import RunLogger, run_logger
+from llm_cls.training.wandb_logger import RunLogger, run_logger
 
 log = logging.getLogger(__name__)
 
@@ -198,7 +199,7 @@ def train(config: Config, directory: Path, inputs: Inputs, record: dict[str, Any
     recorder = RunRecorder(directory, len(data.tokens["train"].ids), run_id(inputs.identity), pruner)
     with (
         run_logger(config, directory, record, is_first_process()) as logger,
-        interrupts.before_errors(),
+        signals.before_errors(),
         logging_redirect_tqdm(),
         recorder.explain_removal(),
     ):

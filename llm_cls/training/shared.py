@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from transformers import PretrainedConfig, PreTrainedModel
 
-from llm_cls.config import Config, DataConfig, ModelConfig
+from llm_cls.config.schema import Config, DataConfig, ModelConfig
 from llm_cls.data.corpus import Corpus
 from llm_cls.data.load import check_corpus, read_corpus
 from llm_cls.data.tokenizer import Tokenizer, load_tokenizer

@@ -14,10 +14,10 @@ from lightning.pytorch.callbacks import Callback
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from llm_cls.config import Config
+from llm_cls.config.schema import Config
 from llm_cls.data.batches import Batch, Step, collate
 from llm_cls.data.datamodule import TextDataModule
-from llm_cls.training.hardware import peak_memory_gib, reset_peak_memory
+from llm_cls.training.devices import peak_memory_gib, reset_peak_memory
 from llm_cls.training.module import ClassifierModule
 from llm_cls.training.run import Inputs, build_module
 from llm_cls.training.shared import Shared

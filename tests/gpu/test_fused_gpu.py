@@ -8,8 +8,8 @@ import torch
 from torch.nn import functional as F
 
 from llm_cls.data.batches import Batch
+from llm_cls.engine.graphs import bucket
 from llm_cls.model.classifier import TextClassifier
-from llm_cls.model.fused.graphs import bucket
 
 from .test_packed_gpu import LENGTHS, build, error
 

@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from llm_cls.model.fused import kernels
-from llm_cls.model.fused.attention import BLOCK_SIZES, Texts, attend, attend_backward, per_text
-from llm_cls.model.fused.forms import Draw, Form, Mask, Norm
+from llm_cls.engine import kernels
+from llm_cls.engine.attention import BLOCK_SIZES, Texts, attend, attend_backward, per_text
+from llm_cls.engine.tensors import Draw, Form, Mask, Norm
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")]
 

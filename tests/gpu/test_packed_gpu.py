@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from llm_cls.config import ModelConfig
+from llm_cls.config.schema import ModelConfig
 from llm_cls.data.batches import Batch
 from llm_cls.model.classifier import TextClassifier, build_classifier
 from llm_cls.model.decoder import load_architecture, load_decoder

@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas
 import pytest
 
-from llm_cls.config import read_config
+from llm_cls.config.schema import read_config
 from llm_cls.data.load import load_corpus
 from llm_cls.files import read_jsonl
 

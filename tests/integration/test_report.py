@@ -8,9 +8,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-sys.path.append(str(Path(__file__).parents[1] / "unit" / "report"))
-
-from run_directories import make_published, make_run
+from tests.unit.reporting.run_directories import make_published, make_run
 
 
 def _report(*arguments: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
@@ -94,7 +92,7 @@ def test_no_torch_is_imported_and_no_connection_opened(tmp_path: Path) -> None:
         "def refuse(*a, **k): raise AssertionError('a connection')\n"
         "socket.socket.connect = socket.create_connection = socket.getaddrinfo = refuse\n"
         f"sys.argv = ['report', 'dir={tmp_path}']\n"
-        "from llm_cls.report.__main__ import main\n"
+        "from llm_cls.report import main\n"
         "main()\n"
         "heavy = {'torch', 'lightning', 'transformers', 'peft', 'wandb', 'hydra'} & set(sys.modules)\n"
         "assert not heavy, heavy\n"

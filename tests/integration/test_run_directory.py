@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, log_loss, precision_recall_fscore_support
 
-from llm_cls.config import read_config
+from llm_cls.config.schema import read_config
 from llm_cls.files import read_jsonl
 
 from .conftest import TINY, Command

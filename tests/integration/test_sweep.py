@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from llm_cls.files import read_jsonl
-from llm_cls.ledger import FAILED, read_states
+from llm_cls.runs.sweep import FAILED, read_states
 
 from .conftest import TINY, WORDS, Command
 from .test_run_directory import read_wandb

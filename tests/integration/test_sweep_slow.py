@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import yaml
 
-from llm_cls.ledger import read_states
+from llm_cls.runs.sweep import read_states
 
 from .conftest import Command
 from .test_sweep import GRID, NAMES, TWO_PROCESSES, assert_same_results

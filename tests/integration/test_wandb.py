@@ -10,7 +10,7 @@ import pytest
 from sklearn.metrics import confusion_matrix
 
 from llm_cls.files import read_jsonl
-from llm_cls.ledger import read_states
+from llm_cls.runs.sweep import read_states
 
 from .conftest import TINY, Command
 from .test_run_directory import load, read_wandb

@@ -6,11 +6,10 @@ import sys
 
 import pytest
 
-from llm_cls import dashboard, predict, status
+from llm_cls import dashboard, predict, report, status
 from llm_cls.cli import run_command, summarize
+from llm_cls.config.compose import CONF
 from llm_cls.errors import ResourceError
-from llm_cls.hydra_config import CONF
-from llm_cls.report import __main__ as report
 
 PROGRAM = "import sys; from llm_cls.cli import run_command, say; sys.exit(run_command(lambda: say('\\u65e5\\u672c')))"
 

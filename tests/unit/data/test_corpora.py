@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from llm_cls.config import DataConfig
+from llm_cls.config.schema import DataConfig
 from llm_cls.data.corpus import SPLITS, Corpus, Text, texts_in_two_splits
 from llm_cls.data.load import load_corpus
 from llm_cls.data.split import portions, reference_split, stratified_split

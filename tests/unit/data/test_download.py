@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from llm_cls.config import DataConfig
+from llm_cls.config.schema import DataConfig
 from llm_cls.data.download import download
 from llm_cls.data.livedoor import load_livedoor
 from llm_cls.errors import DataError

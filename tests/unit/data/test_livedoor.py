@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from llm_cls.config import DataConfig
+from llm_cls.config.schema import DataConfig
 from llm_cls.data import livedoor
 from llm_cls.data.corpus import SPLITS, Corpus, Text
 from llm_cls.errors import ConfigError, DataError
@@ -243,7 +243,7 @@ def test_damaged_download_is_not_kept(server: Server, tmp_path: Path) -> None:
 
 def test_two_processes_share_one_download(server: Server, tmp_path: Path) -> None:
     code = (
-        "import sys; from pathlib import Path; from llm_cls.config import DataConfig\n"
+        "import sys; from pathlib import Path; from llm_cls.config.schema import DataConfig\n"
         "from llm_cls.data.livedoor import load_livedoor\n"
         "config = DataConfig(name='livedoor', cache_dir=Path(sys.argv[1]), url=sys.argv[2])\n"
         "print(load_livedoor(config).digest)"

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from llm_cls.config import DataConfig
+from llm_cls.config.schema import DataConfig
 from llm_cls.data.corpus import SPLITS
 from llm_cls.data.load import load_corpus
 from llm_cls.errors import ConfigError, DataError

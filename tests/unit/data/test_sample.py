@@ -5,7 +5,7 @@ import json
 import random
 from pathlib import Path
 
-from llm_cls.config import DataConfig
+from llm_cls.config.schema import DataConfig
 from llm_cls.data.corpus import SPLITS
 from llm_cls.data.sample import load_sample
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from llm_cls.config import DataConfig
+from llm_cls.config.schema import DataConfig
 from llm_cls.data.corpus import SPLITS, Corpus
 from llm_cls.data.table import column, load_table, read_rows
 from llm_cls.errors import DataError

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import sentencepiece
 
-from llm_cls.config import ModelConfig
+from llm_cls.config.schema import ModelConfig
 from llm_cls.data.template import render
 from llm_cls.data.tokenizer import SentencePieceTokenizer, load_tokenizer
 from llm_cls.data.tokens import tokenize, tokenize_cached

@@ -10,11 +10,11 @@ from hydra import compose, initialize_config_dir
 from torch import Tensor
 from transformers import AutoModel
 
-from llm_cls.config import Config, ModelConfig, parse_config
+from llm_cls.config.compose import CONF
+from llm_cls.config.schema import Config, ModelConfig, parse_config
 from llm_cls.data.batches import Batch
 from llm_cls.errors import ConfigError
 from llm_cls.hub import source_name
-from llm_cls.hydra_config import CONF
 from llm_cls.model.classifier import TextClassifier, build_classifier
 from llm_cls.model.decoder import load_architecture, load_decoder
 from llm_cls.model.pooling import pad, pool

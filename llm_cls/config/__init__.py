@@ -1,0 +1,1 @@
+"""The typed configuration and Hydra's part in it."""

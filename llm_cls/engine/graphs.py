@@ -1,0 +1,182 @@
+"""CUDA graphs: for small batches, starting a thousand kernels takes longer than running them.
+
+A graph replays them with one call, but its shapes are fixed. So the tokens of a batch are filled up to the next of
+sixteen sizes per power of two (3 % more tokens on average) with a text whose state nobody reads. The graph of a size is
+captured when the size comes up for the second time; the first time it runs kernel by kernel, which pays where a size
+never comes again and loads most of what a capture must find loaded. All graphs share their memory, because only one
+runs at a time, from its forward pass to the end of its backward pass.
+"""
+
+import logging
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from llm_cls.engine import network
+from llm_cls.engine.attention import Texts, places
+from llm_cls.engine.network import Inputs
+from llm_cls.engine.spec import Blocks
+
+log = logging.getLogger(__name__)
+
+_SMALL_FLOPS = 1.6e12  # of a layer's matrix products: about where launching and running take the same time
+
+
+def bucket(tokens: int) -> int:
+    """The size to which a batch is filled up: a multiple of a sixteenth of the power of two below it.
+
+    >>> [bucket(n) for n in (1, 65, 786, 1025)]
+    [16, 80, 800, 1088]
+    """
+    step = max(1 << max((tokens - 1).bit_length() - 5, 0), 16)
+    return -(-tokens // step) * step
+
+
+@dataclass
+class _Graph:
+    """A captured size: write ``static``, replay ``forward``, read ``pooled``; likewise backward."""
+
+    static: Tensor
+    inputs: Inputs
+    forward: torch.cuda.CUDAGraph
+    pooled: Tensor
+    backward: torch.cuda.CUDAGraph
+    grad: Tensor
+
+
+class Graphs:
+    """The graphs of one network.
+
+    Attributes:
+        max_tokens: Size of the largest batch that gains from a graph.
+    """
+
+    def __init__(self, blocks: Blocks, max_length: int) -> None:
+        """Captures nothing yet."""
+        self._blocks, self._max_length = blocks, max_length
+        self._seen: Counter[tuple[int, int, bool]] = Counter()
+        self._graphs: dict[tuple[int, int, bool], _Graph] = {}
+        self._pool: Any = None
+        self._stream: Any = None
+        self._gradients: list[Tensor] = []
+        self._latest: object = None
+        elements = sum(
+            x.weight.numel() for block in blocks.layers for x in (block.qkv, block.out, block.up, block.down)
+        )
+        self.max_tokens = int(_SMALL_FLOPS * len(blocks.layers) / (4 * elements))
+
+    def pays(self, tokens: int) -> bool:
+        """Whether a batch of so many tokens is small enough."""
+        return tokens <= self.max_tokens
+
+    def forward(self, input_ids: Tensor, lengths: Sequence[int], rng: tuple[int, int] | None) -> "Replay | None":
+        """Runs a batch through the graph of its size.
+
+        Args:
+            input_ids: int64, shape ``(sum(lengths),)``.
+            lengths: Tokens of each text.
+            rng: Seed and first token; None: no dropout.
+
+        Returns:
+            The forward pass, or None where its size has come up for the first time or there is no memory for its graph.
+        """
+        tokens, n = bucket(sum(lengths) + 1), len(lengths) + 1  # at least one token fills up
+        key = (tokens, n, rng is not None)
+        self._seen[key] += 1
+        if self._seen[key] <= 1:
+            return None
+        host = self._host_buffer(lengths, tokens, rng)
+        if key in self._graphs:
+            _fill(self._graphs[key].static, host, input_ids)
+        else:
+            try:
+                self._graphs[key] = self._capture(tokens, n, rng is not None, host, input_ids)
+            except torch.OutOfMemoryError:
+                log.warning("No memory for another CUDA graph; batches of %d tokens run kernel by kernel", tokens)
+                self._seen[key] = -(2**62)  # never again
+                return None
+        graph = self._graphs[key]
+        graph.forward.replay()
+        self._latest = replay = Replay(self, graph)
+        return replay
+
+    def _capture(self, tokens: int, n: int, drops: bool, host: Tensor, input_ids: Tensor) -> _Graph:
+        blocks = self._blocks
+        static = torch.zeros(tokens + len(host), dtype=torch.int64, device=input_ids.device)
+        _fill(static, host, input_ids)
+        ids, positions, ends, last, rng = static.split([tokens, tokens, n + 1, n, 2])
+        if self._pool is None:
+            self._gradients = [torch.empty_like(p) for p in network.parameters(blocks)]
+            self._pool, self._stream = torch.cuda.graph_pool_handle(), torch.cuda.Stream()
+        torch.cuda.synchronize()
+        forward, backward = torch.cuda.CUDAGraph(), torch.cuda.CUDAGraph()
+        longest = max(self._max_length, tokens // 16 + 16)
+        with self._captured(forward):
+            texts = Texts(positions.int(), ends.int(), last, (), longest)
+            inputs = Inputs(ids, texts, rng if drops else None)
+            pooled, tape = network.forward(blocks, inputs, save=True)
+        assert tape is not None
+        grad = torch.zeros_like(pooled)
+        with self._captured(backward):
+            torch._foreach_copy_(self._gradients, network.backward(blocks, inputs, tape, grad))
+        return _Graph(static, inputs, forward, pooled, backward, grad)
+
+    @contextmanager
+    def _captured(self, graph: torch.cuda.CUDAGraph) -> Iterator[None]:
+        self._stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(self._stream):
+            graph.capture_begin(pool=self._pool, capture_error_mode="thread_local")
+            try:
+                yield
+            except BaseException:
+                with suppress(RuntimeError):  # the error that led here is the one to tell
+                    graph.capture_end()
+                raise
+            graph.capture_end()
+        torch.cuda.current_stream().wait_stream(self._stream)
+
+    def _host_buffer(self, lengths: Sequence[int], tokens: int, rng: tuple[int, int] | None) -> Tensor:
+        """All that a graph reads besides the ids, as one pinned buffer, so that it takes one copy."""
+        positions, ends = places([*lengths, tokens - sum(lengths)])
+        positions.clamp_(max=self._max_length - 1)  # the text that fills up may be longer than any
+        return torch.cat([positions, ends, ends[1:] - 1, torch.tensor(rng or (0, 0))]).pin_memory()
+
+    def backward(self, replay: "Replay", grad: Tensor) -> list[Tensor]:
+        """Gradients in the order of ``network.parameters``, valid until the next backward pass.
+
+        Raises:
+            RuntimeError: Another batch has been through the network since.
+        """
+        if replay is not self._latest:
+            raise RuntimeError("a batch's backward pass must come before the next batch's forward pass")
+        replay.graph.grad[:-1].copy_(grad)
+        replay.graph.backward.replay()
+        return self._gradients
+
+
+class Replay:
+    """One forward pass through a graph.
+
+    Attributes:
+        pooled: Shape ``(n, hidden_size)``, a copy.
+    """
+
+    def __init__(self, graphs: Graphs, graph: _Graph) -> None:
+        """Takes the result out of the graph's own memory."""
+        self.graph = graph
+        self.pooled = graph.pooled[:-1].clone()
+        self._graphs = graphs
+
+    def backward(self, grad: Tensor) -> list[Tensor]:
+        """See ``Graphs.backward``."""
+        return self._graphs.backward(self, grad)
+
+
+def _fill(static: Tensor, host: Tensor, input_ids: Tensor) -> None:
+    static[: len(input_ids)].copy_(input_ids, non_blocking=True)
+    static[len(static) - len(host) :].copy_(host, non_blocking=True)

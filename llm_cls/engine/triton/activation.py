@@ -1,0 +1,191 @@
+"""The non-linearity of the MLP as Triton kernels; a program takes a piece of a row, or in 8-bit floats all of it."""
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from llm_cls.engine.tensors import Form, Rows
+from llm_cls.engine.triton.norm import empty_fp8
+
+
+@triton.jit
+def _normal(x):
+    """Cumulative distribution of the standard normal and ``exp(-x^2 / 2)``, with one exponential for both.
+
+    Abramowitz and Stegun, Handbook of Mathematical Functions, 7.1.26: absolute error of erf at most 1.5e-7.
+    """
+    density = tl.exp(-0.5 * x * x)
+    t = 1.0 / (1.0 + 0.23164189 * tl.abs(x))
+    poly = ((((1.061405429 * t - 1.453152027) * t + 1.421413741) * t - 0.284496736) * t + 0.254829592) * t
+    tail = 0.5 * poly * density
+    return tl.where(x < 0.0, tail, 1.0 - tail), density
+
+
+@triton.jit
+def _function(x, KIND: tl.constexpr):
+    if KIND == "gelu":
+        cdf, _ = _normal(x)
+        return x * cdf
+    if KIND == "gelu_tanh":
+        return x * tl.sigmoid(1.5957691216057308 * (x + 0.044715 * x * x * x))
+    return x * tl.sigmoid(x)
+
+
+@triton.jit
+def _derivative(x, KIND: tl.constexpr):
+    if KIND == "gelu":
+        cdf, density = _normal(x)
+        return cdf + x * density * 0.3989422804014327
+    if KIND == "gelu_tanh":
+        s = tl.sigmoid(1.5957691216057308 * (x + 0.044715 * x * x * x))
+        return s + x * s * (1.0 - s) * 1.5957691216057308 * (1.0 + 0.134145 * x * x)
+    s = tl.sigmoid(x)
+    return s + x * s * (1.0 - s)
+
+
+@triton.jit
+def _activated(x, offset, row, cols, c, inside, KIND: tl.constexpr, GATED: tl.constexpr, OFFSET: tl.constexpr):
+    start = x + row * cols * (2 if GATED else 1)
+    value = tl.load(start + c, mask=inside, other=0.0).to(tl.float32)
+    if OFFSET:
+        value += tl.load(offset + c, mask=inside, other=0.0).to(tl.float32)
+    result = _function(value, KIND)
+    if GATED:
+        other = tl.load(start + cols + c, mask=inside, other=0.0).to(tl.float32)
+        if OFFSET:
+            other += tl.load(offset + cols + c, mask=inside, other=0.0).to(tl.float32)
+        result *= other
+    return result
+
+
+@triton.jit
+def _activated_backward(
+    grad, x, offset, row, cols, c, inside, KIND: tl.constexpr, GATED: tl.constexpr, OFFSET: tl.constexpr
+):
+    """Gradients with respect to the gate, or the only input, and to the value."""
+    g = tl.load(grad + row * cols + c, mask=inside, other=0.0).to(tl.float32)
+    start = x + row * cols * (2 if GATED else 1)
+    value = tl.load(start + c, mask=inside, other=0.0).to(tl.float32)
+    if OFFSET:
+        value += tl.load(offset + c, mask=inside, other=0.0).to(tl.float32)
+    first = g * _derivative(value, KIND)
+    second = first
+    if GATED:
+        other = tl.load(start + cols + c, mask=inside, other=0.0).to(tl.float32)
+        if OFFSET:
+            other += tl.load(offset + cols + c, mask=inside, other=0.0).to(tl.float32)
+        second = g * _function(value, KIND)
+        first *= other
+    return first, second
+
+
+@triton.jit
+def _activate_kernel(
+    x, offset, out, cols, KIND: tl.constexpr, GATED: tl.constexpr, OFFSET: tl.constexpr, BLOCK: tl.constexpr
+):
+    row = tl.program_id(0).to(tl.int64)
+    c = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    inside = c < cols
+    result = _activated(x, offset, row, cols, c, inside, KIND, GATED, OFFSET)
+    tl.store(out + row * cols + c, result.to(out.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def _activate_fp8_kernel(
+    x, offset, out, fp8, scales, cols,
+    KIND: tl.constexpr, GATED: tl.constexpr, OFFSET: tl.constexpr, PLAIN: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    row = tl.program_id(0).to(tl.int64)
+    top = tl.zeros((BLOCK,), tl.float32)
+    for start in range(0, cols, BLOCK):
+        c = start + tl.arange(0, BLOCK)
+        inside = c < cols
+        result = _activated(x, offset, row, cols, c, inside, KIND, GATED, OFFSET)
+        top = tl.maximum(top, tl.where(inside, tl.abs(result), 0.0))
+        if PLAIN:
+            tl.store(out + row * cols + c, result.to(out.dtype.element_ty), mask=inside)
+    scale = tl.maximum(tl.max(top, 0), 1e-12) / 448.0
+    tl.store(scales + row, scale)
+    for start in range(0, cols, BLOCK):
+        c = start + tl.arange(0, BLOCK)
+        inside = c < cols
+        result = _activated(x, offset, row, cols, c, inside, KIND, GATED, OFFSET)
+        tl.store(fp8 + row * cols + c, (result / scale).to(fp8.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def _activate_backward_kernel(
+    grad, x, offset, out, cols, KIND: tl.constexpr, GATED: tl.constexpr, OFFSET: tl.constexpr, BLOCK: tl.constexpr
+):
+    row = tl.program_id(0).to(tl.int64)
+    c = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    inside = c < cols
+    first, second = _activated_backward(grad, x, offset, row, cols, c, inside, KIND, GATED, OFFSET)
+    start = out + row * cols * (2 if GATED else 1)
+    tl.store(start + c, first.to(out.dtype.element_ty), mask=inside)
+    if GATED:
+        tl.store(start + cols + c, second.to(out.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def _activate_backward_fp8_kernel(
+    grad, x, offset, out, fp8, scales, cols,
+    KIND: tl.constexpr, GATED: tl.constexpr, OFFSET: tl.constexpr, PLAIN: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    row = tl.program_id(0).to(tl.int64)
+    width = cols * (2 if GATED else 1)
+    top = tl.zeros((BLOCK,), tl.float32)
+    for start in range(0, cols, BLOCK):
+        c = start + tl.arange(0, BLOCK)
+        inside = c < cols
+        first, second = _activated_backward(grad, x, offset, row, cols, c, inside, KIND, GATED, OFFSET)
+        top = tl.maximum(top, tl.where(inside, tl.maximum(tl.abs(first), tl.abs(second)), 0.0))
+        if PLAIN:
+            tl.store(out + row * width + c, first.to(out.dtype.element_ty), mask=inside)
+            if GATED:
+                tl.store(out + row * width + cols + c, second.to(out.dtype.element_ty), mask=inside)
+    scale = tl.maximum(tl.max(top, 0), 1e-12) / 448.0
+    tl.store(scales + row, scale)
+    for start in range(0, cols, BLOCK):
+        c = start + tl.arange(0, BLOCK)
+        inside = c < cols
+        first, second = _activated_backward(grad, x, offset, row, cols, c, inside, KIND, GATED, OFFSET)
+        tl.store(fp8 + row * width + c, (first / scale).to(fp8.dtype.element_ty), mask=inside)
+        if GATED:
+            tl.store(fp8 + row * width + cols + c, (second / scale).to(fp8.dtype.element_ty), mask=inside)
+
+
+def _piece(cols: int) -> int:
+    """Columns per program: so many that few programs are half empty."""
+    return 1024 if cols % 2048 else 2048
+
+
+def activate(x: Tensor, activation: str, gated: bool, offset: Tensor | None, form: Form) -> Rows:
+    """See ``kernels.activate``."""
+    rows, cols = x.shape[0], x.shape[1] // (2 if gated else 1)
+    out = x.new_empty(rows, cols) if form.plain else None
+    piece = _piece(cols)
+    kind = {"KIND": activation, "GATED": gated, "OFFSET": offset is not None, "BLOCK": piece}
+    if not form.fp8:
+        _activate_kernel[(rows, triton.cdiv(cols, piece))](x, offset, out, cols, **kind)
+        return Rows(out)
+    fp8, scales = empty_fp8(rows, cols, x, True)
+    _activate_fp8_kernel[(rows,)](x, offset, out, fp8, scales, cols, PLAIN=form.plain, **kind)
+    return Rows(out, fp8, scales)
+
+
+def activate_backward(grad: Tensor, x: Tensor, activation: str, gated: bool, offset: Tensor | None, form: Form) -> Rows:
+    """See ``kernels.activate_backward``."""
+    rows, cols = grad.shape
+    out = None
+    if form.plain:
+        out = torch.empty_like(x) if gated or form.fp8 else grad
+    piece = _piece(cols)
+    kind = {"KIND": activation, "GATED": gated, "OFFSET": offset is not None, "BLOCK": piece}
+    if not form.fp8:
+        _activate_backward_kernel[(rows, triton.cdiv(cols, piece))](grad, x, offset, out, cols, **kind)
+        return Rows(out)
+    fp8, scales = empty_fp8(rows, x.shape[1], x, True)
+    _activate_backward_fp8_kernel[(rows,)](grad, x, offset, out, fp8, scales, cols, PLAIN=form.plain, **kind)
+    return Rows(out, fp8, scales)

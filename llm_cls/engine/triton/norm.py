@@ -1,0 +1,142 @@
+"""Norms and rounding to 8-bit floats as Triton kernels; a program holds a row."""
+
+from collections.abc import Sequence
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from llm_cls.engine.tensors import Form, Norm, Normed, Rows
+
+
+@triton.jit
+def _store_fp8(result, inside, out, scales, row, c, cols):
+    """A row in float8, with the scale that makes its largest element the largest of the type."""
+    scale = tl.maximum(tl.max(tl.where(inside, tl.abs(result), 0.0), 0), 1e-12) / 448.0
+    tl.store(scales + row, scale)
+    tl.store(out + row * cols + c, (result / scale).to(out.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def _norm_kernel(
+    x, a, b, offset, weight, bias, total, out, fp8, scales, stats, cols, out_row, eps,
+    ADDENDS: tl.constexpr, OFFSET: tl.constexpr, RMS: tl.constexpr, PLAIN: tl.constexpr, FP8: tl.constexpr,
+    BLOCK: tl.constexpr,
+):  # fmt: skip
+    row = tl.program_id(0).to(tl.int64)
+    c = tl.arange(0, BLOCK)
+    inside = c < cols
+    value = tl.load(x + row * cols + c, mask=inside, other=0.0).to(tl.float32)
+    if ADDENDS >= 1:
+        value += tl.load(a + row * cols + c, mask=inside, other=0.0).to(tl.float32)
+    if ADDENDS == 2:
+        value += tl.load(b + row * cols + c, mask=inside, other=0.0).to(tl.float32)
+    if OFFSET:
+        value += tl.load(offset + c, mask=inside, other=0.0).to(tl.float32)
+    if ADDENDS >= 1:
+        rounded = value.to(total.dtype.element_ty)  # the norm is that of the sum as it is kept
+        tl.store(total + row * cols + c, rounded, mask=inside)
+        value = rounded.to(tl.float32)
+    w = tl.load(weight + c, mask=inside, other=0.0).to(tl.float32)
+    if not RMS:
+        mean = tl.sum(value, 0) / cols
+        value = tl.where(inside, value - mean, 0.0)
+        tl.store(stats + 2 * row, mean)
+    scale = tl.rsqrt(tl.sum(value * value, 0) / cols + eps)
+    tl.store(stats + 2 * row + 1, scale)
+    result = value * scale * w
+    if not RMS:
+        result += tl.load(bias + c, mask=inside, other=0.0).to(tl.float32)
+    if PLAIN:
+        tl.store(out + row * out_row + c, result.to(out.dtype.element_ty), mask=inside)
+    if FP8:
+        _store_fp8(result, inside, fp8, scales, row, c, cols)
+
+
+@triton.jit
+def _norm_backward_kernel(
+    grad, x, weight, residual, out, fp8, scales, stats, cols,
+    RESIDUAL: tl.constexpr, RMS: tl.constexpr, FP8: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    row = tl.program_id(0).to(tl.int64)
+    start = row * cols
+    c = tl.arange(0, BLOCK)
+    inside = c < cols
+    value = tl.load(x + start + c, mask=inside, other=0.0).to(tl.float32)
+    w = tl.load(weight + c, mask=inside, other=0.0).to(tl.float32)
+    weighted = tl.load(grad + start + c, mask=inside, other=0.0).to(tl.float32) * w
+    if not RMS:
+        value = tl.where(inside, value - tl.load(stats + 2 * row), 0.0)
+    scale = tl.load(stats + 2 * row + 1)
+    normed = value * scale
+    result = weighted - normed * (tl.sum(weighted * normed, 0) / cols)
+    if not RMS:
+        result -= tl.sum(weighted, 0) / cols
+    result *= scale
+    if RESIDUAL:
+        result += tl.load(residual + start + c, mask=inside, other=0.0).to(tl.float32)
+    tl.store(out + start + c, result.to(out.dtype.element_ty), mask=inside)
+    if FP8:
+        _store_fp8(result, inside, fp8, scales, row, c, cols)
+
+
+@triton.jit
+def _quantize_kernel(x, fp8, scales, cols, BLOCK: tl.constexpr):
+    row = tl.program_id(0).to(tl.int64)
+    c = tl.arange(0, BLOCK)
+    inside = c < cols
+    _store_fp8(tl.load(x + row * cols + c, mask=inside, other=0.0).to(tl.float32), inside, fp8, scales, row, c, cols)
+
+
+def _row_warps(block: int) -> int:
+    return min(max(block // 512, 1), 16)
+
+
+def empty_fp8(rows: int, cols: int, like: Tensor, wanted: bool) -> tuple[Tensor | None, Tensor | None]:
+    """Room for a tensor in float8 and its scales on the device of ``like``, where it is wanted."""
+    if not wanted:
+        return None, None
+    return like.new_empty(rows, cols, dtype=torch.float8_e4m3fn), like.new_empty(rows, 1, dtype=torch.float32)
+
+
+def norm(x: Tensor, addends: Sequence[Tensor], parameters: Norm, offset: Tensor | None, form: Form) -> Normed:
+    """See ``kernels.norm``."""
+    rows, cols = x.shape
+    out = x.new_empty(rows, cols + form.spare)[:, :cols] if form.plain else None
+    fp8, scales = empty_fp8(rows, cols, x, form.fp8)
+    total = torch.empty_like(x) if addends else x
+    stats = x.new_empty(rows, 2, dtype=torch.float32)
+    a, b = [*addends, None, None][:2]
+    block = triton.next_power_of_2(cols)
+    _norm_kernel[(rows,)](
+        x, a, b, offset, parameters.weight, parameters.bias, total, out, fp8, scales, stats,
+        cols, cols + form.spare, parameters.eps,
+        ADDENDS=len(addends), OFFSET=offset is not None, RMS=parameters.rms, PLAIN=form.plain, FP8=form.fp8,
+        BLOCK=block, num_warps=_row_warps(block),
+    )  # fmt: skip
+    return Normed(total, Rows(out, fp8, scales), stats)
+
+
+def norm_backward(
+    grad: Tensor, x: Tensor, stats: Tensor, parameters: Norm, residual: Tensor | None, form: Form
+) -> Rows:
+    """See ``kernels.norm_backward``."""
+    rows, cols = x.shape
+    out = torch.empty_like(x)
+    fp8, scales = empty_fp8(rows, cols, x, form.fp8)
+    block = triton.next_power_of_2(cols)
+    _norm_backward_kernel[(rows,)](
+        grad.contiguous(), x, parameters.weight, residual, out, fp8, scales, stats, cols,
+        RESIDUAL=residual is not None, RMS=parameters.rms, FP8=form.fp8, BLOCK=block, num_warps=_row_warps(block),
+    )  # fmt: skip
+    return Rows(out, fp8, scales)
+
+
+def quantize(x: Tensor) -> Rows:
+    """``x`` and its float8 form."""
+    rows, cols = x.shape
+    fp8, scales = empty_fp8(rows, cols, x, True)
+    block = triton.next_power_of_2(cols)
+    _quantize_kernel[(rows,)](x, fp8, scales, cols, BLOCK=block, num_warps=_row_warps(block))
+    return Rows(x, fp8, scales)

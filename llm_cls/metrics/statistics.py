@@ -1,0 +1,159 @@
+"""How sure a score is, and whether two scores differ.
+
+Everything is NumPy on whole arrays; each routine is compared with SciPy, statsmodels or scikit-learn in the
+tests. Probabilities of predictions are called confidences here, to keep "p" for p-values.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from llm_cls.metrics.scores import Floats, macro_f1
+
+Ints = npt.NDArray[np.int64]
+
+
+def f1_ci95(confusion: Ints, seed: int = 0, n_resamples: int = 2000) -> tuple[float, float]:
+    """95 % interval of macro F1 by the percentile bootstrap over texts (Efron, 1979).
+
+    Macro F1 depends on the texts through the counts alone, and drawing n texts with replacement makes each
+    cell's count multinomial with the cell's share as its probability: no text has to be drawn.
+
+    Args:
+        confusion: Counts of shape ``(n_labels, n_labels)``.
+        seed: Of the resampling.
+        n_resamples: Number of resamples.
+
+    Returns:
+        Lower and upper bound.
+    """
+    n_texts = int(confusion.sum())
+    draws = np.random.default_rng(seed).multinomial(n_texts, confusion.ravel() / n_texts, size=n_resamples)
+    return percentile_ci95(macro_f1(draws.reshape(-1, *confusion.shape)))
+
+
+def percentile_ci95(resampled: Floats) -> tuple[float, float]:
+    """The 2.5th and the 97.5th percentile of resampled figures."""
+    low, high = np.percentile(resampled, [2.5, 97.5])
+    return float(low), float(high)
+
+
+def draw_texts(n_texts: int, seed: int = 0, n_resamples: int = 2000) -> Ints:
+    """How often each text is drawn in each bootstrap resample, shape ``(n_resamples, n_texts)``.
+
+    Classifiers that are judged by the same draws are compared on the same texts: a paired bootstrap.
+    """
+    return np.random.default_rng(seed).multinomial(n_texts, np.full(n_texts, 1 / n_texts), size=n_resamples)
+
+
+def resampled_f1(draws: Ints, labels: Ints, predictions: Ints, n_labels: int) -> Floats:
+    """Macro F1 of one classifier in each resample.
+
+    Args:
+        draws: As ``draw_texts`` gives them, shape ``(n_resamples, n_texts)``.
+        labels: Class indices, shape ``(n_texts,)``.
+        predictions: Class indices, shape ``(n_texts,)``.
+        n_labels: Number of labels of the data.
+
+    Returns:
+        Shape ``(n_resamples,)``.
+    """
+    occurring, cell = np.unique(labels * n_labels + predictions, return_inverse=True)
+    member = (cell[:, None] == np.arange(len(occurring))).astype(np.float32)  # exact below 2**24 texts
+    counts = np.zeros((len(draws), n_labels * n_labels), dtype=np.int64)
+    counts[:, occurring] = np.rint(draws.astype(np.float32) @ member)
+    return macro_f1(counts.reshape(-1, n_labels, n_labels))
+
+
+def bootstrap_p_value(differences: Floats) -> float:
+    """Two-sided p-value of "no difference" from resampled differences (Davison and Hinkley, 1997, 4.2).
+
+    Twice the share of resamples on the rarer side of 0; one is added to both counts, since no finite number
+    of resamples shows a probability of 0.
+    """
+    n = len(differences)
+    rarer = min(int((differences <= 0).sum()), int((differences >= 0).sum()))
+    return min(1.0, 2 * (rarer + 1) / (n + 1))
+
+
+def mcnemar(only_first: int, only_second: int) -> float:
+    """Two-sided p-value of McNemar's test (1947) for two classifiers on the same texts.
+
+    Exact binomial below 25 discordant texts, else chi-squared with Edwards' continuity correction.
+
+    Args:
+        only_first: Texts that the first classifier alone has right.
+        only_second: Texts that the second classifier alone has right.
+    """
+    n, rarer = only_first + only_second, min(only_first, only_second)
+    if n < 25:
+        return min(1.0, 2 * sum(math.comb(n, k) for k in range(rarer + 1)) / (1 << n))
+    statistic = max(0, abs(only_first - only_second) - 1) ** 2 / n
+    return math.erfc(math.sqrt(statistic / 2))  # survival function of chi-squared with one degree of freedom
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """p-values adjusted for their number (Holm, 1979), in the order given."""
+    order = np.argsort(p_values, kind="stable")
+    factors = np.arange(len(order), 0, -1)
+    stepped = np.minimum(1.0, np.maximum.accumulate(np.asarray(p_values, dtype=np.float64)[order] * factors))
+    adjusted = np.empty(len(order))
+    adjusted[order] = stepped
+    return [float(p) for p in adjusted]
+
+
+def mean_sd(values: Sequence[float]) -> tuple[float, float | None]:
+    """Mean and sample standard deviation (n - 1); a single value has no deviation."""
+    array = np.asarray(values, dtype=np.float64)
+    return float(array.mean()), float(array.std(ddof=1)) if len(array) > 1 else None
+
+
+def standard_error(values: Sequence[float]) -> float | None:
+    """Standard error of the mean; unknown for a single value."""
+    sd = mean_sd(values)[1]
+    return None if sd is None else sd / math.sqrt(len(values))
+
+
+@dataclass(frozen=True)
+class Reliability:
+    """How far confidence and accuracy agree; empty bins are left out.
+
+    Attributes:
+        edges: Lower and upper bound of each bin, shape ``(n_bins, 2)``.
+        confidence: Mean confidence in each bin.
+        accuracy: Share of right predictions in each bin.
+        counts: Texts in each bin.
+        ece: Expected calibration error: the mean gap between the two, weighted by texts.
+    """
+
+    edges: Floats
+    confidence: Floats
+    accuracy: Floats
+    counts: Ints
+    ece: float
+
+
+def reliability(confidences: Floats, correct: npt.NDArray[np.bool_], n_bins: int = 10) -> Reliability:
+    """Reliability diagram and expected calibration error (Guo et al., 2017) in bins of equal width.
+
+    Args:
+        confidences: Probability of the predicted label, shape ``(n_texts,)``.
+        correct: Whether the prediction is right, shape ``(n_texts,)``.
+        n_bins: Bins between 0 and 1; a bin holds its upper bound, the first one 0 too.
+    """
+    bounds = np.linspace(0, 1, n_bins + 1)
+    bins = np.searchsorted(bounds[1:-1], confidences)
+    counts = np.bincount(bins, minlength=n_bins)
+    used = counts > 0
+    confidence = np.bincount(bins, weights=confidences, minlength=n_bins)[used] / counts[used]
+    accuracy = np.bincount(bins, weights=correct, minlength=n_bins)[used] / counts[used]
+    return Reliability(
+        edges=np.stack([bounds[:-1], bounds[1:]], axis=1)[used],
+        confidence=confidence,
+        accuracy=accuracy,
+        counts=counts[used].astype(np.int64),
+        ece=float(np.abs(confidence - accuracy) @ counts[used] / max(1, counts.sum())),
+    )

@@ -1,0 +1,139 @@
+"""Everything the report says, worked out before anything is written."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from llm_cls.reporting.baseline import Baseline, baseline_of
+from llm_cls.reporting.comparison import Comparison, Judge, corrected, rivals, sentence
+from llm_cls.reporting.corpora import same_data
+from llm_cls.reporting.names import name_setting
+from llm_cls.reporting.predictions import Predictions, read_test_predictions
+from llm_cls.reporting.runs import Run, describe_error, read_runs
+from llm_cls.reporting.settings import Setting, best, group
+from llm_cls.reporting.tables import Table, all_tables
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """The findings.
+
+    Attributes:
+        runs: Every run found.
+        settings: The scored runs, grouped.
+        tables: All tables.
+        winner: The setting with the best val F1; None where nothing is scored.
+        name: Of the winner.
+        texts: What the winner's best run said of the test texts; None where that can't be read.
+        comparisons: The winner against others, p-values corrected.
+        runner_up: The comparison with the second best on val.
+        against_baseline: The comparison with the baseline.
+        baseline: The classical baseline on the winner's splits, where there is one.
+        notes: What couldn't be had, and why, in sentences.
+    """
+
+    runs: tuple[Run, ...]
+    settings: tuple[Setting, ...]
+    tables: tuple[Table, ...]
+    winner: Setting | None = None
+    name: str = ""
+    texts: Predictions | None = None
+    comparisons: tuple[Comparison, ...] = ()
+    runner_up: Comparison | None = None
+    against_baseline: Comparison | None = None
+    baseline: Baseline | None = None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def states(self) -> dict[str, int]:
+        """Number of runs in each state, the most frequent first."""
+        return dict(Counter(run.state for run in self.runs).most_common())
+
+    def verdict(self) -> list[str]:
+        """What the comparisons mean, in plain sentences."""
+        lines = []
+        if self.runner_up is not None:
+            lines.append(
+                sentence(
+                    f"the winner ({self.runner_up.winner})",
+                    f"the second best on val ({self.runner_up.other})",
+                    self.runner_up,
+                )
+            )
+        if self.against_baseline is not None:
+            lines.append(sentence("the winner", self.against_baseline.other, self.against_baseline))
+        return lines
+
+
+def analyse(directory: Path, data: str | None, with_baseline: bool) -> Analysis:
+    """Reads all runs below ``directory`` and works out the findings.
+
+    Args:
+        directory: The directory of the report.
+        data: Which corpus, where the runs have several; None: that of most runs.
+        with_baseline: Whether the classical baseline is fitted or taken from the cache.
+
+    Raises:
+        ConfigError: No run is of the corpus ``data``.
+    """
+    runs = tuple(same_data(read_runs(directory), data))
+    settings = tuple(group(runs))
+    tables = tuple(all_tables(runs, settings))
+    if not settings:
+        return Analysis(runs, settings, tables, notes=("No run is finished: there is nothing to score.",))
+    winner = best(settings)
+    name = name_setting(winner, settings)
+    notes: list[str] = []
+    texts = _texts(winner.best_run, notes)
+    judge = Judge()
+    pairs: list[Comparison] = []
+    second: str | None = None
+    for i, other in enumerate(rivals(settings, winner)):
+        both = (winner, other)
+        other_name = name_setting(other, both)
+        second = other_name if i == 0 else second
+        pair = judge.compare(winner, other, name_setting(winner, both), other_name)
+        if pair is None:
+            notes.append(f"Not compared: {other_name} (no readable predictions on the winner's test texts).")
+        else:
+            pairs.append(pair)
+    baseline, why = baseline_of(winner.runs) if with_baseline else (None, "switched off by baseline=false")
+    versus = judge.compare_baseline(winner, baseline) if baseline is not None else None
+    if baseline is None:
+        notes.append(f"No classical baseline: {why}.")
+    elif versus is None:
+        notes.append(
+            "The baseline is not compared with the winner: not all of the winner's runs have readable predictions on "
+            "the same texts."
+        )
+    adjusted = corrected([*pairs, versus] if versus else pairs)
+    others = adjusted[: len(pairs)]
+    return Analysis(
+        runs, settings, tables, winner, name, texts, tuple(adjusted),
+        runner_up=next((pair for pair in others if pair.other == second), None),
+        against_baseline=adjusted[-1] if versus else None, baseline=baseline, notes=tuple(notes),
+    )  # fmt: skip
+
+
+def _texts(run: Run, notes: list[str]) -> Predictions | None:
+    try:
+        return read_test_predictions(run)
+    except (OSError, ValueError) as error:
+        notes.append(f"The winner's test texts are not shown: predictions/test.jsonl: {describe_error(error)}.")
+        return None
+
+
+def summary(found: Analysis) -> Sequence[str]:
+    """The end of the command: the winner and how sure that is."""
+    states = ", ".join(f"{count} {state}" for state, count in found.states.items())
+    lines = [f"{len(found.runs)} run{'s' if len(found.runs) != 1 else ''}: {states}"]
+    if found.winner is not None:
+        f1, interval = found.winner.test("f1"), found.winner.interval
+        words = f" (95 %: {100 * interval[0]:.2f} to {100 * interval[1]:.2f})" if interval else ""
+        sd = found.winner.test_f1_sd
+        spread = f", standard deviation {100 * sd:.2f} over {len(found.winner.runs)} runs" if sd is not None else ""
+        lines.append(f"Winner on val: {found.name}, test F1 {100 * f1:.2f}{words}{spread}")
+    if found.baseline is not None:
+        lines.append(f"TF-IDF baseline: test F1 {100 * found.baseline.scores.f1:.2f}")
+    return [*lines, *found.verdict(), *found.notes]

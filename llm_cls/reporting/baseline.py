@@ -1,0 +1,173 @@
+"""A classical baseline on the same splits, so that everyone sees what the LLM adds."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import astuple, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from llm_cls.errors import LlmClsError, first_line
+from llm_cls.files import sha256_json, write_json
+from llm_cls.metrics.scores import Scores, confusion_matrix, scores
+from llm_cls.metrics.statistics import Ints, f1_ci95
+from llm_cls.reporting.predictions import Predictions
+from llm_cls.reporting.runs import Run, describe_error
+
+# Fixed: a baseline that is tuned is another experiment.
+SETTINGS: Mapping[str, Any] = {
+    "ngram_range": [1, 2],
+    "sublinear_tf": True,
+    "min_df": 2,
+    "max_features": 30_000,
+    "C": 10.0,
+    "max_iter": 200,
+}
+DESCRIPTION = (
+    "character 1- and 2-gram TF-IDF of title and body (sublinear, the 30,000 most frequent n-grams) with logistic "
+    "regression (C = 10), fitted on the same training texts with scikit-learn"
+)
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """The baseline on one or several splits.
+
+    Attributes:
+        predictions: For each split, the id of each test text to the name of the predicted label.
+        scores: Means over the splits.
+        interval: 95 % interval of test F1 over test texts: for several splits the mean of their bounds.
+    """
+
+    predictions: tuple[Mapping[str, str], ...]
+    scores: Scores
+    interval: tuple[float, float]
+
+    def on(self, texts: Predictions) -> list[Ints]:
+        """Predictions as class indices in the order of ``texts``, from each split with exactly these test texts."""
+        index = {name: i for i, name in enumerate(texts.names)}
+        return [
+            np.array([index[found[i]] for i in texts.ids], dtype=np.int64)
+            for found in self.predictions
+            if found.keys() == set(texts.ids) and set(found.values()) <= index.keys()
+        ]
+
+
+def baseline_of(runs: Sequence[Run]) -> tuple[Baseline | None, str]:
+    """The baseline on every split of ``runs``, from the cache or fitted now; or None and why there is none."""
+    splits: dict[str, Run] = {}
+    for run in runs:
+        splits.setdefault(_split_digest(run), run)
+    found = []
+    for digest, run in splits.items():
+        try:
+            found.append(_on_split(run, digest))
+        except (LlmClsError, ImportError, OSError, ValueError, KeyError, AssertionError) as error:
+            # Figures of the other splits alone would be of other texts than the runs' own.
+            where = f"on the split of {run.name}: " if len(splits) > 1 else ""
+            return None, where + _reason(error)
+    confusions = [confusion for _, confusion in found]
+    low, high = np.mean([f1_ci95(confusion) for confusion in confusions], axis=0).tolist()
+    means = np.mean([astuple(scores(confusion)) for confusion in confusions], axis=0).tolist()
+    return Baseline(tuple(predictions for predictions, _ in found), Scores(*means), (low, high)), ""
+
+
+def _on_split(run: Run, digest: str) -> tuple[Mapping[str, str], Ints]:
+    """Predictions of the test texts by id and their confusion matrix, from the cache or fitted now.
+
+    Raises:
+        LlmClsError: The texts are not to be had without a network, or have changed since the run.
+        ImportError: scikit-learn is missing.
+    """
+    cache_dir = run.config.get("data.cache_dir")
+    cache = Path(str(cache_dir)) / "baseline" / f"{digest}.json" if cache_dir else None
+    found = _read_cache(cache)
+    if found is None:
+        found = _fit(run)
+        _write_cache(cache, found)
+    labels, predictions = found["labels"], found["predictions"]
+    assert run.record is not None
+    index = {name: i for i, name in enumerate(run.record.data.labels)}
+    confusion = confusion_matrix(
+        np.array([index[labels[i]] for i in labels], dtype=np.int64),
+        np.array([index[predictions[i]] for i in labels], dtype=np.int64),
+        len(index),
+    )
+    return predictions, confusion
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, ImportError):
+        return f"{error.name or error} is not installed. Try pip install scikit-learn"
+    return first_line(error) if isinstance(error, LlmClsError) else describe_error(error)
+
+
+def _split_digest(run: Run) -> str:
+    """Equal for runs on the same split: it names the file in the cache."""
+    assert run.record is not None
+    data = run.record.data
+    split = {key: run.config.get(f"data.{key}") for key in ("split_seed", "limit", "folds", "fold")}
+    return sha256_json([data.digest, [data.n_train, data.n_val, data.n_test], split, dict(SETTINGS)])[:32]
+
+
+def _fit(run: Run) -> dict[str, dict[str, str]]:
+    """Labels and predictions of the test texts by id.
+
+    Raises:
+        LlmClsError: The texts are not to be had without a network, or have changed since the run.
+        ImportError: scikit-learn is missing.
+    """
+    from llm_cls.config.schema import read_config
+    from llm_cls.data.load import load_corpus
+
+    config = read_config(run.path / "config.yaml").data
+    if config.name == "livedoor" and config.archive is None:
+        assert config.url is not None
+        archive = config.cache_dir / "livedoor" / config.url.rpartition("/")[2]
+        if not archive.is_file():  # without this the corpus would be downloaded
+            raise LlmClsError(f"the texts are not on this machine: {archive} is missing")
+        config = config.model_copy(update={"archive": archive})
+    corpus = load_corpus(config)
+    assert run.record is not None
+    if corpus.digest != run.record.data.digest:
+        raise LlmClsError("the texts on this machine are not those of the runs")
+
+    from sklearn.feature_extraction.text import TfidfVectorizer  # takes seconds: after all that can go wrong
+    from sklearn.linear_model import LogisticRegression
+
+    train, test = ([f"{text.title}\n{text.body}" for text in corpus.splits[split]] for split in ("train", "test"))
+    vectorizer = TfidfVectorizer(
+        analyzer="char",
+        ngram_range=tuple(SETTINGS["ngram_range"]),
+        sublinear_tf=SETTINGS["sublinear_tf"],
+        min_df=SETTINGS["min_df"],
+        max_features=SETTINGS["max_features"],
+        dtype=np.float32,
+    )
+    classifier = LogisticRegression(C=SETTINGS["C"], max_iter=SETTINGS["max_iter"])
+    classifier.fit(vectorizer.fit_transform(train), [text.label for text in corpus.splits["train"]])
+    predicted = classifier.predict(vectorizer.transform(test))
+    texts = corpus.splits["test"]
+    return {
+        "labels": {text.id: text.label for text in texts},
+        "predictions": {text.id: str(label) for text, label in zip(texts, predicted, strict=True)},
+    }
+
+
+def _read_cache(path: Path | None) -> dict[str, dict[str, str]] | None:
+    if path is None:
+        return None
+    try:
+        found: dict[str, dict[str, str]] = json.loads(path.read_text(encoding="utf-8"))
+        return found if found["labels"].keys() == found["predictions"].keys() else None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None  # fitted again
+
+
+def _write_cache(path: Path | None, found: dict[str, dict[str, str]]) -> None:
+    if path is not None:
+        try:
+            write_json(path, found)
+        except OSError:
+            return  # a folder of another machine or user: the next report fits again

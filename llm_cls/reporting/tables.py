@@ -1,0 +1,202 @@
+"""The tables of the published experiment, from our runs, beside the published figures."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from llm_cls.reporting.published import published
+from llm_cls.reporting.runs import Run
+from llm_cls.reporting.settings import (
+    AXES,
+    REPLICATES,
+    Setting,
+    as_number,
+    axes_of,
+    best_per,
+    shown_lr_series,
+    sort_key,
+    value,
+    varied_keys,
+)
+
+SCORES = ("accuracy", "precision", "recall", "f1")
+# Stems of the files of all tables; which of them a report has depends on what the runs vary.
+TABLES = ("best", "template", "lr", "batch_size", "r", "all")
+Kind = Literal["text", "number", "rate", "percent", "points"]
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column: its name in the CSV file, its heading elsewhere, and how its values are written.
+
+    "rate" columns hold learning rates, written as 5e-4 for people; "percent" and "points" columns hold fractions
+    and are written times 100 with two digits, points with sign.
+    """
+
+    key: str
+    heading: str
+    kind: Kind = "text"
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table; the CSV file has all columns, the page and the Markdown the ``shown`` ones.
+
+    Attributes:
+        name: Stem of its files.
+        title: Heading.
+        note: What a reader has to know.
+        columns: All columns.
+        shown: Keys of the columns shown; empty: all.
+        rows: Column key to value.
+    """
+
+    name: str
+    title: str
+    note: str
+    columns: tuple[Column, ...]
+    rows: tuple[Mapping[str, Any], ...]
+    shown: tuple[str, ...] = field(default=())
+
+    @property
+    def shown_columns(self) -> tuple[Column, ...]:
+        """The columns of the page and the Markdown, in their order; without those that say nothing."""
+        by_key = {column.key: column for column in self.columns}
+        wanted = [by_key[key] for key in self.shown or by_key]
+        once = all(row.get("runs") == 1 for row in self.rows)
+        filled = (c for c in wanted if any(row.get(c.key) is not None for row in self.rows))
+        return tuple(c for c in filled if not (once and c.key == "runs"))
+
+
+_AXES = (
+    Column("model", "Model"),
+    Column("template", "Template", "number"),
+    Column("lr", "LR", "rate"),
+    Column("batch_size", "Batch size", "number"),
+    Column("lora_r", "LoRA r", "number"),
+)
+_FIGURES = (
+    Column("best_epoch", "Best epoch", "number"),
+    Column("val_f1", "Val F1", "percent"),
+    Column("test_accuracy", "Accuracy", "percent"),
+    Column("test_precision", "Precision", "percent"),
+    Column("test_recall", "Recall", "percent"),
+    Column("test_f1", "F1", "percent"),
+)
+_BESIDE = (
+    Column("published_test_f1", "Published", "percent"),
+    Column("difference", "Difference", "points"),
+    Column("test_f1_low", "95 % low", "percent"),
+    Column("test_f1_high", "95 % high", "percent"),
+)
+_REPEATED = (Column("test_f1_sd", "SD of F1", "percent"), Column("runs", "Runs", "number"))
+_SHOWN = tuple(column.key for column in (*_FIGURES[1:], *_BESIDE, *_REPEATED))
+
+
+def all_tables(runs: Sequence[Run], settings: Sequence[Setting]) -> list[Table]:
+    """Every table of the report; those that compare settings are left out where there is nothing to compare."""
+    tables = [_best_table(settings)] if settings else []
+    for axis, name, title in (
+        ("template", "template", "Per template"),
+        ("batch_size", "batch_size", "Per batch size"),
+        ("lora_r", "r", "Per LoRA r"),
+    ):
+        if len({repr(s.axes[axis]) for s in settings}) > 1:
+            tables.append(_axis_table(settings, axis, name, title))
+    if series := shown_lr_series(settings):
+        tables.insert(min(2, len(tables)), _lr_table(series))
+    return [*tables, _all_table(runs)]
+
+
+def _best_table(settings: Sequence[Setting]) -> Table:
+    chosen = sorted(best_per(settings, "model"), key=lambda s: -s.test("f1"))
+    note = (
+        "The setting of each model with the best val F1, scored on test; sorted by test F1. Where models share "
+        "settings, only those settings take part, so that each model had the same number of chances."
+    )
+    return _table("best", "Best per model", note, ("model", *_SHOWN[1:]), chosen)
+
+
+def _axis_table(settings: Sequence[Setting], axis: str, name: str, title: str) -> Table:
+    """The best setting for each model and value of ``axis``, sorted by val F1 within a model."""
+    rows: list[Setting] = []
+    for model in _models(settings):
+        own = [s for s in settings if s.axes["model"] == model]
+        if len({repr(s.axes[axis]) for s in own}) > 1:
+            rows += sorted(best_per(own, axis), key=lambda s: -s.val_f1)
+    note = (
+        "The setting with the best val F1 for each value, among settings that were tried with another value too, "
+        "everything else being equal; scored on test."
+    )
+    others = tuple(a for a in ("lr",) if a != axis)
+    return _table(name, title, note, ("model", axis, *others, *_SHOWN), rows)
+
+
+def _lr_table(series: Sequence[Sequence[Setting]]) -> Table:
+    rows = [setting for one in series for setting in sorted(one, key=lambda s: -float(s.axes["lr"]))]
+    note = (
+        "Settings that differ in the learning rate alone. Where these are more than eight series: of each model the "
+        "one with most learning rates."
+    )
+    return _table("lr", "Per learning rate", note, ("model", "template", "batch_size", "lora_r", "lr", *_SHOWN), rows)
+
+
+def _models(settings: Sequence[Setting]) -> list[Any]:
+    """The models, the one with the best val F1 first."""
+    ranked = sorted(settings, key=lambda s: -s.val_f1)
+    return list(dict.fromkeys(s.axes["model"] for s in ranked))
+
+
+def _table(name: str, title: str, note: str, shown: tuple[str, ...], settings: Sequence[Setting]) -> Table:
+    extras = tuple(dict.fromkeys(key for setting in settings for key in setting.extras))
+    columns = (*_AXES, *_FIGURES, *_BESIDE, *_REPEATED, *(Column(key, key) for key in extras))
+    rows = tuple(setting_row(setting) for setting in settings)
+    return Table(name, title, note, columns, rows, (*shown, *extras))
+
+
+def setting_row(setting: Setting) -> dict[str, Any]:
+    """A setting as a row: means over its runs."""
+    row = {**setting.axes, **setting.extras, "val_f1": setting.val_f1}
+    row |= {f"test_{name}": setting.test(name) for name in SCORES}
+    row |= {"runs": len(setting.runs), "test_f1_sd": setting.test_f1_sd}
+    if len(setting.runs) == 1 and setting.runs[0].metrics is not None:
+        row["best_epoch"] = setting.runs[0].metrics.best_epoch
+    if setting.interval is not None:
+        row["test_f1_low"], row["test_f1_high"] = setting.interval
+    if (reference := published(setting)) is not None:
+        row["published_test_f1"] = reference["test_f1"]
+        row["difference"] = setting.test("f1") - reference["test_f1"]
+    return row
+
+
+def _all_table(runs: Sequence[Run]) -> Table:
+    """A row per run, whatever its state; figures of scored runs only."""
+    keys = [key for key in varied_keys(runs) if key not in AXES.values()]
+    keys = [key for key in keys if not key.startswith(("model.", "template.")) and key != "lora.enabled"]
+    ordered = [key for key in REPLICATES if key in keys] + [key for key in keys if key not in REPLICATES]
+    columns = (
+        *_AXES,
+        *_FIGURES,
+        *_BESIDE,
+        *(Column(key, key, "number" if key in REPLICATES else "text") for key in ordered),
+        Column("state", "State"),
+        Column("reason", "Why"),
+        Column("run", "Run"),
+    )
+    rows = [(run, _run_row(run, ordered)) for run in runs]
+    rows.sort(key=lambda pair: (*(sort_key(pair[1].get(axis)) for axis in AXES), pair[0].name))
+    note = "Every run found, in the order of the published rows. Runs that are not finished are listed, never scored."
+    return Table("all", "All runs", note, columns, tuple(row for _, row in rows))
+
+
+def _run_row(run: Run, keys: Sequence[str]) -> dict[str, Any]:
+    state = "collapsed" if run.scored and run.metrics and run.metrics.collapsed else run.state
+    row: dict[str, Any] = {"state": state, "reason": run.reason or None, "run": run.name}
+    row |= {key: as_number(run.config.get(key)) for key in keys}
+    if run.config:
+        row |= axes_of(run.config)
+    if run.scored and run.metrics is not None:
+        alone = setting_row(Setting(axes_of(run.config), {}, (), (run,)))
+        row |= {column.key: alone.get(column.key) for column in (*_FIGURES, *_BESIDE)}
+        row["val_f1"] = value(run, "val", "f1")
+    return row

@@ -1,0 +1,243 @@
+"""Every file below conf/ composes and validates, and every fault is reported in the user's terms."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.errors import HydraException
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from llm_cls.config.compose import CONF, GROUPS, accept_plain_values, explain, quoted, split_flags
+from llm_cls.config.schema import Config, dump_config, known_keys, parse_config, read_config
+from llm_cls.errors import ArtifactError, ConfigError
+
+accept_plain_values()
+CHOICES = sorted(CONF.glob("*/*.yaml"))
+NEEDED = {
+    "data/table.yaml": ["data.file=x.csv", "data.text=t", "data.label=l"],
+    "model/hf.yaml": ["model.name=some/model"],
+}
+
+
+def parse(*overrides: str) -> Config:
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return parse_config(compose("config", overrides=list(overrides)))
+
+
+@pytest.mark.parametrize("path", CHOICES, ids=lambda p: f"{p.parent.name}={p.stem}")
+def test_every_choice_composes_and_validates(path: Path) -> None:
+    more = NEEDED.get(f"{path.parent.name}/{path.name}", [])
+    assert isinstance(parse(f"{path.parent.name}={path.stem}", *more), Config)
+
+
+def test_every_folder_is_a_group() -> None:
+    assert {p.parent.name for p in CHOICES} == set(GROUPS)
+
+
+def test_published_experiment_is_the_default() -> None:
+    config = parse()
+    assert (config.model.name, config.data.name) == ("rinna/japanese-gpt-neox-3.6b", "livedoor")
+    lora, optimizer, data = config.lora, config.optimizer, config.data
+    assert (lora.r, lora.lora_alpha, lora.lora_dropout, lora.target_modules) == (32, 16, 0.1, None)
+    assert (optimizer.lr, optimizer.weight_decay, optimizer.warmup_epochs) == (5e-4, 0.01, 1)
+    assert (data.max_length, data.batch_size, data.split_seed, config.trainer.max_epochs) == (512, 32, 42, 10)
+
+
+@pytest.mark.parametrize(
+    ("name", "hidden", "layers", "heads", "intermediate", "vocabulary", "bos", "eos"),
+    [
+        ("rinna-3.6b", 2816, 36, 22, 11264, 32000, 2, 3),
+        ("rinna-3.6b-sft", 2816, 36, 22, 11264, 32000, 2, 3),
+        ("rinna-3.6b-sft-v2", 2816, 36, 22, 11264, 32000, 2, 3),
+        ("rinna-3.6b-ppo", 2816, 36, 22, 11264, 32000, 2, 3),
+        ("open-calm-1b", 2048, 24, 16, 8192, 52096, 0, 0),
+        ("open-calm-3b", 2560, 32, 32, 10240, 52096, 0, 0),
+        ("open-calm-7b", 4096, 32, 32, 16384, 52224, 0, 0),
+    ],
+)
+def test_published_architectures(name: str, hidden: int, layers: int, heads: int, intermediate: int,
+                                 vocabulary: int, bos: int, eos: int) -> None:  # fmt: skip
+    from llm_cls.model.decoder import load_architecture
+
+    found = load_architecture(parse(f"model={name}", "model.weights=random").model)
+    assert (found.hidden_size, found.num_hidden_layers, found.num_attention_heads) == (hidden, layers, heads)
+    assert (found.intermediate_size, found.vocab_size, found.max_position_embeddings) == (
+        intermediate,
+        vocabulary,
+        2048,
+    )
+    assert (found.bos_token_id, found.eos_token_id) == (bos, eos)
+    assert not found.use_parallel_residual and not found.tie_word_embeddings and found.hidden_act == "gelu"
+    assert found.rope_parameters["partial_rotary_factor"] == 1.0, "rotary over the whole head"
+
+
+def test_templates() -> None:
+    texts = [parse(f"template={i}").template.text for i in range(3)]
+    assert texts == ["タイトル: {title}\n本文: {body}\nラベル: ", "タイトル: {title}\n本文: {body}", "{title}\n{body}"]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "parts"),
+    [
+        (["template.text='{title}'"], ["exactly once", "0 times"]),
+        (["template.text='{body}{body}'"], ["2 times"]),
+        (["template.text='{body} {author}'"], ["{author}"]),
+        (["template.text='{body'"], ["template"]),
+        (["data.micro_batch_size=64"], ["data.micro_batch_size must be <= data.batch_size (32), got 64"]),
+        (["optimizer.warmup_epochs=11"], ["optimizer.warmup_epochs must be <= trainer.max_epochs (10), got 11"]),
+        (["lora.full=true"], ["Try lora=none lora.full=true"]),
+        (
+            ["data=table", "data.file=a.csv", "data.train_file=b.csv", "data.text=t", "data.label=l"],
+            ["exclude each other"],
+        ),
+        (["data=table", "data.train_file=b.csv", "data.text=t", "data.label=l"], ["go together"]),
+        (["data=table", "data.file=a.csv", "data.text=t", "data.body=b", "data.label=l"], ["data.text excludes"]),
+        (["data=table", "data.file=a", "data.text=t", "data.label=l", "template=2"], ["Try template=text"]),
+        (["data=table", "data.file=a", "data.title=t", "data.body=b", "data.label=l"], ["Try template=2"]),
+        (["template.text='{body:5}'"], ["takes no formats"]),
+        (["template.text='{title!r} {body}'"], ["takes no formats"]),
+        (["trainer.devices=0"], ["trainer.devices must be a whole number >= 1, or auto, got 0"]),
+        (["lora.target_modules=[1,2]"], ["must be a name, a list of names, or all-linear, got [1, 2]"]),
+        (["lora.target_modules='('"], ["lora.target_modules=( is no regular expression"]),
+        (["lora.lora_alpha=1000000000000"], ["lora.lora_alpha must be <= 1000000"]),
+        (["data.cache_dir=null"], ["data.cache_dir must be a path, got null"]),
+        (["seed=4294967296"], ["seed must be < 4294967296"]),
+        (["model.name=''"], ["model.name must not be empty"]),
+        (["data.folds=5", "data.fold=5"], ["data.fold must be < data.folds (5), got 5"]),
+        (["data.fold=1"], ["Try data.folds=5"]),
+        (["data.folds=2"], ["data.folds must be >= 3"]),
+        (["sweep.name=../x"], ["sweep.name must be the name of a folder"]),
+        (["sweep.name=..", "seed=-1"], ["sweep.name must be", "seed must be >= 0"]),
+        (["seed=true"], ["seed must be a number, got True"]),
+        (["optimizer.lr=nan"], ["optimizer.lr must be"]),
+        (["optimizer.betas=[0.9,1]"], ["optimizer.betas must be two numbers >= 0 and < 1, got 1"]),
+        (["optimizer.betas=[0.9]"], ["optimizer.betas must be two numbers >= 0 and < 1, got [0.9]"]),
+        (["trainer.precision=fp8"], ["trainer.precision must be 'auto'"]),
+    ],
+)
+def test_faults(overrides: list[str], parts: list[str]) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse(*overrides)
+    for part in parts:
+        assert part in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "lines"),
+    [
+        (
+            ["data=table", "data.file=name[1].csv", "data.text=t", "data.label=l"],
+            ["data.file=name[1].csv can't be read. Quote the value for Hydra and the shell: "
+             "\"data.file='name[1].csv'\""],
+        ),
+        (
+            ["data=table", "data.file=it's.csv", "data.text=t"],
+            ["data.file=it's.csv can't be read. Quote the value for Hydra and the shell: "
+             "'data.file=\"it'\"'\"'s.csv\"'", "data.label is missing. Try data.label=COLUMN"],
+        ),
+        (["data=null"], ["data=null is not a choice. Known: livedoor, sample, table."]),
+        (["data.file=x.csv"],
+         ["data.file is of no use with this choice of data. Choose another one, or write +data.file=..."]),
+        (["nonsense"], ["nonsense is not of the form key=value"]),
+    ],
+)  # fmt: skip
+def test_what_hydra_refuses(overrides: list[str], lines: list[str]) -> None:
+    with pytest.raises((HydraException, OmegaConfBaseException, ValueError)) as caught:
+        parse(*overrides)
+    assert str(explain(caught.value, overrides)).splitlines() == lines
+
+
+@pytest.mark.parametrize(
+    ("given", "flags", "overrides"),
+    [
+        ("model=x --cfg job data=y", ["--cfg=job"], ["model=x", "data=y"]),
+        ("a=1 -p data b=2 -c job c=3 --resolve", ["--cfg=job", "--resolve", "--package=data"], ["a=1", "b=2", "c=3"]),
+        ("a=1 -m b=1,2", ["--multirun"], ["a=1", "b=1,2"]),
+        ("a=1 -i b=2", ["--info=all"], ["a=1", "b=2"]),
+        ("--info ~lora", ["--info=all"], ["~lora"]),
+        ("a=1 --info plugins b=2", ["--info=plugins"], ["a=1", "b=2"]),
+        ("a=1 -i", ["--info=all"], ["a=1"]),
+        ("a=1 -cd runs/lr=1 b=2", ["--config-dir=runs/lr=1"], ["a=1", "b=2"]),
+        ("a=1 --config-name=x b=2 -cp y c=3", ["--config-path=y", "--config-name=x"], ["a=1", "b=2", "c=3"]),
+        ("-sc query=bash", ["--shell-completion"], ["query=bash"]),
+        ("a=1 --help b=2", ["--help"], ["a=1", "b=2"]),
+        ("", [], []),
+    ],
+)
+def test_flags_stand_anywhere(given: str, flags: list[str], overrides: list[str]) -> None:
+    assert split_flags(given.split()) == (flags, overrides)
+    assert split_flags([*flags, *overrides]) == (flags, overrides)
+
+
+@pytest.mark.parametrize(
+    ("given", "part"), [("a=1 --mutlirun", "unrecognized arguments: --mutlirun. Try"), ("--cfg a=1", "--cfg/-c: ")]
+)
+def test_flags_that_hydra_has_not(given: str, part: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        split_flags(given.split())
+    assert part in str(caught.value) and "--hydra-help" in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("value", ["本文", "é t", "a/b/記事.csv"])
+def test_letters_of_any_alphabet_need_no_quotes(value: str) -> None:
+    assert str(parse("data=table", "data.file=a.csv", f"data.text={value}", "data.label=l").data.text) == value
+
+
+@pytest.mark.parametrize("value", ["a", "it's", "\\", "a\\'b", "a\\b\\", 'x"', "a,b=[c]"])
+def test_quoted_is_read_back(value: str) -> None:
+    assert parse("data=table", "data.file=a", f"data.text={quoted(value)}", "data.label=l").data.text == value
+
+
+def test_every_key_of_the_main_choices_can_be_given() -> None:
+    """Hydra knows only keys that are in the files."""
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        tree = compose("config", overrides=["data=table", "model=hf", "logger=wandb", "pruner=median"])
+    elsewhere = {"data.url", "data.archive", "pruner.min_epochs", "pruner.reduction_factor"}  # livedoor, hyperband
+    composed = {f"{group}.{key}" for group in (*GROUPS[:-1], "sweep") for key in tree[group]}
+    assert {key for key in known_keys() if "." in key} - elsewhere - composed == set()
+
+
+def test_an_architecture_is_given_as_a_whole_or_by_key() -> None:
+    shape = parse("model=hf", "model.name=x", "model.architecture={model_type: llama}", "model.architecture.head_dim=8")
+    assert shape.model.architecture == {"model_type": "llama", "head_dim": 8}
+
+
+def test_round_trip_through_yaml(tmp_path: Path) -> None:
+    config = parse("experiment=quickstart", "lora.target_modules=[dense,query_key_value]", "logger=wandb")
+    (tmp_path / "config.yaml").write_text(dump_config(config), encoding="utf-8")
+    assert read_config(tmp_path / "config.yaml") == config
+
+
+@pytest.mark.parametrize(
+    ("content", "part"),
+    [
+        (None, "is missing. Restore it"),
+        (b"", "is damaged: model is missing"),
+        (b"a: [1", "is damaged: while parsing a flow sequence"),
+        (b"- 1\n", "is damaged: it must hold keys and values"),
+        (b"text\n", "is damaged: "),
+        (b"\xff\xfe\x00", "is damaged: "),
+        (b"[" * 10_000, "is damaged: "),
+        (b"a: ${b}\n", "is damaged: "),
+        (b"a: !!python/object/apply:os.system [true]\n", "is damaged: "),
+    ],
+)
+def test_a_damaged_configuration_file_is_one_line(tmp_path: Path, content: bytes | None, part: str) -> None:
+    path = tmp_path / "config.yaml"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(ArtifactError) as caught:
+        read_config(path)
+    assert str(caught.value).startswith(f"{path} ") and part in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_template_of_the_users_own(tmp_path: Path) -> None:
+    """Adding a file is all it takes."""
+    (tmp_path / "template").mkdir()
+    (tmp_path / "template" / "question.yaml").write_text('name: question\ntext: "{body}？"\n', encoding="utf-8")
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        tree: Any = compose("config", overrides=["template=question", f"hydra.searchpath=[file://{tmp_path}]"])
+    assert parse_config(OmegaConf.create(tree)).template.text == "{body}？"

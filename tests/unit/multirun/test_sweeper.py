@@ -1,0 +1,105 @@
+"""The grid of every sweep experiment, and the plan that is made of it."""
+
+import sys
+from pathlib import Path
+from unittest.mock import Mock
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import OmegaConf
+
+from llm_cls.config.compose import CONF, accept_plain_values
+from llm_cls.errors import ConfigError
+from llm_cls.multirun.ray_launcher import RayLauncher, _gpus
+from llm_cls.multirun.sweeper import GridSweeper, _latest, plan, spread
+
+accept_plain_values()
+
+
+@pytest.mark.parametrize(
+    ("name", "axes"),
+    [
+        ("lr_template", {"optimizer.lr": 4, "template": 3}),
+        ("lr_curve", {"optimizer.lr": 12}),
+        ("batch_size", {"data.batch_size": 6, "optimizer.lr": 4}),
+        ("lora_rank", {"lora": 5, "optimizer.lr": 12}),
+        ("all_models", {"model": 7, "optimizer.lr": 4, "template": 3}),
+    ],
+)
+def test_experiments_are_the_published_grids(name: str, axes: dict[str, int]) -> None:
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        tree = compose("config", overrides=[f"experiment={name}"], return_hydra_config=True)
+    assert {key: len(values.split(",")) for key, values in tree.hydra.sweeper.params.items()} == axes
+
+
+def test_only_what_differs_names_a_run() -> None:
+    entries = plan([["a=1", "b=1", "c=x"], ["a=1", "b=2", "c=x"], ["a=1", "b=1", "c=x"]])
+    assert [(e.directory, e.overrides, e.swept) for e in entries] == [
+        ("b=1", ("a=1", "b=1", "c=x"), ("b=1",)),
+        ("b=2", ("a=1", "b=2", "c=x"), ("b=2",)),
+    ]
+    assert [e.directory for e in plan([["a=1"]])] == ["run"]
+
+
+def test_the_last_override_of_a_key_counts_with_any_prefix() -> None:
+    given = ["lr=1,2", "~lora", "template=1", "++lr=3", "+template@other=2"]
+    found = _latest(OverridesParser.create().parse_overrides(given))
+    assert [override.input_line for override in found] == ["++lr=3", "~lora", "template=1", "+template@other=2"]
+
+
+def test_what_belongs_to_the_sweep_is_not_swept() -> None:
+    with pytest.raises(ConfigError, match=r"sweep\.name can't be swept"):
+        plan([["sweep.name=a"], ["sweep.name=b"]])
+    with pytest.raises(ConfigError, match="The grid is empty"):
+        plan([])
+
+
+def test_an_interval_is_no_axis_of_a_grid(tmp_path: Path) -> None:
+    sweeper = GridSweeper()
+    sweeper._loader, sweeper._config = Mock(), OmegaConf.create({"hydra": {"sweep": {"dir": str(tmp_path / "s")}}})
+    with pytest.raises(ConfigError) as caught:
+        sweeper.sweep(["seed=1,2", "optimizer.lr=interval(1e-4,1e-3)", "+lora.r=interval(1,2)"])
+    first, second = str(caught.value).splitlines()
+    assert first.startswith("optimizer.lr=interval(1e-4,1e-3) names no values") and "optimizer.lr=range(" in first
+    assert second.startswith("+lora.r=interval(1,2) ")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_launcher_without_ray_is_refused_before_anything_is_planned(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(ConfigError, match=r"needs Ray\. Install it"):
+        RayLauncher({}, {}).setup(hydra_context=Mock(), task_function=Mock(), config=OmegaConf.create())
+
+
+def test_every_beginning_of_a_spread_covers_the_grid() -> None:
+    for n in (1, 2, 3, 12, 24, 100):
+        order = spread(n)
+        assert sorted(order) == list(range(n))
+        for k in range(2, n + 1):
+            seen = sorted(order[:k])
+            gaps = [b - a for a, b in zip([-1, *seen], [*seen, n], strict=True)]
+            assert max(gaps) <= 4 * n / k, f"the first {k} of {n} leave a gap"
+
+
+@pytest.mark.parametrize(
+    ("given", "trainer", "found", "gpus"),
+    [
+        ("auto", {"accelerator": "auto", "devices": 1}, 0, 0),
+        ("auto", {"accelerator": "cpu", "devices": 2}, 8, 0),
+        ("auto", {"accelerator": "auto", "devices": 2}, 8, 2),
+        ("auto", {"accelerator": "gpu", "devices": "auto"}, 8, 8),
+        (0.5, {"accelerator": "auto", "devices": 1}, 1, 0.5),
+        (None, {"accelerator": "auto", "devices": 1}, 1, 0),
+    ],
+)
+def test_gpus_of_a_run_that_ray_places(given: object, trainer: dict[str, object], found: int, gpus: float) -> None:
+    assert _gpus({"num_gpus": given}, OmegaConf.create({"trainer": trainer}), found, local=True) == gpus
+
+
+def test_more_gpus_than_there_are_would_be_waited_for_forever() -> None:
+    config = OmegaConf.create({"trainer": {"accelerator": "gpu", "devices": 4}})
+    for given in (4, "auto"):
+        with pytest.raises(ConfigError, match=r"num_gpus must be <= 2, the GPUs of this machine, got 4"):
+            _gpus({"num_gpus": given}, config, 2, local=True)
+    assert _gpus({"num_gpus": 4}, config, 2, local=False) == 4, "a cluster may grow"

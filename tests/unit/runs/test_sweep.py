@@ -1,0 +1,248 @@
+"""The state of every planned run, from what lies on the disk."""
+
+import errno
+import fcntl
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from unittest.mock import Mock
+
+import filelock
+import pytest
+
+from llm_cls.errors import ArtifactError
+from llm_cls.runs.sweep import (
+    COMPLETE,
+    FAILED,
+    LOCK,
+    PLAN,
+    Entry,
+    State,
+    directory_name,
+    duration,
+    is_locked,
+    progress_line,
+    read_plan,
+    read_states,
+    record_failure,
+    remaining_seconds,
+    write_plan,
+)
+from llm_cls.train import _remove_if_empty
+
+
+def entry(name: str) -> Entry:
+    return Entry(name, (f"x={name}",), (f"x={name}",))
+
+
+def write(path: Path, value: object) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(value) + "\n", encoding="utf-8")
+
+
+def test_names_are_safe_and_differ() -> None:
+    swept = [
+        ["optimizer.lr=0.001", "template=2"],
+        ["model.name=a/b"],
+        ["model.name=a_b"],
+        ["data.file=../../x"],
+        ["data.label=記事"],
+        ["x=" + "a" * 400],
+        ["x=" + "a" * 399 + "b"],
+        ["x=" + "日本語" * 40],
+        ["x='a b'"],
+        [".."],
+        [],
+    ]
+    names = [directory_name(s) for s in swept]
+    assert names[0] == "optimizer.lr=0.001,template=2"
+    assert len(set(names)) == len(names)
+    for name in names:
+        assert "/" not in name and not name.startswith(".") and 0 < len(name.encode()) < 200
+
+
+def test_a_plan_grows_and_keeps_its_order(tmp_path: Path) -> None:
+    write_plan(tmp_path, [entry("b"), entry("a")])
+    write_plan(tmp_path, [entry("a"), entry("c")])
+    assert read_plan(tmp_path) == [entry("b"), entry("a"), entry("c")]
+    assert read_plan(tmp_path / "none") == []
+
+
+def write_run(run: Path, status: str = "") -> None:
+    """A run after its first epoch of four, or, with a status, one that is over."""
+    data = {"name": "sample", "digest": "d", "n_train": 8, "n_val": 1, "n_test": 1, "labels": ["x"]}
+    model, identity = {"name": "ja-mini"}, {"trainer.max_epochs": 4}
+    write(run / "run.json", {"run_id": run.name, "data": data, "model": model, "identity": identity})
+    write(run / "history.jsonl", {"epoch": 1, "val": figures(0.5), "seconds": 3.0})
+    (run / LOCK).touch()
+    if status:
+        val = figures(None if status == "diverged" else 0.75) | {"n": 1}
+        test = val | {"f1_ci95": None if status == "diverged" else [0.5, 0.9]}
+        result = {"status": status, "collapsed": False, "best_epoch": 1, "epochs_run": 2, "seconds": {"total": 7.0}}
+        write(run / "metrics.json", result | {"val": val, "test": test})
+
+
+def figures(value: float | None) -> dict[str, object]:
+    return dict.fromkeys(("accuracy", "precision", "recall", "f1"), value)
+
+
+@contextmanager
+def held(path: Path) -> Iterator[None]:
+    """Another process holds this lock, and is killed in the end."""
+    program = "import sys, filelock as f; x = f.FileLock(sys.argv[1]); x.acquire(); print('held', flush=True); input()"
+    holder = subprocess.Popen(
+        [sys.executable, "-c", program, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert holder.stdout is not None and holder.stdout.readline() == "held\n"
+    try:
+        yield
+    finally:
+        holder.kill()
+        holder.communicate()
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_a_held_lock_is_seen_with_and_without_shared_locks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shared: bool
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOSYS, "not here")
+
+    assert not is_locked(tmp_path)
+    with held(tmp_path / LOCK):
+        if not shared:
+            monkeypatch.setattr(fcntl, "flock", refuse)
+            monkeypatch.setattr(filelock.FileLock, "acquire", Mock(side_effect=filelock.Timeout("")))
+        assert is_locked(tmp_path)
+    monkeypatch.undo()
+    assert not is_locked(tmp_path)
+
+
+def test_those_who_ask_for_a_lock_do_not_take_one_another_for_its_holder(tmp_path: Path) -> None:
+    (tmp_path / LOCK).touch()
+    with (tmp_path / LOCK).open("rb") as file:
+        fcntl.flock(file, fcntl.LOCK_SH)
+        assert not is_locked(tmp_path)
+
+
+def test_a_run_that_did_not_begin_leaves_nothing_behind_but_what_another_process_holds(tmp_path: Path) -> None:
+    run = tmp_path / "runs" / "today" / "run"
+    run.mkdir(parents=True)
+    (tmp_path / "mine").touch()
+    (run / "train.log").touch()
+    with held(run / LOCK):
+        _remove_if_empty(run)
+        assert {path.name for path in run.iterdir()} == {"train.log", LOCK}
+    _remove_if_empty(run)
+    assert [path.name for path in tmp_path.iterdir()] == ["mine"]
+    _remove_if_empty(run)  # another rank has done it
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "notes.txt").touch()
+    _remove_if_empty(tmp_path / "own")
+    assert [path.name for path in (tmp_path / "own").iterdir()] == ["notes.txt"]
+
+
+def test_a_plan_that_is_known_already_is_left_alone(tmp_path: Path) -> None:
+    write_plan(tmp_path, [entry("a"), entry("b")])
+    os.utime(tmp_path / PLAN, (1, 1))
+    write_plan(tmp_path, [entry("b")])
+    assert (tmp_path / PLAN).stat().st_mtime == 1
+    write_plan(tmp_path, [Entry("b", ("other",), ())])
+    assert read_plan(tmp_path) == [entry("a"), Entry("b", ("other",), ())]
+
+
+def test_states(tmp_path: Path) -> None:
+    names = ["planned", "running", "interrupted", "failed", "finished", "pruned", "diverged"]
+    write_plan(tmp_path, [entry(name) for name in names])
+    for name in names[1:]:
+        write_run(tmp_path / name, name if name in COMPLETE else "")
+    record_failure(tmp_path / "failed", "Out of memory", 4)
+    record_failure(tmp_path / "finished", "an earlier attempt", 4)
+    (tmp_path / "planned").mkdir()
+    with held(tmp_path / "running" / LOCK):
+        states = {state.entry.directory: state for state in read_states(tmp_path)}
+    assert {name: state.name for name, state in states.items()} == {name: name for name in names}
+    assert (states["running"].epochs, states["running"].max_epochs, states["running"].val_f1) == (1, 4, 0.5)
+    assert (states["failed"].reason, states["failed"].exit_code) == ("Out of memory", 4)
+    assert (states["finished"].val_f1, states["finished"].seconds, states["finished"].reason) == (0.75, 7.0, "")
+    assert states["diverged"].val_f1 is None
+    assert {(states[name].epochs, states[name].max_epochs) for name in COMPLETE} == {(2, 4)}, "of those planned"
+    after = {state.entry.directory: state.name for state in read_states(tmp_path)}
+    assert after["running"] == "interrupted", "the lock of a process that died is free"
+
+
+@pytest.mark.parametrize("name", ["run.json", "history.jsonl", "metrics.json", FAILED])
+def test_a_damaged_run_takes_no_other_along(tmp_path: Path, name: str) -> None:
+    write_plan(tmp_path, [entry("bad"), entry("good")])
+    for run in ("bad", "good"):
+        write_run(tmp_path / run, "finished" if name == "metrics.json" else "")
+    record_failure(tmp_path / "bad", "why", 1)
+    (tmp_path / "bad" / name).write_text("{", encoding="utf-8")
+    bad, good = read_states(tmp_path)
+    assert (bad.name, bad.exit_code, bad.is_complete, bad.is_hopeless) == ("damaged", 5, False, False)
+    assert bad.reason.startswith(f"{tmp_path / 'bad' / name}") and "is damaged: " in bad.reason
+    assert good.name in ("finished", "interrupted")
+    assert "1 damaged" in progress_line([bad, good])
+    with held(tmp_path / "bad" / LOCK):
+        assert read_states(tmp_path)[0].name == "running", "its process may mend it still"
+
+
+def test_a_failure_is_forgotten_where_there_is_a_result(tmp_path: Path) -> None:
+    write_plan(tmp_path, [entry("a")])
+    write_run(tmp_path / "a", "finished")
+    (tmp_path / "a" / FAILED).write_text("{", encoding="utf-8")
+    assert read_states(tmp_path)[0].name == "finished"
+
+
+@pytest.mark.parametrize(
+    ("line", "part"),
+    [
+        ("{", "EOF"),
+        ("[]", "got []"),
+        ('{"directory": "b", "overrides": []}', "swept is missing"),
+        ('{"directory": 3, "overrides": [], "swept": []}', "directory must be a valid string, got 3"),
+        ('{"directory": "../b", "overrides": [], "swept": []}', "directory: must be the name of a folder"),
+        ('{"directory": ".", "overrides": [], "swept": []}', "directory: must be the name of a folder"),
+        ('{"directory": "", "overrides": [], "swept": []}', "directory: must be the name of a folder"),
+    ],
+)
+def test_a_damaged_plan_names_the_line(tmp_path: Path, line: str, part: str) -> None:
+    write_plan(tmp_path, [entry("a")])
+    with (tmp_path / "sweep.jsonl").open("a", encoding="utf-8") as plan:
+        plan.write(line + "\n")
+    with pytest.raises(ArtifactError) as caught:
+        write_plan(tmp_path, [entry("c")])
+    message = str(caught.value)
+    assert message.startswith(f"{tmp_path / 'sweep.jsonl'}, line 2, is damaged: ") and part in message
+    assert "\n" not in message and message.endswith("finished runs stay as they are")
+    assert (tmp_path / "sweep.jsonl").read_text(encoding="utf-8").endswith(line + "\n"), "nothing is written over it"
+
+
+@pytest.mark.parametrize(("code", "hopeless"), [(1, False), (2, True), (3, True), (4, False), (5, False)])
+def test_what_is_not_worth_another_try(tmp_path: Path, code: int, hopeless: bool) -> None:
+    write_plan(tmp_path, [entry("a")])
+    record_failure(tmp_path / "a", "why", code)
+    assert read_states(tmp_path)[0].is_hopeless is hopeless
+    assert (tmp_path / "a" / FAILED).is_file()
+
+
+def test_expected_time() -> None:
+    def states(*given: tuple[str, int, float]) -> list[State]:
+        return [State(entry(str(i)), name, epochs, 10, 0.5, s) for i, (name, epochs, s) in enumerate(given)]
+
+    assert remaining_seconds(states(("planned", 0, 0))) is None, "nothing to go by"
+    assert remaining_seconds(states(("finished", 10, 60))) is None, "nothing left"
+    assert remaining_seconds(states(("finished", 10, 60), ("pruned", 1, 20), ("planned", 0, 0))) == pytest.approx(40)
+    assert remaining_seconds(states(("finished", 10, 60), ("running", 5, 30))) == pytest.approx(30)
+    two = states(("finished", 10, 60), ("running", 0, 0), ("running", 0, 0), ("planned", 0, 0))
+    assert remaining_seconds(two) == pytest.approx(90), "two at a time"
+    assert progress_line(two) == "1 of 4 runs are done, 2 running, about 2 min to go"
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(3.2, "3 s"), (89, "89 s"), (600, "10 min"), (11_100, "3 h 5 min")])
+def test_duration(seconds: float, text: str) -> None:
+    assert duration(seconds) == text

@@ -1,0 +1,53 @@
+"""A signal ends the run wherever it comes, once."""
+
+import signal
+import subprocess
+import sys
+
+PROGRAM = """
+import logging, os, signal, sys
+from llm_cls import signals
+from llm_cls.cli import run_command
+
+def swallow():
+    try:
+        os.kill(os.getpid(), signal.SIGTERM)
+    except BaseException:
+        print("swallowed")
+
+def main():
+    swallow()
+    signals.check()
+    print("not reached")
+
+sys.exit(run_command(main))
+"""
+
+
+def test_a_swallowed_signal_is_raised_at_the_next_check() -> None:
+    done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (75, "swallowed\n", "Error: Interrupted by SIGTERM\n")
+
+
+def test_a_signal_counts_for_more_than_the_error_that_a_clean_up_makes_of_it() -> None:
+    program = (
+        "import os, signal, sys\nfrom llm_cls import signals\nfrom llm_cls.cli import run_command\n"
+        "def main():\n    with signals.before_errors():\n        try:\n"
+        "            os.kill(os.getpid(), signal.SIGINT)\n        finally:\n            {}['clean-up']\n"
+        "sys.exit(run_command(main))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # where the tests run in the background
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (75, "Error: Interrupted by SIGINT\n")
+
+
+def test_an_ignored_signal_stays_ignored() -> None:
+    program = "import os, signal; from llm_cls.cli import run_command; "
+    program += "run_command(lambda: (os.kill(os.getpid(), signal.SIGINT), print('went on')))"
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN),
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (0, "went on\n")
