@@ -45,7 +45,7 @@ class Baseline:
     interval: tuple[float, float]
 
     def on(self, texts: Predictions) -> list[Ints]:
-        """Predictions as class indices, shape ``(n,)`` in the order of ``texts``, for each split with these test texts."""
+        """Class indices, shape ``(n,)`` in the order of ``texts``, predicted on each split with these test texts."""
         index = {name: i for i, name in enumerate(texts.names)}
         return [
             np.array([index[found[i]] for i in texts.ids], dtype=np.int64)

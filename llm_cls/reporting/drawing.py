@@ -20,6 +20,7 @@ LEFT, RIGHT, TOP, BOTTOM = 52, 16, 14, 46
 # Shapes as well as colours distinguish the series. Each marker has a character for the legend.
 MARKERS = ("o", "s", "^", "D", "v", "P", "*", "h")
 SYMBOLS = "●■▲◆▼✚★⬢"
+_SIZES = (8, 7.5, 9, 7.5, 9, 9.5, 13, 9.5)  # so that they look equally large
 CROSS = "✕"
 # Colours of the light theme in style.css. The page replaces each by its CSS variable, so that dark mode applies.
 _SERIES = ("#0b62b8", "#c2410c", "#0f7b5f", "#9333a8", "#8a6100", "#be185d", "#3f4a57", "#0e7490")
@@ -183,13 +184,18 @@ def _draw_series(axes: "Axes", anchor: str, series: Sequence[Series], x: Axis, f
         bounds = [(p.x, max(p.low, floor), p.high) for p in above if p.low is not None and p.high is not None]
         if bounds:
             axes.vlines(*zip(*bounds, strict=True), alpha=0.65, linewidth=1.5, **shared)
-        filled = {"marker": MARKERS[style], "markeredgecolor": _PAGE, "markeredgewidth": 0.8}
+        filled: dict[str, Any] = {
+            "marker": MARKERS[style],
+            "ms": _SIZES[style],
+            "markeredgecolor": _PAGE,
+            "markeredgewidth": 0.8,
+        }
         hidden = [p for p in one.points if p.y < floor and not p.crossed]
         for look, points in (
             (filled, [p for p in above if one.marks and not p.crossed]),
             ({"marker": "x", "markeredgewidth": 2}, [p for p in one.points if p.crossed]),
             # On a curve the line itself shows where it leaves the plot.
-            ({"marker": arrow, "markeredgewidth": 1.8, "fillstyle": "none"}, hidden if x.ticks else []),
+            ({"marker": arrow, "ms": 22, "markeredgewidth": 1.8, "fillstyle": "none"}, hidden if x.ticks else []),
         ):
             if points:
                 group = f"{anchor}-points-{len(tooltips)}"

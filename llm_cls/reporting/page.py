@@ -58,7 +58,8 @@ def render(found: Analysis, name: str, created: str) -> str:
         trim_blocks=True, lstrip_blocks=True, finalize=_clean,
     )  # fmt: skip
     environment.filters |= {"cell": cell, "japanese": _japanese}
-    style, script = (files("llm_cls.reporting").joinpath(n).read_text(encoding="utf-8") for n in ("style.css", "sort.js"))
+    folder = files("llm_cls.reporting")
+    style, script = ((folder / n).read_text(encoding="utf-8") for n in ("style.css", "sort.js"))
     return environment.get_template("page.html.j2").render(
         title=f"Report: {name}", created=created, found=found, figures=_figures(found), sections=_sections(found),
         full_name=full_name, style=Markup(style), script=Markup(script), style_hash=_hash(style),
@@ -74,7 +75,7 @@ def _clean(value: Any) -> Any:
 
 
 def _japanese(text: str) -> str:
-    """Text that may be Japanese, marked as such: without the mark, browsers may draw Chinese forms of its characters."""
+    """Text that is not ASCII, marked as Japanese: browsers may otherwise draw the Chinese forms of its characters."""
     return text if text.isascii() else Markup('<span lang="ja">{}</span>').format(printable(text))
 
 

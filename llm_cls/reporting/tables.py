@@ -97,8 +97,8 @@ def all_tables(runs: Sequence[Run], settings: Sequence[Setting]) -> list[Table]:
         ("batch_size", "batch_size", "Per batch size"),
         ("lora_r", "r", "Per LoRA r"),
     ):
-        if len({repr(s.axes[axis]) for s in settings}) > 1:
-            tables.append(_axis_table(settings, axis, name, title))
+        if (table := _axis_table(settings, axis, name, title)).rows:
+            tables.append(table)
     if series := shown_lr_series(settings):
         tables.insert(min(2, len(tables)), _lr_table(series))
     return [*tables, _all_table(runs)]
