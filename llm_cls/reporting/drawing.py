@@ -14,9 +14,9 @@ from llm_cls.reporting.svg import inline
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-# Points of 1/72 inch, which the SVG takes as its units; text stays readable if a phone scales them to 350 pixels.
-WIDTH, HEIGHT = 480, 300
-LEFT, RIGHT, TOP, BOTTOM = 52, 16, 14, 46
+# Points of 1/72 inch, which become the units of the SVG: text of 12 units is 10 pixels high on a phone.
+WIDTH, HEIGHT = 420, 270
+LEFT, RIGHT, TOP, BOTTOM = 48, 14, 12, 42
 # Shapes as well as colours distinguish the series. Each marker has a character for the legend.
 MARKERS = ("o", "s", "^", "D", "v", "P", "*", "h")
 SYMBOLS = "●■▲◆▼✚★⬢"

@@ -110,14 +110,14 @@ def _sections(found: Analysis) -> list[Section]:
     sections = [Section("summary", "Summary"), *_results(found)]
     if found.comparisons:
         table = comparisons_table(found.comparisons, found.name)
-        sections.append(Section("comparisons", "Is the winner better", tables=[table]))
+        sections.append(Section("comparisons", "Comparisons with the winner", tables=[table]))
     if found.winner is not None and (texts := found.texts) is not None:
         run = found.winner.best_run
         livedoor = run.record is not None and run.record.data.name == "livedoor"
         calibration = plots.reliability_plot(calibration_of(texts))
         sections += [
             Section(
-                "winner", "The winner in detail", f"Of the run {run.name}.", confusion_of(texts),
+                "winner", "The winner in detail", f"The run of the winner with the best val F1: {run.name}.", confusion_of(texts),
                 [calibration], [per_label_table(texts)],
             ),
             Section("texts", "Test texts", tables=texts_tables(texts, livedoor)),

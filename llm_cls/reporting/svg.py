@@ -45,6 +45,7 @@ def inline(
             parent.attrib.pop("id", None)
     for size in ("width", "height", "version"):
         root.attrib.pop(size, None)
+    title, description = printable(title), printable(description)
     root.attrib |= {"role": "img", "aria-label": f"{title}. {description}"}
     root.attrib |= {"stroke-linejoin": "round", "stroke-linecap": "butt"}  # what the removed style sheet says
     for position, (tag, text) in enumerate((("title", title), ("desc", description))):
