@@ -23,26 +23,21 @@ from llm_cls.config.compose import GROUPS, quoted, to_type
 from llm_cls.config.schema import Config, parse_config
 from llm_cls.errors import ConfigError, OtherRunError, ResourceError, RunInterrupted, SweepError
 from llm_cls.files import write_text
-from llm_cls.runs.sweep import Entry, State, directory_name, progress_line, read_plan, read_states, write_plan
+from llm_cls.runs import layout
+from llm_cls.runs.identity import settings
+from llm_cls.runs.sweep import Entry, PlannedRun, directory_name, progress_line, read_plan, read_states, write_plan
 from llm_cls.signals import check
 from llm_cls.training.launch import started_together
 
 log = logging.getLogger(__name__)
 
 _POLL_SECONDS = 1.0
-_NEUTRAL: Any = {  # changes no result; an archive does, where it holds other texts
-    "logger": True,
-    "sweep": True,
-    "trainer": {"accelerator", "devices", "num_nodes", "progress_bar"},
-    "data": {"cache_dir", "micro_batch_size", "eval_batch_size"},
-    "engine": {"gradient_checkpointing"},
-}
 
 
 class GridSweeper(Sweeper):
     """Runs the grid with any launcher, until every combination has a result or has failed for good.
 
-    Each combination has a folder named by what is swept, and its state is read from there (``ledger.py``):
+    Each combination has a folder named by what is swept, and its state is read from there (``runs/sweep.py``):
     one that another process is at is left to it, one that has failed is tried again at the end.
     """
 
@@ -94,7 +89,7 @@ class GridSweeper(Sweeper):
         _refuse_intervals(overrides)
         checked = self._check(plan(BasicSweeper.split_arguments(overrides, None)[0]))
         entries, config = self._with_known_names(directory, checked), checked[-1][1]
-        record = directory / "multirun.yaml"
+        record = directory / layout.SWEEP_CONFIG
         if write_plan(directory, entries) or not record.is_file():  # what is refused leaves no trace
             write_text(record, OmegaConf.to_yaml(self._config))
         log.info("%s: %d runs", directory, len(entries))
@@ -121,20 +116,25 @@ class GridSweeper(Sweeper):
                     if isinstance(error, OtherRunError):
                         refused.add(entry.directory)
             launched += len(left)
-            states, waited = self._wait_for_others(directory, entries)
-            left = [s.entry for s in states if not (s.is_complete or s.is_hopeless or s.entry.directory in refused)]
+            runs, waited = self._wait_for_others(directory, entries)
+            left = [
+                run.entry
+                for run in runs
+                if not (run.state.is_complete or run.is_hopeless or run.entry.directory in refused)
+            ]
             attempts -= not waited  # what another process left behind was no attempt of ours
-        if len(refused) < len(states):
-            log.info("%s", progress_line([state for state in states if state.entry.directory not in refused]))
+        if len(refused) < len(runs):
+            log.info("%s", progress_line([run for run in runs if run.entry.directory not in refused]))
         failed = []
-        for state in states:
-            name = state.entry.directory
+        for run in runs:
+            name = run.entry.directory
             if name in refused:
                 failed.append(reasons[name])
-            elif not state.is_complete:
-                failed.append(f"{name}: {state.name}: {reasons.get(name) or state.reason or 'its process has died'}")
+            elif not run.state.is_complete:
+                reason = reasons.get(name) or run.state.reason or "its process has died"
+                failed.append(f"{name}: {run.state.name}: {reason}")
         if failed:
-            raise SweepError("\n".join([f"{len(failed)} of {len(states)} runs of {directory} failed", *failed]))
+            raise SweepError("\n".join([f"{len(failed)} of {len(runs)} runs of {directory} failed", *failed]))
 
     def _launch(self, entries: Sequence[Entry], number: int) -> list[Exception | None]:
         """Runs ``entries``; what comes back is not the failure of a run, which is written down, but of its process."""
@@ -185,21 +185,21 @@ class GridSweeper(Sweeper):
         known = self._results(planned.values()) if as_before < names else {}  # composing hundreds of runs takes seconds
         entries = []
         for entry, config in checked:
-            result = _result(config)
+            result = settings(config)
             if entry.directory not in as_before and known.get(entry.directory) != result:
                 others = (name for name in known if name not in names and known[name] == result)
                 if (name := next(others, None)) is not None:
                     del known[name]
-                    entry = Entry(name, entry.overrides, planned[name].swept)
+                    entry = Entry(directory=name, overrides=entry.overrides, swept=planned[name].swept)
             entries.append(entry)
         return entries
 
-    def _results(self, entries: Iterable[Entry]) -> dict[str, str]:
+    def _results(self, entries: Iterable[Entry]) -> dict[str, dict[str, Any]]:
         """What each of them computes, by its folder; those of another version, which can't be read, are left out."""
         found = {}
         for entry in entries:
             with suppress(ConfigError, HydraException, OmegaConfBaseException):
-                found[entry.directory] = _result(parse_config(self._compose(entry)))
+                found[entry.directory] = settings(parse_config(self._compose(entry)))
         return found
 
     def _compose(self, entry: Entry) -> DictConfig:
@@ -210,18 +210,18 @@ class GridSweeper(Sweeper):
             del tree["hydra"]
         return tree
 
-    def _wait_for_others(self, directory: Path, entries: Sequence[Entry]) -> tuple[list[State], bool]:
+    def _wait_for_others(self, directory: Path, entries: Sequence[Entry]) -> tuple[list[PlannedRun], bool]:
         """The states of these runs once no other process is at any of them, and whether one was."""
         mine = {entry.directory for entry in entries}
         waited = False
         while True:
-            states = [state for state in read_states(directory) if state.entry.directory in mine]
-            if len(states) < len(mine):  # somebody has removed the plan
+            runs = [run for run in read_states(directory) if run.entry.directory in mine]
+            if len(runs) < len(mine):  # somebody has removed the plan
                 write_plan(directory, entries)
                 continue
-            running = sum(state.name == "running" for state in states)
+            running = sum(run.state.name == "running" for run in runs)
             if not running:
-                return states, waited
+                return runs, waited
             if not waited:
                 log.info("Waiting for another process, which is at %d of the runs", running)
             waited = True
@@ -253,15 +253,10 @@ def plan(jobs: Sequence[Sequence[str]]) -> list[Entry]:
             raise ConfigError(f"{key} can't be swept: it is of the whole sweep, not of a run. Give it one value")
     entries: dict[str, Entry] = {}
     for job in jobs:
-        swept = tuple(job[i] for i in varied)
+        swept = [job[i] for i in varied]
         name = directory_name(swept)
-        entries.setdefault(name, Entry(name, tuple(job), swept))
+        entries.setdefault(name, Entry(directory=name, overrides=list(job), swept=swept))
     return list(entries.values())
-
-
-def _result(config: Config) -> str:
-    """All of a configuration that may change the result of a run, for comparison."""
-    return config.model_dump_json(exclude=_NEUTRAL)
 
 
 def _latest(overrides: Sequence[Override]) -> list[Override]:
@@ -282,7 +277,7 @@ def _refuse_intervals(overrides: Sequence[Override]) -> None:
 
 def _in_the_way(run: Path) -> Exception | None:
     """What is at the place of a run's folder or log and can't be one; launchers give up all runs for it."""
-    log_file = run / "train.log"
+    log_file = run / layout.LOG
     if os.path.lexists(run) and not (run.is_dir() and os.access(run, os.W_OK | os.X_OK)):
         return ResourceError(f"{run} must be a folder that can be written. Move away what is there")
     if os.path.lexists(log_file) and not (log_file.is_file() and os.access(log_file, os.W_OK)):

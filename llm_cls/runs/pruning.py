@@ -17,9 +17,9 @@ import numpy as np
 from llm_cls.config.schema import PrunerConfig
 from llm_cls.errors import ArtifactError, first_line
 from llm_cls.metrics.evaluation import Evaluation
-from llm_cls.runs.sweep import PLAN
+from llm_cls.runs.layout import JOURNAL
+from llm_cls.runs.sweep import is_sweep
 
-JOURNAL = "optuna.jsonl"
 _NO_INFORMATION = 1e-3  # nats; networks before their first step have ten times as much
 
 
@@ -43,7 +43,7 @@ class Pruner:
         self._trial: Any = None
         self._study: Any = None
         self._reported: set[int] = set()
-        if config.name != "none" and (run.parent / PLAN).is_file():
+        if config.name != "none" and is_sweep(run.parent):
             with self._errors():
                 study = f"{max_epochs} epochs {data}".strip()
                 self._study = _open_study(config, self._journal, max_epochs, study)

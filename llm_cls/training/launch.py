@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 from types import FrameType
 
-from llm_cls.errors import EXIT_UNEXPECTED
+from llm_cls.errors import EXIT_INTERRUPTED, EXIT_UNEXPECTED, RankError, RunInterrupted
 from llm_cls.signals import heeded, interrupted_by
 
 PARENT = "LLM_CLS_PARENT"  # the process that started a rank, and without which it must not go on
@@ -45,16 +45,14 @@ def usable_cores() -> int:
     return os.cpu_count() or 1
 
 
-def launch_ranks(directory: Path, devices: int) -> int:
+def launch_ranks(directory: Path, devices: int) -> None:
     """Runs ``llm_cls.training.rank`` once per device and waits for all of them.
 
     If one fails the others are ended: they would wait for it forever.
 
-    Returns:
-        The exit code: 0, or that of the first rank that failed.
-
     Raises:
-        RunInterrupted: A signal has come to this process.
+        RunInterrupted: A signal has come to this process or to one of them.
+        RankError: One of them has failed.
     """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -94,8 +92,9 @@ def launch_ranks(directory: Path, devices: int) -> int:
             signal.signal(number, handler)
     if received:
         raise interrupted_by(received[0])
-    failed = [code for code in codes if code]
-    return next((code for code in failed if code > EXIT_UNEXPECTED), EXIT_UNEXPECTED if failed else 0)
+    if failed := [code for code in codes if code]:
+        code = next((code for code in failed if code > EXIT_UNEXPECTED), EXIT_UNEXPECTED)
+        raise RunInterrupted("Interrupted") if code == EXIT_INTERRUPTED else RankError(code)
 
 
 def _end(ranks: list[subprocess.Popen[bytes]], received: list[int]) -> None:

@@ -1,6 +1,5 @@
 """One rank of a run on several devices: ``python -m llm_cls.training.rank RUN_DIRECTORY``."""
 
-import json
 import logging
 import os
 import re
@@ -11,7 +10,7 @@ from pathlib import Path
 
 from llm_cls.cli import quiet_libraries, run_command, summarize
 from llm_cls.errors import EXIT_INTERRUPTED, EXIT_UNEXPECTED, RunInterrupted
-from llm_cls.training.launch import PARENT
+from llm_cls.training.launch import PARENT, is_first_process
 
 
 def main() -> None:
@@ -25,28 +24,33 @@ def main() -> None:
 def _main() -> None:
     # From the first moment: torch takes seconds to import, and the parent may die in them.
     threading.Thread(target=_end_with_parent, args=(int(os.environ[PARENT]),), daemon=True).start()
-    from llm_cls.config.schema import read_config
-    from llm_cls.runs.sweep import PLAN, record_failure
-    from llm_cls.training.run import prepare, train
+    from llm_cls.runs import layout
+    from llm_cls.runs.config_file import read_config
+    from llm_cls.runs.directory import RunDirectory
+    from llm_cls.runs.state import read_files
+    from llm_cls.runs.sweep import is_sweep
+    from llm_cls.training.prepare import prepare
+    from llm_cls.training.run import train
     from llm_cls.training.shared import Shared
 
-    directory = Path(sys.argv[1])
+    first = is_first_process()
+    directory = RunDirectory(Path(sys.argv[1]), writes=first)
     quiet_libraries()
-    logging.basicConfig(level=logging.INFO if os.environ["RANK"] == "0" else logging.ERROR, format="%(message)s")
-    if os.environ["RANK"] == "0":
-        file = logging.FileHandler(directory / "train.log", encoding="utf-8")
+    logging.basicConfig(level=logging.INFO if first else logging.ERROR, format="%(message)s")
+    if first:
+        file = logging.FileHandler(directory.path / layout.LOG, encoding="utf-8")
         file.setFormatter(logging.Formatter("[%(asctime)s][%(name)s][%(levelname)s] - %(message)s"))  # Hydra's
         logging.getLogger().addHandler(file)
-    config = read_config(directory / "config.yaml")
-    record = json.loads((directory / "run.json").read_text(encoding="utf-8"))
+    record = read_files(directory.path).record
+    assert record is not None  # the process that started this one has written it
     shared = Shared()
     try:
-        train(config, directory, prepare(config, shared), record, shared)
+        train(directory, prepare(read_config(directory.path / layout.CONFIG), shared), record, shared)
     except Exception as error:
         if _is_of_another_rank(error):
             sys.exit(EXIT_UNEXPECTED)  # the other has said why, unless it was killed
-        if directory.parent.joinpath(PLAN).is_file():
-            record_failure(directory, *summarize(error))
+        if is_sweep(directory.path.parent):
+            directory.record_failure(*summarize(error))
         raise
 
 
