@@ -14,7 +14,7 @@ from hydra.core.override_parser.types import Override, OverrideType
 from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException, OverrideParseException
 from omegaconf.errors import OmegaConfBaseException
 
-from llm_cls.config.schema import known_keys, nearest, parse_config
+from llm_cls.config.schema import Config, known_keys, nearest, parse_config
 from llm_cls.errors import ConfigError, first_line
 
 _PACKAGE = Path(__file__).resolve().parents[1]
@@ -117,6 +117,21 @@ def _compose(overrides: list[str]) -> Any:
     single = [o for o in overrides if "," not in o.partition("=")[2] or "[" in o or "'" in o or '"' in o]
     with initialize_config_dir(str(CONF), version_base="1.3"):
         return compose("config", overrides=single)
+
+
+def compose_config(overrides: list[str]) -> Config:
+    """The configuration of a run with these overrides.
+
+    Raises:
+        ConfigError: With one line for every fault.
+    """
+    try:
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            return parse_config(compose("config", overrides=overrides))
+    except (HydraException, OmegaConfBaseException, ValueError) as error:
+        if (explained := explain(error, overrides)) is None:
+            raise
+        raise explained from error
 
 
 def to_type(key: str, value: str) -> str:

@@ -36,8 +36,8 @@ def test_experiments_are_the_published_grids(name: str, axes: dict[str, int]) ->
 def test_only_what_differs_names_a_run() -> None:
     entries = plan([["a=1", "b=1", "c=x"], ["a=1", "b=2", "c=x"], ["a=1", "b=1", "c=x"]])
     assert [(e.directory, e.overrides, e.swept) for e in entries] == [
-        ("b=1", ("a=1", "b=1", "c=x"), ("b=1",)),
-        ("b=2", ("a=1", "b=2", "c=x"), ("b=2",)),
+        ("b=1", ["a=1", "b=1", "c=x"], ["b=1"]),
+        ("b=2", ["a=1", "b=2", "c=x"], ["b=2"]),
     ]
     assert [e.directory for e in plan([["a=1"]])] == ["run"]
 
