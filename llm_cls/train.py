@@ -30,7 +30,7 @@ from llm_cls.multirun import register_plugins
 from llm_cls.runs.directory import RunDirectory
 from llm_cls.runs.schema import Metrics
 from llm_cls.runs.sweep import join_sweep, progress_line, read_states
-from llm_cls.signals import check
+from llm_cls.signals import raise_if_received
 from llm_cls.training.launch import is_first_process
 
 
@@ -109,7 +109,7 @@ def _run_of_sweep(tree: DictConfig, kept: list[Any]) -> float | None:
     except OtherRunError:
         raise  # nothing is written into the folder of another run
     except Exception as error:
-        check()  # a signal matters more than the error that it has caused
+        raise_if_received()  # a signal matters more than the errors that it causes
         if run_directory.has_metrics:
             if isinstance(error, ArtifactError):
                 raise  # the run stays as it is for somebody to look at

@@ -25,7 +25,7 @@ def save_artifact(
 ) -> None:
     """Writes everything that predicting needs besides the pretrained weights; the manifest comes last."""
     if directory.is_dir():
-        shutil.rmtree(directory)  # of a process that was killed while it wrote this
+        shutil.rmtree(directory)  # left by a process that was killed while writing
     directory.mkdir(parents=True)
     if config.lora.enabled:
         decoder: Any = classifier.decoder
@@ -89,7 +89,7 @@ def load_artifact(decoder: PreTrainedModel, config: Config, directory: Path) -> 
     Args:
         decoder: The pretrained network that the run started from.
         config: The run's configuration.
-        directory: The run's ``model/``, already verified.
+        directory: The ``model/`` folder of the run, already verified.
 
     Raises:
         ArtifactError: The files don't fit the network.

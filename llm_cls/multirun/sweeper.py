@@ -26,7 +26,7 @@ from llm_cls.files import write_text
 from llm_cls.runs import layout
 from llm_cls.runs.identity import settings
 from llm_cls.runs.sweep import Entry, PlannedRun, directory_name, progress_line, read_plan, read_states, write_plan
-from llm_cls.signals import check
+from llm_cls.signals import raise_if_received
 from llm_cls.training.launch import started_together
 
 log = logging.getLogger(__name__)
@@ -35,14 +35,14 @@ _POLL_SECONDS = 1.0
 
 
 class GridSweeper(Sweeper):
-    """Runs the grid with any launcher, until every combination has a result or has failed for good.
+    """Runs the grid with any launcher, until every combination has a result or has finally failed.
 
-    Each combination has a folder named by what is swept, and its state is read from there (``runs/sweep.py``):
-    one that another process is at is left to it, one that has failed is tried again at the end.
+    Each combination has a folder named after what is swept, and its state is read from there (``runs/sweep.py``):
+    a run that another process trains is left to it, and a failed one is tried again at the end.
     """
 
     def __init__(self, params: Mapping[str, str] | None = None) -> None:
-        """Sweeps over ``params`` too, as an experiment's file gives them; the command line comes before them."""
+        """Takes the grid of an experiment file; the command line overrides it."""
         self._params = params or {}
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
@@ -52,8 +52,8 @@ class GridSweeper(Sweeper):
             ConfigError: The launcher's package is not installed.
         """
         self._config, self._loader = config, hydra_context.config_loader
-        for key in config:  # what is set by the clock is read here, once for all runs: OmegaConf keeps it
-            with suppress(OmegaConfBaseException):  # a fault is told when the runs are checked
+        for key in config:  # resolves values that depend on the clock once for all runs: OmegaConf caches them
+            with suppress(OmegaConfBaseException):  # reported when the runs are checked
                 if key != "hydra" and OmegaConf.is_config(config[key]):
                     OmegaConf.to_container(config[key], resolve=True)
         try:
@@ -71,11 +71,11 @@ class GridSweeper(Sweeper):
         """Runs all combinations.
 
         Raises:
-            ConfigError: Some combination is not valid, or torchrun or srun has started this; nothing has been run then.
+            ConfigError: A combination is not valid, or torchrun or srun has started this process. Nothing was run.
             SweepError: Some runs failed.
-            RunInterrupted: A signal has come; the message says how to go on.
+            RunInterrupted: A signal was received; the message says how to resume.
         """
-        from hydra._internal.core_plugins.basic_sweeper import BasicSweeper  # which Hydra itself imports late
+        from hydra._internal.core_plugins.basic_sweeper import BasicSweeper  # slow, so Hydra itself imports it late
 
         if "TORCHELASTIC_RUN_ID" in os.environ or (started_together() or 1) > 1:
             raise ConfigError(
@@ -90,25 +90,25 @@ class GridSweeper(Sweeper):
         checked = self._check(plan(BasicSweeper.split_arguments(overrides, None)[0]))
         entries, config = self._with_known_names(directory, checked), checked[-1][1]
         record = directory / layout.SWEEP_CONFIG
-        if write_plan(directory, entries) or not record.is_file():  # what is refused leaves no trace
+        if write_plan(directory, entries) or not record.is_file():  # a refused sweep leaves no trace
             write_text(record, OmegaConf.to_yaml(self._config))
         log.info("%s: %d runs", directory, len(entries))
         try:
             self._work(directory, entries, config)
         except RunInterrupted as error:
             place = to_type("hydra.sweep.dir", os.path.relpath(directory))
-            raise RunInterrupted(f"{error}. Go on with the same command and {place}") from None
+            raise RunInterrupted(f"{error}. Resume with the same command and {place}") from None
 
     def _work(self, directory: Path, entries: Sequence[Entry], config: Config) -> None:
-        """Launches what has no result until nothing is left to try."""
-        # What ends runs early compares them: with runs from all over the grid it knows soon what is good.
+        """Launches the runs without a result until none is left to try."""
+        # A pruner compares runs, so the first ones should be spread over the grid.
         left = entries if config.pruner.name == "none" else [entries[i] for i in spread(len(entries))]
         launched, attempts = 0, 1 + config.sweep.retries
         reasons: dict[str, str] = {}
         refused: set[str] = set()
         while left and attempts:
             errors = self._launch(left, launched)
-            check()
+            raise_if_received()
             for entry, error in zip(left, errors, strict=True):
                 reasons.pop(entry.directory, None)
                 if error is not None:
@@ -122,7 +122,7 @@ class GridSweeper(Sweeper):
                 for run in runs
                 if not (run.state.is_complete or run.is_hopeless or run.entry.directory in refused)
             ]
-            attempts -= not waited  # what another process left behind was no attempt of ours
+            attempts -= not waited  # the failed attempt of another process does not count
         if len(refused) < len(runs):
             log.info("%s", progress_line([run for run in runs if run.entry.directory not in refused]))
         failed = []
@@ -137,11 +137,11 @@ class GridSweeper(Sweeper):
             raise SweepError("\n".join([f"{len(failed)} of {len(runs)} runs of {directory} failed", *failed]))
 
     def _launch(self, entries: Sequence[Entry], number: int) -> list[Exception | None]:
-        """Runs ``entries``; what comes back is not the failure of a run, which is written down, but of its process."""
+        """Runs ``entries`` and returns the errors of their processes; those of runs are recorded in their folders."""
         directory = Path(self._config.hydra.sweep.dir)
         errors = {entry.directory: _in_the_way(directory / entry.directory) for entry in entries}
         ready = [entry.directory for entry in entries if errors[entry.directory] is None]
-        # Hydra reads values as its own language, hence the quotes.
+        # Quoted, because Hydra parses values.
         place = f"hydra.sweep.dir={quoted(str(self._config.hydra.sweep.dir))}"
         jobs = [
             [*map(_as_choice, entry.overrides), place, f"hydra.sweep.subdir={quoted(entry.directory)}"]
@@ -152,7 +152,7 @@ class GridSweeper(Sweeper):
             done = self._launcher.launch(jobs, initial_job_idx=number) if jobs else []
         except ConfigError:
             raise
-        except Exception as error:  # of a launcher that gives up all jobs for one
+        except Exception as error:  # some launchers abandon all jobs because of one
             log.warning("The launcher failed: %s", summarize(error)[0])
             errors |= dict.fromkeys(ready, error)
         else:
@@ -161,7 +161,7 @@ class GridSweeper(Sweeper):
         return [errors[entry.directory] for entry in entries]
 
     def _check(self, entries: Sequence[Entry]) -> list[tuple[Entry, Config]]:
-        """Composes and validates every combination before the first one runs; equal ones (0 and 0.0) are one."""
+        """Composes and validates every combination before the first one runs; equal ones (0 and 0.0) are merged."""
         faults: dict[str, None] = {}
         different: dict[str, tuple[Entry, Config]] = {}
         for entry in entries:
@@ -176,7 +176,7 @@ class GridSweeper(Sweeper):
         return list(different.values())
 
     def _with_known_names(self, directory: Path, checked: Sequence[tuple[Entry, Config]]) -> list[Entry]:
-        """The runs under the names that they have in this sweep already: with other axes one is named differently."""
+        """The runs under the names that they already have in this sweep: with other axes a run gets another name."""
         planned = {entry.directory: entry for entry in read_plan(directory)}
         names = {entry.directory for entry, _ in checked}
         as_before = {
@@ -195,7 +195,7 @@ class GridSweeper(Sweeper):
         return entries
 
     def _results(self, entries: Iterable[Entry]) -> dict[str, dict[str, Any]]:
-        """What each of them computes, by its folder; those of another version, which can't be read, are left out."""
+        """What each of them computes, by its folder; without those of another version that no longer compose."""
         found = {}
         for entry in entries:
             with suppress(ConfigError, HydraException, OmegaConfBaseException):
@@ -205,13 +205,13 @@ class GridSweeper(Sweeper):
     def _compose(self, entry: Entry) -> DictConfig:
         tree = self._loader.load_sweep_config(self._config, list(entry.overrides))
         if (tree.hydra.sweeper.get("params") or {}) != self._params:
-            raise ConfigError(f"{', '.join(entry.swept)} is a grid itself, which can't be swept. Give it one value")
+            raise ConfigError(f"{', '.join(entry.swept)} is a grid itself and cannot be swept. Give it one value")
         with open_dict(tree):
             del tree["hydra"]
         return tree
 
     def _wait_for_others(self, directory: Path, entries: Sequence[Entry]) -> tuple[list[PlannedRun], bool]:
-        """The states of these runs once no other process is at any of them, and whether one was."""
+        """The states of these runs once no other process trains any of them, and whether one did."""
         mine = {entry.directory for entry in entries}
         waited = False
         while True:
@@ -223,15 +223,15 @@ class GridSweeper(Sweeper):
             if not running:
                 return runs, waited
             if not waited:
-                log.info("Waiting for another process, which is at %d of the runs", running)
+                log.info("Waiting for another process, which trains %d of the runs", running)
             waited = True
             time.sleep(_POLL_SECONDS)
 
 
 def spread(n: int) -> list[int]:
-    """0 to n - 1 from the middle on, in an order of which every beginning is spread evenly (van der Corput's).
+    """0 to n - 1 from the middle on, in an order whose beginnings are spread evenly (van der Corput sequence).
 
-    The ends of a grid are often bad, and what comes first is compared with nothing.
+    The ends of a grid are often bad, and the first runs have nothing to be compared with.
 
     >>> spread(8)
     [4, 0, 6, 2, 5, 1, 7, 3]
@@ -244,13 +244,13 @@ def spread(n: int) -> list[int]:
 def plan(jobs: Sequence[Sequence[str]]) -> list[Entry]:
     """The combinations as planned runs; equal ones once."""
     if not jobs:
-        raise ConfigError("The grid is empty: some key has no value. Give each swept key one value at least")
+        raise ConfigError("The grid is empty: a key has no value. Give each swept key at least one value")
     varied = [i for i in range(len(jobs[0])) if len({job[i] for job in jobs}) > 1]
     keys = {i: jobs[0][i].lstrip("+~").partition("=")[0] for i in varied}
-    varied.sort(key=keys.__getitem__)  # a run has one name, in whatever order the axes are given
+    varied.sort(key=keys.__getitem__)  # the name does not depend on the order of the axes
     for key in keys.values():
         if key.startswith(("sweep.", "hydra.")):
-            raise ConfigError(f"{key} can't be swept: it is of the whole sweep, not of a run. Give it one value")
+            raise ConfigError(f"{key} cannot be swept: it applies to the whole sweep, not to a run. Give it one value")
     entries: dict[str, Entry] = {}
     for job in jobs:
         swept = [job[i] for i in varied]
@@ -265,9 +265,9 @@ def _latest(overrides: Sequence[Override]) -> list[Override]:
 
 
 def _refuse_intervals(overrides: Sequence[Override]) -> None:
-    """A grid has no use for ``lr=interval(1e-4,1e-3)``, which names no values."""
+    """Refuses ``lr=interval(1e-4,1e-3)``, which lists no values."""
     if lines := [
-        f"{o.input_line} names no values, which a grid needs. Give them one by one, as {o.key_or_group}=A,B,C, "
+        f"{o.input_line} lists no values. A grid needs them: write {o.key_or_group}=A,B,C, "
         f"or as {o.key_or_group}=range(START,STOP,STEP)"
         for o in overrides
         if o.is_interval_sweep()
@@ -276,16 +276,16 @@ def _refuse_intervals(overrides: Sequence[Override]) -> None:
 
 
 def _in_the_way(run: Path) -> Exception | None:
-    """What is at the place of a run's folder or log and can't be one; launchers give up all runs for it."""
+    """What prevents a run's folder or log from being used; launchers would abandon all runs because of it."""
     log_file = run / layout.LOG
     if os.path.lexists(run) and not (run.is_dir() and os.access(run, os.W_OK | os.X_OK)):
-        return ResourceError(f"{run} must be a folder that can be written. Move away what is there")
+        return ResourceError(f"{run} must be a writable folder. Move away what is there")
     if os.path.lexists(log_file) and not (log_file.is_file() and os.access(log_file, os.W_OK)):
-        return ResourceError(f"{log_file} must be a file that can be written. Move away what is there")
+        return ResourceError(f"{log_file} must be a writable file. Move away what is there")
     return None
 
 
 def _as_choice(override: str) -> str:
-    """``template=2`` as the name of a file, in processes too where ``accept_plain_values`` was not called."""
+    """``template=2`` with its value quoted, for processes that have not called ``accept_plain_values``."""
     key, _, value = override.partition("=")
     return f"{key}={quoted(value)}" if key in GROUPS and value.isdecimal() else override

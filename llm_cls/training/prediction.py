@@ -1,4 +1,4 @@
-"""New texts through a finished run."""
+"""Labels for new texts from a finished run."""
 
 from typing import TYPE_CHECKING
 

@@ -18,11 +18,11 @@ def main() -> None:
     try:
         _main()
     except RunInterrupted:
-        sys.exit(EXIT_INTERRUPTED)  # the command that started this process says what to do next
+        sys.exit(EXIT_INTERRUPTED)  # the command that started this process tells the user how to resume
 
 
 def _main() -> None:
-    # From the first moment: torch takes seconds to import, and the parent may die in them.
+    # Before torch is imported, which takes seconds, in which the parent may die.
     threading.Thread(target=_end_with_parent, args=(int(os.environ[PARENT]),), daemon=True).start()
     from llm_cls.runs import layout
     from llm_cls.runs.config_file import read_config
@@ -48,20 +48,20 @@ def _main() -> None:
         train(directory, prepare(read_config(directory.path / layout.CONFIG), shared), record, shared)
     except Exception as error:
         if _is_of_another_rank(error):
-            sys.exit(EXIT_UNEXPECTED)  # the other has said why, unless it was killed
+            sys.exit(EXIT_UNEXPECTED)  # the other rank has reported why, unless it was killed
         if is_sweep(directory.path.parent):
             directory.record_failure(*summarize(error))
         raise
 
 
 def _is_of_another_rank(error: Exception) -> bool:
-    """Whether nothing is known but that the connection to another rank is gone, in the words of gloo and NCCL."""
+    """Whether the error says only that the connection to another rank was lost, as gloo and NCCL word it."""
     lost = re.compile(r"gloo.*(connection|closed|reset|read error|timed out)|nccl.*(remote|connection|closed)", re.I)
     return type(error).__module__.startswith(("builtins", "torch")) and bool(lost.search(str(error).replace("\n", " ")))
 
 
 def _end_with_parent(parent: int) -> None:
-    """Ends this process soon after its parent was killed: its lock is free then, and others may go on."""
+    """Ends this process soon after its parent was killed: then the run can be resumed."""
     while os.getppid() == parent:
         time.sleep(0.2)
     os._exit(EXIT_INTERRUPTED)

@@ -103,7 +103,7 @@ def train(directory: RunDirectory, inputs: Inputs, record: RunRecord, shared: Sh
     recorder = RunRecorder(directory, len(data.tokens["train"].ids), run_id(inputs.identity), pruner)
     with (
         run_logger(config, directory, record) as logger,
-        signals.before_errors(),
+        signals.signals_first(),
         logging_redirect_tqdm(),
         directory.explain_removal(),
     ):

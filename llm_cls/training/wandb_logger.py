@@ -1,4 +1,4 @@
-"""W&B through Lightning's logger; never a prompt, never a stopped run because of it."""
+"""W&B through Lightning's logger. It never asks for input, and a failure of W&B never stops a run."""
 
 import logging
 import netrc
@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 
 
 class _TolerantLogger(WandbLogger):
-    """Lightning's logger, which logs no more once W&B has failed: its process may be killed, its disk full."""
+    """Lightning's logger, which stops logging once W&B has failed, for example because its process was killed."""
 
     failed = False
 
@@ -37,7 +37,7 @@ class _TolerantLogger(WandbLogger):
         self.attempt(lambda: super(_TolerantLogger, self).log_hyperparams(params))
 
     def attempt(self, action: Callable[[], None]) -> None:
-        """Logs something; whatever W&B raises, the training matters more."""
+        """Runs ``action``; an error of W&B is reported once and does not stop the training."""
         if self.failed:
             return
         try:
@@ -48,7 +48,7 @@ class _TolerantLogger(WandbLogger):
 
 
 class RunLogger:
-    """A W&B run, or nothing at all where W&B can't be used."""
+    """A W&B run, or nothing where W&B could not be started."""
 
     def __init__(self, logger: _TolerantLogger | None) -> None:
         """Wraps ``logger``."""
@@ -91,10 +91,10 @@ class RunLogger:
 
 @contextmanager
 def run_logger(config: Config, directory: RunDirectory, record: RunRecord) -> Iterator[RunLogger]:
-    """The run's logger; finished with the run's own exit code whatever happens.
+    """The logger of a run; it is finished with the exit code of the run in any case.
 
     Online where an API key is configured and W&B answers, otherwise offline below ``directory``, with the
-    command that uploads it. Of several processes only the first logs.
+    command that uploads it. Of several processes only the one that writes logs.
     """
     if config.logger.name == "none" or not directory.writes:
         yield RunLogger(None)
@@ -136,9 +136,9 @@ def _start(config: Config, directory: Path, record: RunRecord) -> _TolerantLogge
                 settings=settings,
             )
             logger = _TolerantLogger(experiment=run)
-        except Exception as error:  # whatever W&B raises, the training matters more
-            log.warning("W&B can't be used %s: %s", mode, first_line(error))
-            _forget_service()
+        except Exception as error:  # no error of W&B may stop the training
+            log.warning("W&B could not be started %s: %s", mode, first_line(error))
+            _drop_service()
         else:
             return logger
     return None
@@ -163,13 +163,13 @@ def _finish(logger: RunLogger, code: int) -> None:
         logger._wandb.finish(exit_code=code)
     except Exception as error:
         log.warning("W&B could not finish its run: %s", first_line(error))
-        _forget_service()
+        _drop_service()
     if offline and code == 0:
         log.info("W&B was offline. Upload this run with: wandb sync %s", os.path.relpath(folder))
 
 
-def _forget_service() -> None:
-    """Lets go of W&B's process, which may be dead, so that the next run of a sweep starts another."""
+def _drop_service() -> None:
+    """Drops W&B's process, which may be dead, so that the next run of a sweep starts another."""
     import wandb
 
     with suppress(Exception, SystemExit):
