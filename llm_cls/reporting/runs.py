@@ -10,8 +10,9 @@ from llm_cls.errors import ArtifactError
 from llm_cls.runs import layout
 from llm_cls.runs.config_file import read_values
 from llm_cls.runs.content import flatten
-from llm_cls.runs.directory import RunDirectory, find_run_directories
+from llm_cls.runs.directory import RunDirectory
 from llm_cls.runs.schema import Metrics, RunRecord
+from llm_cls.runs.state import find_run_directories
 
 
 @dataclass(frozen=True)

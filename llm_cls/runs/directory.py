@@ -4,7 +4,6 @@ A run begins with ``config.yaml`` and ``run.json`` and is complete once ``metric
 Everything else about its state is read from the files, so a killed process leaves nothing to repair.
 """
 
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -13,14 +12,15 @@ from typing import Any
 import filelock
 
 from llm_cls.config.schema import Config
-from llm_cls.errors import ArtifactError, LockedError, OtherRunError, ResourceError
+from llm_cls.errors import ArtifactError, OtherRunError, ResourceError
 from llm_cls.files import write_text
 from llm_cls.runs import layout
 from llm_cls.runs.config_file import dump_config, read_config
 from llm_cls.runs.content import read_lines, write_content, write_lines
 from llm_cls.runs.identity import differences, identity
+from llm_cls.runs.lock import hold, is_locked
 from llm_cls.runs.schema import SCHEMA, Epoch, Failure, Metrics, Prediction, RunRecord
-from llm_cls.runs.state import RunState, is_locked, read_files, read_state
+from llm_cls.runs.state import RunState, read_files, read_state
 
 _OTHER = "Give another hydra.run.dir, or in a sweep another sweep.name"
 
@@ -67,17 +67,6 @@ class RunDirectory:
             self._remove_temporary_files(finished=True)
         return metrics
 
-    def metrics(self) -> Metrics:
-        """The metrics of the run, which another process has completed.
-
-        Raises:
-            ArtifactError: The file is missing or damaged.
-        """
-        metrics = read_files(self.path).metrics
-        if metrics is None:
-            raise ArtifactError(f"{self.path / layout.METRICS} is missing. Start the run again")
-        return metrics
-
     # The life of a run
 
     @contextmanager
@@ -90,18 +79,8 @@ class RunDirectory:
         if not self.writes:
             yield
             return
-        self.path.mkdir(parents=True, exist_ok=True)
-        lock = filelock.FileLock(self.path / layout.LOCK, timeout=1)  # whoever asks for the state holds it for a moment
-        try:
-            lock.acquire()
-        except filelock.Timeout:
-            raise LockedError(
-                f"{self.path} is in use by another process. Wait for it, or give another hydra.run.dir"
-            ) from None
-        try:
+        with hold(self.path):
             yield
-        finally:
-            lock.release()
 
     def begin(self, config: Config, record: RunRecord) -> RunRecord:
         """Begins the run, or resumes it if it has begun; returns the record that counts.
@@ -264,13 +243,3 @@ class RunDirectory:
         for path in left:
             with suppress(OSError):  # another process does the same, or the folder is read-only
                 path.unlink()
-
-
-def find_run_directories(directory: Path) -> Iterator[Path]:
-    """Directories below ``directory`` that hold files of a run, in the order of their names; links are not followed."""
-    names = {layout.METRICS, layout.RECORD, layout.CONFIG, layout.FAILURE}
-    for folder, subfolders, files in os.walk(directory):
-        subfolders.sort()
-        if names & set(files):
-            subfolders.clear()
-            yield Path(folder)

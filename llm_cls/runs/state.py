@@ -4,16 +4,16 @@ planned -> running -> finished, diverged or pruned, and from running also -> int
 is read from the files and the lock; a directory whose files contradict one another is damaged.
 """
 
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-import filelock
-
 from llm_cls.errors import ArtifactError
 from llm_cls.runs import layout
 from llm_cls.runs.content import read_content, read_lines
+from llm_cls.runs.lock import is_locked
 from llm_cls.runs.schema import Epoch, Failure, Metrics, RunRecord
 
 StateName = Literal["planned", "running", "interrupted", "finished", "diverged", "pruned", "failed", "damaged"]
@@ -131,28 +131,11 @@ def _check_consistent(directory: Path, record: RunRecord | None, metrics: Metric
         )
 
 
-def is_locked(directory: Path) -> bool:
-    """Whether a living process holds a run directory; the lock of a process that died is free."""
-    path = directory / layout.LOCK
-    if not path.is_file():
-        return False
-    try:
-        import fcntl  # not on Windows
-
-        with path.open("rb") as file:  # shared and released at once, so that readers do not see one another's locks
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            return False
-    except BlockingIOError:
-        return True
-    except (ImportError, OSError):  # no such locks on this file system
-        return _is_held(path)
-
-
-def _is_held(path: Path) -> bool:
-    try:
-        with filelock.FileLock(path, blocking=False):
-            return False
-    except filelock.Timeout:
-        return True
-    except OSError:
-        return False
+def find_run_directories(directory: Path) -> Iterator[Path]:
+    """Directories below ``directory`` that hold files of a run, in the order of their names; links are not followed."""
+    names = {layout.METRICS, layout.RECORD, layout.CONFIG, layout.FAILURE}
+    for folder, subfolders, files in os.walk(directory):
+        subfolders.sort()
+        if names & set(files):
+            subfolders.clear()
+            yield Path(folder)

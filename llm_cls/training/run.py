@@ -74,7 +74,9 @@ def run(
         except Exception:
             directory.discard()
             raise
-        return directory.metrics()
+        metrics = directory.result(inputs.identity)
+        assert metrics is not None  # the processes have ended without an error
+        return metrics
 
 
 def _finished(directory: RunDirectory, inputs: Inputs) -> Metrics | None:

@@ -11,8 +11,9 @@ from omegaconf import OmegaConf
 
 from llm_cls.config.compose import CONF, accept_plain_values
 from llm_cls.errors import ConfigError
+from llm_cls.multirun.grid import latest, plan, spread
 from llm_cls.multirun.ray_launcher import RayLauncher, _gpus
-from llm_cls.multirun.sweeper import GridSweeper, _latest, plan, spread
+from llm_cls.multirun.sweeper import GridSweeper
 
 accept_plain_values()
 
@@ -44,12 +45,12 @@ def test_only_what_differs_names_a_run() -> None:
 
 def test_the_last_override_of_a_key_counts_with_any_prefix() -> None:
     given = ["lr=1,2", "~lora", "template=1", "++lr=3", "+template@other=2"]
-    found = _latest(OverridesParser.create().parse_overrides(given))
+    found = latest(OverridesParser.create().parse_overrides(given))
     assert [override.input_line for override in found] == ["++lr=3", "~lora", "template=1", "+template@other=2"]
 
 
 def test_what_belongs_to_the_sweep_is_not_swept() -> None:
-    with pytest.raises(ConfigError, match=r"sweep\.name can't be swept"):
+    with pytest.raises(ConfigError, match=r"sweep\.name cannot be swept"):
         plan([["sweep.name=a"], ["sweep.name=b"]])
     with pytest.raises(ConfigError, match="The grid is empty"):
         plan([])
@@ -61,7 +62,7 @@ def test_an_interval_is_no_axis_of_a_grid(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         sweeper.sweep(["seed=1,2", "optimizer.lr=interval(1e-4,1e-3)", "+lora.r=interval(1,2)"])
     first, second = str(caught.value).splitlines()
-    assert first.startswith("optimizer.lr=interval(1e-4,1e-3) names no values") and "optimizer.lr=range(" in first
+    assert first.startswith("optimizer.lr=interval(1e-4,1e-3) lists no values") and "optimizer.lr=range(" in first
     assert second.startswith("+lora.r=interval(1,2) ")
     assert not list(tmp_path.iterdir())
 

@@ -13,9 +13,10 @@ from llm_cls.errors import ArtifactError, LockedError, OtherRunError, ResourceEr
 from llm_cls.files import write_json
 from llm_cls.runs import layout
 from llm_cls.runs.config_file import dump_config
-from llm_cls.runs.directory import RunDirectory, find_run_directories
+from llm_cls.runs.directory import RunDirectory
 from llm_cls.runs.identity import FACTS, identity
 from llm_cls.runs.layout import LOCK
+from llm_cls.runs.lock import is_locked
 from llm_cls.runs.record import new_record
 from llm_cls.runs.schema import (
     DataRecord,
@@ -28,7 +29,7 @@ from llm_cls.runs.schema import (
     TestScores,
     ValScores,
 )
-from llm_cls.runs.state import is_locked
+from llm_cls.runs.state import find_run_directories
 from tests.unit.runs.conftest import held
 from tests.unit.runs.test_identity import FACT_VALUES, config
 
@@ -67,7 +68,7 @@ def test_a_run_begins_resumes_and_completes(tmp_path: Path) -> None:
         directory.last_checkpoint.parent.mkdir()
         directory.last_checkpoint.touch()
         directory.commit(again.model_copy(update={"finished_at": "now"}), metrics())
-    assert directory.result(parts) == metrics() == directory.metrics()
+    assert directory.result(parts) == metrics()
     assert (directory.state.name, directory.state.epochs, directory.state.max_epochs) == ("finished", 1, 10)
     assert not directory.last_checkpoint.exists()
 
