@@ -14,7 +14,7 @@ from hydra.core.override_parser.types import Override, OverrideType
 from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException, OverrideParseException
 from omegaconf.errors import OmegaConfBaseException
 
-from llm_cls.config.schema import known_keys, nearest, parse_config
+from llm_cls.config.schema import keys, nearest, parse_config
 from llm_cls.errors import ConfigError, first_line
 
 _PACKAGE = Path(__file__).resolve().parents[1]
@@ -148,7 +148,7 @@ def _fault(error: Exception) -> tuple[str, str] | None:
         return f"{group}={choice} is not a choice. {nearest(choice, sorted(error.options))}", group
     if match := re.search(r"Could not (?:override|delete)[^']*'([^'@]+)", text):
         key = match.group(1)
-        known = [*GROUPS, "seed"] if "." not in key else known_keys()
+        known = [*GROUPS, "seed"] if "." not in key else keys()
         if key in known and "." in key:
             group = key.partition(".")[0]
             return f"{key} is of no use with this choice of {group}. Choose another one, or write +{key}=...", key
