@@ -9,12 +9,14 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from llm_cls.config.compose import CONF, GROUPS, accept_plain_values, explain, quoted, split_flags
+from llm_cls.config.compose import accept_plain_values, quoted, split_flags
+from llm_cls.config.groups import CONF, GROUPS
+from llm_cls.config.overrides import explain
 from llm_cls.config.schema import Config, dump_config, keys, parse_config, read_config
 from llm_cls.errors import ArtifactError, ConfigError
 
 accept_plain_values()
-CHOICES = sorted(CONF.glob("*/*.yaml"))
+CHOICES = sorted(path for path in CONF.glob("*/*.yaml") if path.parent.name != "base")
 NEEDED = {
     "data/table.yaml": ["data.file=x.csv", "data.text=t", "data.label=l"],
     "model/hf.yaml": ["model.name=some/model"],
@@ -129,17 +131,17 @@ def test_faults(overrides: list[str], parts: list[str]) -> None:
     [
         (
             ["data=table", "data.file=name[1].csv", "data.text=t", "data.label=l"],
-            ["data.file=name[1].csv can't be read. Quote the value for Hydra and the shell: "
+            ["data.file=name[1].csv could not be parsed. Quote the value for Hydra and the shell: "
              "\"data.file='name[1].csv'\""],
         ),
         (
             ["data=table", "data.file=it's.csv", "data.text=t"],
-            ["data.file=it's.csv can't be read. Quote the value for Hydra and the shell: "
+            ["data.file=it's.csv could not be parsed. Quote the value for Hydra and the shell: "
              "'data.file=\"it'\"'\"'s.csv\"'", "data.label is missing. Try data.label=COLUMN"],
         ),
         (["data=null"], ["data=null is not a choice. Known: livedoor, sample, table."]),
         (["data.file=x.csv"],
-         ["data.file is of no use with this choice of data. Choose another one, or write +data.file=..."]),
+         ["data.file has no effect with this choice of data. Choose another one, or write +data.file=..."]),
         (["nonsense"], ["nonsense is not of the form key=value"]),
     ],
 )  # fmt: skip
