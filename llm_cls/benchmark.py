@@ -5,12 +5,12 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
 from llm_cls.cli import quiet_libraries, run_command, say
-from llm_cls.config.compose import CONF, accept_plain_values, explain
+from llm_cls.config.compose import accept_plain_values, compose_tree
+from llm_cls.config.overrides import explain
 from llm_cls.config.schema import Config, parse_config
 from llm_cls.errors import ConfigError
 from llm_cls.files import check_output, write_json
@@ -86,12 +86,9 @@ def _own_arguments(arguments: list[str]) -> tuple[dict[str, str], list[str]]:
 
 def _compose(overrides: list[str]) -> Config:
     try:
-        with initialize_config_dir(str(CONF), version_base="1.3"):
-            return parse_config(compose("config", overrides=overrides))
-    except (HydraException, OmegaConfBaseException, ValueError) as error:
-        if (explained := explain(error, overrides)) is None:
-            raise
-        raise explained from error
+        return parse_config(compose_tree(overrides))
+    except (HydraException, OmegaConfBaseException) as error:
+        raise explain(error, overrides) from error
 
 
 def _versions() -> dict[str, str]:

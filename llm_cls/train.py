@@ -15,7 +15,9 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from llm_cls.cli import quiet_libraries, report, run_command, say, summarize
-from llm_cls.config.compose import CONF, accept_plain_values, explain, split_flags, to_type
+from llm_cls.config.compose import accept_plain_values, split_flags, to_type
+from llm_cls.config.groups import CONF
+from llm_cls.config.overrides import explain
 from llm_cls.config.schema import parse_config
 from llm_cls.errors import (
     EXIT_UNEXPECTED,
@@ -61,9 +63,7 @@ def main() -> None:
     try:
         hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(task)()
     except (HydraException, OmegaConfBaseException, ValueError) as error:
-        if (explained := explain(error, overrides)) is None:
-            raise
-        raise explained from error
+        raise explain(error, overrides, "--multirun" in flags) from error
     if failures:
         raise failures[0]
 

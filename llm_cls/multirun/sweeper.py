@@ -18,7 +18,8 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from llm_cls.cli import summarize
-from llm_cls.config.compose import GROUPS, quoted, to_type
+from llm_cls.config.compose import quoted, to_type
+from llm_cls.config.groups import GROUPS
 from llm_cls.config.schema import Config, parse_config
 from llm_cls.errors import ConfigError, OtherRunError, ResourceError, RunInterrupted, SweepError
 from llm_cls.files import write_text

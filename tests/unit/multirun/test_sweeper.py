@@ -9,7 +9,8 @@ from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
-from llm_cls.config.compose import CONF, accept_plain_values
+from llm_cls.config.compose import accept_plain_values
+from llm_cls.config.groups import CONF
 from llm_cls.errors import ConfigError
 from llm_cls.multirun.grid import latest, plan, spread
 from llm_cls.multirun.ray_launcher import RayLauncher, _gpus

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from llm_cls.config.schema import read_config
 from llm_cls.errors import ConfigError
 from llm_cls.reporting.corpora import same_data
 from llm_cls.reporting.runs import read_runs
 from llm_cls.reporting.settings import as_number, best, best_per, group, shown_lr_series
+from llm_cls.runs.config_file import read_config
 from tests.unit.reporting.run_directories import make_run, replace_json
 
 

@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from llm_cls.config.compose import compose_config
-from llm_cls.config.schema import Config, known_keys
+from llm_cls.config.compose import compose_tree
+from llm_cls.config.schema import Config, keys, parse_config
 from llm_cls.runs.identity import (
     FACTS,
     NO_EFFECT,
@@ -22,12 +22,13 @@ from llm_cls.runs.identity import (
 # from tests.unit.config.different import different_value
 
 FACT_VALUES = Facts("d" * 64, {"train": 8, "val": 1, "test": 1}, None, "sha256:0", ("f" * 64, None, 2), "32-true")
-KEYS = known_keys(Config)
+KEYS = keys(Config)
 
 
 def config(**overrides: Any) -> Config:
     """The quickstart's configuration, with other values."""
-    return compose_config(["model=ja-mini", "data=sample", *(f"{key}={value}" for key, value in overrides.items())])
+    overridden = [f"{key}={value}" for key, value in overrides.items()]
+    return parse_config(compose_tree(["model=ja-mini", "data=sample", *overridden]))
 
 
 BASE = config()
