@@ -118,8 +118,8 @@ def _fit(run: Run) -> dict[str, dict[str, str]]:
         LlmClsError: The texts are not on this machine, or have changed since the run.
         ImportError: scikit-learn is missing.
     """
-    from llm_cls.config.schema import read_config
     from llm_cls.data.load import load_corpus
+    from llm_cls.runs.config_file import read_config
 
     config = read_config(run.path / "config.yaml").data
     if config.name == "livedoor" and config.archive is None:

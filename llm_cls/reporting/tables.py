@@ -59,7 +59,7 @@ class Table:
         """The columns of the page and of Markdown, in their order, without empty ones."""
         by_key = {column.key: column for column in self.columns}
         wanted = [by_key[key] for key in self.shown or by_key]
-        once = all(row.get("runs") == 1 for row in self.rows)
+        once = all(row.get("runs") in (1, None) for row in self.rows)
         filled = (c for c in wanted if any(row.get(c.key) is not None for row in self.rows))
         return tuple(c for c in filled if not (once and c.key == "runs"))
 
