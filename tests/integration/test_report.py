@@ -85,7 +85,7 @@ def test_a_sweep_in_every_state_becomes_a_report(tmp_path: Path) -> None:
         "finished",
         "finished",
         "pruned",
-        "unfinished",
+        "interrupted",
     ]
     assert (frame["test_f1"].notna() == (frame["state"] == "finished")).all()
     assert (frame["lr"] > 0).all()
@@ -108,7 +108,7 @@ def test_a_report_removes_the_tables_of_an_earlier_one(tmp_path: Path) -> None:
     [
         (["dir=DIR", "nope=1"], 2, "nope is not a key. Known: dir, data, baseline."),
         (["dri=DIR"], 2, "dri is not a key. Did you mean 'dir'?"),
-        (["baseline=true"], 2, "dir is missing. Try dir=..."),
+        (["baseline=true"], 2, "dir is missing. Try dir="),
         (["DIR"], 2, "is not of the form key=value"),
         (["dir="], 2, "dir must not be empty"),
         (["dir=DIR/absent"], 2, "which is not there"),
