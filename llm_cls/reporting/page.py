@@ -117,8 +117,8 @@ def _sections(found: Analysis) -> list[Section]:
         calibration = plots.reliability_plot(calibration_of(texts))
         sections += [
             Section(
-                "winner", "The winner in detail", f"The run of the winner with the best val F1: {run.name}.", confusion_of(texts),
-                [calibration], [per_label_table(texts)],
+                "winner", "The winner in detail", f"The run of the winner with the best val F1: {run.name}.",
+                confusion_of(texts), [calibration], [per_label_table(texts)],
             ),
             Section("texts", "Test texts", tables=texts_tables(texts, livedoor)),
         ]  # fmt: skip
