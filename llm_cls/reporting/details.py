@@ -1,4 +1,4 @@
-"""What the winner gets right and wrong, text by text, and what it is compared with: data for the page."""
+"""The sections on the winner as data: its predictions label by label and text by text, and its comparisons."""
 
 import re
 from collections.abc import Sequence

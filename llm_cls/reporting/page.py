@@ -68,7 +68,7 @@ def render(found: Analysis, name: str, created: str) -> str:
 
 
 def _clean(value: Any) -> Any:
-    """What the template prints: text without control characters, nothing for None."""
+    """What the template prints: nothing for None, and no control characters, which autoescape lets through."""
     if value is None:
         return ""
     return printable(value) if isinstance(value, str) and not isinstance(value, Markup) else value

@@ -107,7 +107,7 @@ def learning_curves(settings: Sequence[Setting]) -> list[Plot]:
     description, caption = "Learning curves of the best settings", "The best epoch is chosen on this curve."
     plots = [draw("curves", "Val F1 by epoch", description, caption, f1, x, y)]
     if values := [point.y for one in losses for point in one.points]:
-        y = Axis("loss", 0, max(values) * 1.05)
+        y = Axis("loss", 0, 1.05 * max(values) or 1.0)
         description = "Val loss of the same settings; dashed lines are the train loss"
         caption = "The same runs in the same colours; dashed: train loss."
         plots.append(draw("losses", "Loss by epoch", description, caption, losses, x, y, with_legend=False))

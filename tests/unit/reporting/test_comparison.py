@@ -1,4 +1,4 @@
-"""The paired comparisons and what is said of them."""
+"""The paired comparisons and the sentences on them."""
 
 from pathlib import Path
 

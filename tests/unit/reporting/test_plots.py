@@ -1,4 +1,4 @@
-"""What the plots show, and that they survive any text."""
+"""The points, colours and texts of the plots."""
 
 import warnings
 from pathlib import Path
@@ -120,7 +120,7 @@ def test_an_axis_with_a_single_value_has_no_plot(tmp_path: Path) -> None:
     assert by_lr(settings, None, []) is None
 
 
-def test_what_all_lines_over_the_learning_rate_share_is_said(tmp_path: Path) -> None:
+def test_what_all_lines_over_the_learning_rate_share_is_in_the_caption(tmp_path: Path) -> None:
     for model in ("a", "b", "c", "d", "e"):
         for template in (1, 2):
             for lr in (1e-4, 3e-4):
