@@ -25,7 +25,7 @@ def tooltips(plot: Plot) -> list[str]:
 
 def names(plot: Plot | None) -> list[str]:
     assert plot is not None
-    return [entry.name for entry in plot.legend]
+    return [name for _, _, name in plot.legend]
 
 
 def test_each_marker_has_the_tooltip_of_its_point() -> None:
