@@ -55,13 +55,8 @@ class Analysis:
         """What the comparisons with the second best and with the baseline mean, in sentences."""
         lines = []
         if self.runner_up is not None:
-            lines.append(
-                sentence(
-                    f"the winner ({self.runner_up.winner})",
-                    f"the second best on val ({self.runner_up.other})",
-                    self.runner_up,
-                )
-            )
+            pair = self.runner_up
+            lines.append(sentence(f"the winner ({pair.winner})", f"the second best on val ({pair.other})", pair))
         if self.against_baseline is not None:
             lines.append(sentence("the winner", self.against_baseline.other, self.against_baseline))
         return lines

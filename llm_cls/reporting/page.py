@@ -26,7 +26,7 @@ from llm_cls.reporting.formatting import cell, percent, printable
 from llm_cls.reporting.names import full_name, replicates
 from llm_cls.reporting.provenance import provenance_tables
 from llm_cls.reporting.published import SOURCE, SOURCE_URL, published
-from llm_cls.reporting.settings import best_per
+from llm_cls.reporting.settings import Setting, best_per
 from llm_cls.reporting.tables import Table
 
 
@@ -162,7 +162,7 @@ def _with_baseline(table: Table, found: Analysis) -> Table:
     return replace(table, rows=(*table.rows, row))
 
 
-def _curve_settings(found: Analysis) -> list[Any]:
+def _curve_settings(found: Analysis) -> list[Setting]:
     """The settings whose learning curves are shown: the winner, the best of each model, and others up to four."""
     # The losses of collapsed settings are so high that they would hide the others.
     settings = [s for s in found.settings if not s.collapsed] or found.settings

@@ -130,11 +130,12 @@ def test_f1_over_the_learning_rate_has_intervals_and_crosses(found: Analysis) ->
     assert [path.get("stroke-opacity") for path in drawing.iter("path")].count("0.65") == 3  # intervals
 
 
-def test_cost_counts_all_devices(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("hardware", "unit"), [("NVIDIA H200", "GPU-seconds"), ("x86_64 CPU", "device-seconds")])
+def test_cost_counts_all_devices_and_names_their_kind(tmp_path: Path, hardware: str, unit: str) -> None:
     run = make_run(tmp_path / "a", seconds=1000.0)
-    replace_json(run / "run.json", world_size=4)
+    replace_json(run / "run.json", world_size=4, hardware=hardware)
     text = "".join(section(analyse(tmp_path, None, with_baseline=False), "cost").itertext())
-    assert "4,000 GPU-seconds" in text
+    assert f"4,000 {unit}" in text and "38 GiB" in text
 
 
 def test_the_baseline_is_a_row_beside_the_models(found: Analysis) -> None:
