@@ -180,7 +180,10 @@ def _draw_series(axes: "Axes", anchor: str, series: Sequence[Series], x: Axis, f
             (filled | {"markeredgecolor": _PAGE}, [p for p in above if one.marks and not p.crossed]),
             ({"marker": "x", "markeredgewidth": 2}, [p for p in one.points if p.crossed]),
             # On a curve the line itself shows where it leaves the plot.
-            ({"marker": arrow, "ms": 22, "markeredgewidth": 1.8, "fillstyle": "none"}, hidden if x.ticks else []),
+            (
+                {"marker": arrow, "ms": 22, "markeredgewidth": 1.8, "fillstyle": "none"},
+                hidden if x.ticks or not one.line else [],
+            ),
         ):
             if points:
                 group = f"{anchor}-points-{len(tooltips)}"

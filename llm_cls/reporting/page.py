@@ -173,7 +173,10 @@ def _curve_settings(found: Analysis) -> list[Setting]:
 
 def _costs(found: Analysis) -> list[Plot]:
     on_gpus = all("CPU" not in str(run.record.hardware) for run in found.runs if run.scored and run.record)
-    seconds = "Wall-clock time of a run times its devices; of repeated settings the mean over the runs."
+    seconds = (
+        "Wall-clock time of a run times its devices; of repeated settings the mean over the runs. Crosses are "
+        "collapsed runs, arrows on the lower edge settings too far below to show."
+    )
     drawn = (
         plots.cost(found.settings, "seconds", "GPU-seconds" if on_gpus else "device-seconds", seconds),
         plots.cost(found.settings, "memory", "GiB", "Peak memory of one device."),

@@ -95,6 +95,13 @@ def test_costs_are_means_over_the_runs(tmp_path: Path, field: str, label: str, m
     assert tooltips(plot)[0].endswith(f", {mean} {label}")
 
 
+def test_costs_of_settings_far_below_the_best_are_shown_too(tmp_path: Path) -> None:
+    for lr, quality in ((1e-4, 0.95), (3e-4, 0.6), (5e-4, 0.1)):
+        make_run(tmp_path / str(lr), lr=lr, quality=quality)
+    plot = cost(group(read_runs(tmp_path)), "seconds", "GPU-seconds", "")
+    assert plot is not None and len(tooltips(plot)) == 3
+
+
 @pytest.mark.parametrize(("baseline", "shown"), [(0.97, True), (0.80, True), (0.20, False), (None, False)])
 def test_a_baseline_is_shown_unless_it_is_far_away(tmp_path: Path, baseline: float | None, shown: bool) -> None:
     for lr, quality in ((1e-4, 0.93), (3e-4, 0.85)):
