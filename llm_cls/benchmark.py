@@ -28,7 +28,7 @@ def main() -> None:
     accept_plain_values()
     configs = [_compose([*overrides, f"engine={engine}"]) for engine in arguments.engine.split(",")]
 
-    from llm_cls.training.run import prepare  # torch takes seconds to import
+    from llm_cls.training.prepare import prepare  # torch takes seconds to import
     from llm_cls.training.shared import Shared
     from llm_cls.training.speed import largest_micro_batch, matmul_tflops, measure
 
@@ -40,11 +40,11 @@ def main() -> None:
     check_output(path)
     hardware = inputs[0].hardware
     ceiling = matmul_tflops(hardware.device, hardware.frozen_dtype)
-    for config, given in zip(configs, inputs, strict=True):
-        row = measure(config, given, arguments.steps, arguments.warmup)
+    for given in inputs:
+        row = measure(given, arguments.steps, arguments.warmup)
         row["matmul_fraction"] = row["tflops"] / ceiling
         if arguments.fit:
-            row["largest_micro_batch"] = largest_micro_batch(config, given)
+            row["largest_micro_batch"] = largest_micro_batch(given)
         results.append(row)
     reference = next((row for row in results if row["engine"] == "reference"), None)
     for row in results:

@@ -7,9 +7,6 @@ from llm_cls.cli import printable, read_arguments, run_command, say
 from llm_cls.config.commands import ReportArguments
 from llm_cls.errors import ConfigError, DataError
 from llm_cls.files import write_text
-from llm_cls.reporting.analysis import analyse, summary
-from llm_cls.reporting.export import remove_tables, write_table
-from llm_cls.reporting.page import render
 
 
 def main() -> None:
@@ -18,6 +15,10 @@ def main() -> None:
         return
     if not arguments.dir.is_dir():
         raise ConfigError(f"dir={arguments.dir} is not a directory. Try dir=outputs/sweeps/NAME")
+
+    from llm_cls.reporting.analysis import analyse, summary  # numpy need not be imported for the help
+    from llm_cls.reporting.export import remove_tables, write_table
+    from llm_cls.reporting.page import render
 
     found = analyse(arguments.dir, arguments.data, arguments.baseline)
     if not found.runs:

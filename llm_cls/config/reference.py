@@ -59,9 +59,8 @@ def _table(keys: list[Key]) -> list[str]:
     rows = ["| key | type | default | meaning | example |", "| --- | --- | --- | --- | --- |"]
     for key in keys:
         examples = ", ".join(f"`{example}`" for example in key.examples)
-        rows.append(
-            f"| `{key.name}` | {key.kind} | {_escape(key.default or 'required')} | {_escape(key.meaning)} | {examples} |"
-        )
+        cells = [f"`{key.name}`", *map(_escape, (key.kind, key.default or "required", key.meaning)), examples]
+        rows.append(f"| {' | '.join(cells)} |")
     return rows
 
 

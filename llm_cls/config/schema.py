@@ -5,25 +5,22 @@ frozen classes of this package, which are all that the rest of llm_cls sees. The
 ``model`` and ``machine``; the help and the documentation of their keys are made from their fields.
 """
 
-from pathlib import Path
-
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from pydantic import BaseModel, Field, model_validator
 from typing_extensions import Self
-from yaml import YAMLError
 
 from llm_cls.config.data import DataConfig, TemplateConfig
 from llm_cls.config.fields import PositiveInt, Section, Seed, fields
 from llm_cls.config.machine import LoggerConfig, PrunerConfig, SweepConfig, TrainerConfig
 from llm_cls.config.messages import nearest, validate
 from llm_cls.config.model import EngineConfig, LoraConfig, ModelConfig, OptimizerConfig
-from llm_cls.errors import ArtifactError, ConfigError, first_line
+from llm_cls.errors import ConfigError, first_line
 
 __all__ = [
     "Config", "DataConfig", "EngineConfig", "LoggerConfig", "LoraConfig", "ModelConfig", "OptimizerConfig",
-    "PositiveInt", "PrunerConfig", "Section", "SweepConfig", "TemplateConfig", "TrainerConfig", "dump_config",
-    "keys", "nearest", "parse_config", "read_config", "validate",
+    "PositiveInt", "PrunerConfig", "Section", "SweepConfig", "TemplateConfig", "TrainerConfig",
+    "keys", "nearest", "parse_config", "validate",
 ]  # fmt: skip
 
 
@@ -99,28 +96,3 @@ def parse_config(tree: DictConfig) -> Config:
     assert isinstance(values, dict)
     values.pop("experiment", None)
     return validate(Config, values)
-
-
-def read_config(path: Path) -> Config:
-    """The configuration that a run wrote to its ``config.yaml``.
-
-    Raises:
-        ArtifactError: The file is missing or damaged.
-    """
-    try:
-        tree = OmegaConf.load(path)
-        if not isinstance(tree, DictConfig):
-            raise ValueError("it must hold keys and values")
-        return parse_config(tree)
-    except FileNotFoundError:
-        fault = "missing"
-    except ConfigError as error:
-        fault = f"damaged: {first_line(error)}"
-    except (OSError, ValueError, RecursionError, YAMLError, OmegaConfBaseException) as error:
-        fault = f"damaged: {' '.join(str(error).split())}"
-    raise ArtifactError(f"{path} is {fault}. Restore it or train the run again")
-
-
-def dump_config(config: Config) -> str:
-    """The full configuration as YAML, as ``read_config`` reads it."""
-    return OmegaConf.to_yaml(config.model_dump(mode="json"))

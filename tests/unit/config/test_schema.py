@@ -12,8 +12,9 @@ from omegaconf.errors import OmegaConfBaseException
 from llm_cls.config.compose import accept_plain_values, quoted, split_flags
 from llm_cls.config.groups import CONF, GROUPS
 from llm_cls.config.overrides import explain
-from llm_cls.config.schema import Config, dump_config, keys, parse_config, read_config
+from llm_cls.config.schema import Config, keys, parse_config
 from llm_cls.errors import ArtifactError, ConfigError
+from llm_cls.runs.config_file import dump_config, read_config
 
 accept_plain_values()
 CHOICES = sorted(path for path in CONF.glob("*/*.yaml") if path.parent.name != "base")
