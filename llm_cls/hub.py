@@ -1,4 +1,4 @@
-"""Where pretrained files come from: the package itself, a local folder, or the Hugging Face hub."""
+"""Pretrained files from the package itself, a local folder, or the Hugging Face hub."""
 
 import functools
 import re
@@ -14,12 +14,12 @@ from safetensors import SafetensorError
 from llm_cls.errors import ArtifactError, ConfigError, first_line
 from llm_cls.files import sha256_file, sha256_json
 
-_HUB_ID = re.compile(r"\w[\w.-]*(/[\w.-]+)?")  # "gpt2" is one, too
+_HUB_ID = re.compile(r"\w[\w.-]*(/[\w.-]+)?")  # such as "gpt2"
 SHIPPED = {"ja-mini": Path(__file__).parent / "assets" / "ja_mini"}
 
 
 def source_name(name: str) -> str:
-    """What ``from_pretrained`` takes for ``name``: a folder, or the hub id itself."""
+    """The argument of ``from_pretrained`` for ``name``: the folder of a shipped model, otherwise ``name`` itself."""
     return str(SHIPPED.get(name, name))
 
 
@@ -30,10 +30,10 @@ def is_local(name: str) -> bool:
 
 @functools.cache
 def hub_is_reachable() -> bool:
-    """Whether the hub answers: asked once and briefly, because its client tries each file again for a minute."""
+    """Whether the hub answers, tried once per process: the client of the hub itself retries each file for a minute."""
     if constants.HF_HUB_OFFLINE:
         return False
-    for seconds in (5, 20):  # the second time for slow networks
+    for seconds in (5, 20):  # the second attempt is for slow networks
         try:
             requests.head(constants.ENDPOINT, timeout=seconds)
         except requests.RequestException:
@@ -43,43 +43,43 @@ def hub_is_reachable() -> bool:
 
 
 def only_local(name: str) -> bool:
-    """The ``local_files_only`` with which to load ``name``."""
+    """The value of ``local_files_only`` with which ``name`` is loaded."""
     return is_local(name) or not hub_is_reachable()
 
 
 @contextmanager
 def hub_errors(name: str, key: str) -> Iterator[None]:
-    """Turns the many errors of a model that can't be had into one line.
+    """Turns the errors of a model that could not be loaded into one line.
 
     Raises:
-        ConfigError: ``name``, the value of ``key``, is unknown or not cached, or is no model.
-        ArtifactError: Its weights are damaged.
+        ConfigError: ``name``, the value of ``key``, is unknown, not cached, or not a model.
+        ArtifactError: The weights are damaged.
     """
     try:
         yield
     except SafetensorError as error:
-        raise ArtifactError(f"{key}: the weights of {name!r} are damaged: {error}. Fetch the model again") from None
+        raise ArtifactError(f"{key}: the weights of {name!r} are damaged: {error}. Download the model again") from None
     except (OSError, ValueError, HfHubHTTPError, LocalEntryNotFoundError) as error:
-        # transformers wraps it in an OSError that doesn't say whether the hub was asked
+        # transformers wraps it in an OSError, which does not tell whether the hub has answered
         if isinstance(error, RepositoryNotFoundError) or isinstance(error.__cause__, RepositoryNotFoundError):
             raise ConfigError(f"{key}: the hub has no model {name!r}, or it is private. Check the id") from None
         reason = first_line(error)
         if is_local(name) or not _HUB_ID.fullmatch(name):
             raise ConfigError(
-                f"{key}: {name!r} can't be loaded as a model folder or hub id: {reason.rstrip('.')}. Check the path"
+                f"{key}: {name!r} could not be loaded as a model folder or hub id: {reason.rstrip('.')}. Check the path"
             ) from None
         raise ConfigError(
-            f"{key}: {name!r} is not in the local cache and can't be fetched from the hub. Run "
-            f"`hf download {name}` where there is a network (HF_HOME says where the cache is), or give a "
+            f"{key}: {name!r} is not in the local cache and could not be downloaded from the hub. Run "
+            f"`hf download {name}` where there is a network (HF_HOME is the folder of the cache), or give a "
             f"local folder: model=hf model.name=FOLDER"
         ) from None
 
 
 def local_file(name: str, file: str, revision: str | None = None, key: str = "model.name") -> Path | None:
-    """The local path of one file of ``name``, the value of ``key``; None where it has no such file.
+    """The local path of one file of ``name``, the value of ``key``; None if there is no such file.
 
     Raises:
-        ConfigError: The hub can't be reached and the file is not cached.
+        ConfigError: The hub could not be reached and the file is not cached.
     """
     if is_local(name):
         path = Path(source_name(name)) / file
@@ -97,7 +97,7 @@ def local_file(name: str, file: str, revision: str | None = None, key: str = "mo
 
 
 def content_revision(folder: Path) -> str:
-    """A revision for a local folder: the sha256 over its weights, configuration and code."""
+    """The revision of a local folder: "sha256:" and the hash over its weights, configuration and code."""
     files = sorted(
         path
         for pattern in ("*.safetensors", "*.bin", "config.json", "*.py")

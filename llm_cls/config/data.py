@@ -43,7 +43,7 @@ class TemplateConfig(Section):
 class DataConfig(Section):
     """The texts, and how they are split, cut and grouped into steps."""
 
-    name: Literal["livedoor", "sample", "table"] = Field(
+    name: Name = Field(
         description="Where the texts come from: the livedoor corpus, the shipped sample, or a table of yours.",
         examples=["data=sample"],
     )

@@ -1,1 +1,1 @@
-"""From files to batches: corpus, split, template, tokens."""
+"""From files to batches: corpus, split, template, tokens, batches."""

@@ -1,8 +1,8 @@
-"""Which texts make up which step, and how they lie in memory.
+"""The texts of each step, as batches without padding.
 
-A training step is a fixed set of ``batch_size`` texts, given by seed and epoch alone. Each device takes
-its share of the set and splits it into micro batches, so neither the number of devices nor the size of a
-micro batch changes what is learnt.
+A training step is a set of ``batch_size`` texts that depends on seed and epoch only. Each device takes its
+share of the set and splits it into micro batches, so neither the number of devices nor the size of a micro
+batch changes the result.
 """
 
 from collections.abc import Sequence
@@ -20,14 +20,14 @@ from llm_cls.data.tokens import Tokens
 
 @dataclass
 class Batch:
-    """Some texts, one after the other, without padding.
+    """Texts, concatenated without padding.
 
     Attributes:
         input_ids: int64, shape ``(total_tokens,)``.
-        labels: int64 class indices, shape ``(n,)``; -1 where unknown.
-        lengths: Tokens of each text; Python numbers, so that shapes never wait for a device.
+        labels: int64 class indices, shape ``(n,)``; -1 if unknown.
+        lengths: Number of tokens of each text; Python integers, so that no shape needs a synchronisation.
         indices: Position of each text in its split.
-        first_token: Tokens of this device's share of the step that come before it.
+        first_token: Number of tokens in the micro batches of the same step before this one, on this device.
     """
 
     input_ids: Tensor
@@ -37,11 +37,11 @@ class Batch:
     first_token: int = 0
 
     def pin_memory(self) -> "Batch":
-        """In memory from which a device copies without anybody waiting; ``DataLoader`` calls it."""
+        """The batch in pinned memory, for asynchronous copies; called by ``DataLoader``."""
         return replace(self, input_ids=self.input_ids.pin_memory(), labels=self.labels.pin_memory())
 
     def split(self, max_tokens: int | None) -> "list[Batch]":
-        """The same texts as several batches of at most ``max_tokens`` tokens, or of one text where that has more."""
+        """The same texts as batches of at most ``max_tokens`` tokens; a longer text is a batch by itself."""
         total = sum(self.lengths)
         if max_tokens is None or total <= max_tokens:
             return [self]
@@ -56,6 +56,7 @@ class Batch:
         return [*parts, self._part(first, len(self.lengths), before, tokens)]
 
     def _part(self, first: int, end: int, before: int, tokens: int) -> "Batch":
+        """The texts ``first`` to ``end - 1``, which are ``tokens`` tokens after the first ``before``."""
         return Batch(
             self.input_ids[before : before + tokens],
             self.labels[first:end],
@@ -78,19 +79,19 @@ def collate(tokens: Tokens, labels: npt.NDArray[np.int64], indices: Sequence[int
 
 
 def step_indices(n_texts: int, batch_size: int, seed: int, epoch: int) -> list[npt.NDArray[np.int64]]:
-    """The texts of every step of an epoch: each text once, the last step possibly smaller."""
+    """The indices of the texts of every step of an epoch: each text once; the last step may be smaller."""
     order = np.random.default_rng([seed, epoch]).permutation(n_texts)
     return [order[first : first + batch_size] for first in range(0, n_texts, batch_size)]
 
 
 @dataclass
 class Step:
-    """One device's share of an optimizer step.
+    """The share of one device in an optimizer step.
 
     Attributes:
-        micro_batches: What goes through the network at a time; empty where the last step has fewer texts
-            than there are devices.
-        n_texts: Texts of the step over all devices, by which the loss is divided.
+        micro_batches: Batches of one forward and backward pass each; empty if the last step has fewer
+            texts than there are devices.
+        n_texts: Number of texts of the step over all devices, by which the loss is divided.
     """
 
     micro_batches: list[Batch]
@@ -102,7 +103,7 @@ class Step:
 
 
 class TrainSteps(Dataset[Step]):
-    """The steps of one epoch, as one device sees them."""
+    """The steps of one epoch on one device."""
 
     def __init__(
         self,
@@ -118,7 +119,7 @@ class TrainSteps(Dataset[Step]):
         self._micro_batch_size, self._rank, self._world_size = micro_batch_size, rank, world_size
 
     def __len__(self) -> int:
-        """Steps of the epoch."""
+        """Number of steps of the epoch."""
         return len(self._steps)
 
     def __getitem__(self, index: int) -> Step:
@@ -133,21 +134,21 @@ class TrainSteps(Dataset[Step]):
 
 
 class EvalBatches(Dataset[Batch]):
-    """A whole split for scoring: every text on exactly one device, exactly once.
+    """The batches of a split for evaluation: each text exactly once, on exactly one device.
 
-    Texts of similar length share a batch, longest first: little padding, and memory runs out at once or never.
+    Texts are sorted by length, longest first: padded batches waste little, and the first batch needs the most memory.
     """
 
     def __init__(
         self, tokens: Tokens, labels: npt.NDArray[np.int64], batch_size: int, rank: int = 0, world_size: int = 1
     ) -> None:
-        """Takes every ``world_size``-th text, beginning at ``rank``."""
+        """Takes every ``world_size``-th text, starting at ``rank``."""
         order = np.argsort(-tokens.lengths, kind="stable").astype(np.int64)[rank::world_size]
         self._tokens, self._labels = tokens, labels
         self._batches = [order[first : first + batch_size] for first in range(0, len(order), batch_size)]
 
     def __len__(self) -> int:
-        """Batches on this device."""
+        """Number of batches on this device."""
         return len(self._batches)
 
     def __getitem__(self, index: int) -> Batch:

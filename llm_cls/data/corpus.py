@@ -1,4 +1,4 @@
-"""What every corpus gives: labelled texts in three splits."""
+"""A corpus: labelled texts in three splits."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -24,12 +24,12 @@ class Corpus:
     """A corpus, read, checked and split.
 
     Attributes:
-        name: What the run's record calls it.
+        name: Name in the record of the run.
         labels: All labels, sorted; a class index is a position here.
-        splits: The texts of "train", "val" and "test", in the corpus's own order.
+        splits: The texts of "train", "val" and "test", each in a fixed order.
         digest: Hex sha256 that changes with any text, label or id of the corpus.
         has_titles: Whether the texts have titles that a template can use.
-        warnings: What was odd but usable, for the log and for ``run.json``.
+        warnings: Findings that do not prevent training, for the log.
     """
 
     name: str
@@ -41,12 +41,12 @@ class Corpus:
 
 
 def digest_splits(splits: Mapping[str, Sequence[Text]]) -> str:
-    """Hex sha256 over every split's texts in their order."""
+    """Hex sha256 over the texts of every split in their order."""
     rows = {name: [[t.id, t.label, t.title, t.body] for t in texts] for name, texts in splits.items()}
     return sha256_json(rows)
 
 
 def texts_in_two_splits(splits: Mapping[str, Sequence[Text]]) -> int:
-    """Number of distinct (title, body) pairs that occur in more than one split: each leaks a label."""
+    """Number of distinct (title, body) pairs that occur in more than one split, which leaks labels."""
     occurrences = Counter(pair for texts in splits.values() for pair in {(t.title, t.body) for t in texts})
     return sum(1 for count in occurrences.values() if count > 1)

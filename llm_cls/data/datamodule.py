@@ -13,21 +13,21 @@ from llm_cls.data.template import render
 from llm_cls.data.tokenizer import Tokenizer
 from llm_cls.data.tokens import Tokens, tokenize_cached
 
-_EVAL_TEXTS = 32  # scoring keeps no activations, so even where training is short of memory it takes so many
+_EVAL_TEXTS = 32  # evaluation keeps no activations, so it fits even where the micro batch must be small
 
 
 class TextDataModule(LightningDataModule):
-    """The tokens of a corpus, as the steps and evaluation batches of this device.
+    """The training steps and evaluation batches of a corpus on this device.
 
     Attributes:
-        corpus: The texts and labels themselves.
-        tokens: Per split, the ids of its texts in the corpus's order.
+        corpus: The texts and labels.
+        tokens: The token ids of each split, in the order of the corpus.
     """
 
     def __init__(
         self, corpus: Corpus, tokenizer: Tokenizer, template: TemplateConfig, config: DataConfig, seed: int
     ) -> None:
-        """Tokenises ``corpus``, or takes its tokens from the cache."""
+        """Tokenizes ``corpus``, or reads its tokens from the cache."""
         super().__init__()
         self.corpus, self._config, self._seed = corpus, config, seed
         self.tokens: dict[str, Tokens] = {}
@@ -43,20 +43,20 @@ class TextDataModule(LightningDataModule):
 
     @property
     def steps_per_epoch(self) -> int:
-        """Optimizer steps of one epoch, at any number of devices."""
+        """Number of optimizer steps per epoch; it does not depend on the number of devices."""
         return -(-len(self.tokens["train"]) // self._config.batch_size)
 
     def micro_batch_size(self, world_size: int) -> int:
-        """Texts per forward pass on one of ``world_size`` devices."""
+        """Number of texts per forward pass on one of ``world_size`` devices."""
         share = -(-self._config.batch_size // world_size)
         return min(self._config.micro_batch_size or share, share)
 
     def labels(self, split: str) -> npt.NDArray[np.int64]:
-        """Class indices of a split's texts, shape ``(n,)``."""
+        """Class indices of the texts of a split, shape ``(n,)``."""
         return self._labels[split]
 
     def train_dataloader(self) -> DataLoader[Step]:
-        """The steps of the trainer's current epoch; the trainer asks anew every epoch."""
+        """The steps of the current epoch; the trainer calls it every epoch."""
         assert self.trainer is not None
         rank, world_size = self.trainer.global_rank, self.trainer.world_size
         tokens = self.tokens["train"]
@@ -65,11 +65,11 @@ class TextDataModule(LightningDataModule):
         return DataLoader(dataset, batch_size=None, pin_memory=torch.cuda.is_available())
 
     def val_dataloader(self) -> DataLoader[Batch]:
-        """This device's texts of the val split."""
+        """The texts of the val split on this device."""
         return self._eval_dataloader("val")
 
     def test_dataloader(self) -> DataLoader[Batch]:
-        """This device's texts of the test split."""
+        """The texts of the test split on this device."""
         return self._eval_dataloader("test")
 
     def _eval_dataloader(self, split: str) -> DataLoader[Batch]:

@@ -1,4 +1,8 @@
-"""Fetching one file over HTTP, going on where a broken attempt stopped."""
+"""Download of one file over HTTP that resumes where a broken attempt stopped.
+
+pooch, the usual library for this, does not resume, has no lock between processes and no bound on the size, and
+``pooch.retrieve`` does not retry.
+"""
 
 import logging
 import time
@@ -13,33 +17,40 @@ log = logging.getLogger(__name__)
 
 _ATTEMPTS = 5
 _TIMEOUT_SECONDS = (10, 60)  # to connect, and between two pieces
+_MAX_WAIT_SECONDS = 4.0  # between two attempts
 
 
-def download(url: str, path: Path, alternative: str) -> None:
-    """Fetches ``url`` into ``path``, with a progress bar; what is already there is not fetched again.
+def download(url: str, path: Path, max_bytes: int, alternative: str) -> None:
+    """Downloads ``url`` into ``path``, with a progress bar; the part that is there already is not requested again.
 
-    A server that doesn't honour the range, or whose file has another size by now, makes it start anew.
+    The download starts afresh where the server does not honour the range or the file is shorter by now. The
+    caller checks the content, because the part may be of another version of the file.
 
     Args:
         url: Address.
-        path: File to write or to go on with.
-        alternative: What the user can give instead where there is no network.
+        path: File to write or to continue.
+        max_bytes: Size above which the download is refused.
+        alternative: Setting that replaces the download where there is no network, for the message.
 
     Raises:
-        DataError: It can't be fetched.
+        DataError: The file could not be downloaded or is too large.
     """
     reason = ""
     for attempt in range(_ATTEMPTS):
         if attempt:
-            time.sleep(min(2**attempt / 4, 4))
+            time.sleep(min(2**attempt / 4, _MAX_WAIT_SECONDS))
         try:
-            if _fetch(url, path):
+            if _attempt(url, path, max_bytes):
                 return
-            reason = "the connection broke off"
+            reason = "the connection was lost"
+        except _TooLargeError:
+            path.unlink(missing_ok=True)
+            reason = f"the file is larger than {max_bytes} bytes"
+            break
         except requests.HTTPError as error:
             status = error.response.status_code
             reason = f"the server answered {status}"
-            if status == 416:  # the part is longer than the file: it belongs to another one
+            if status == 416:  # the part is longer than the file, so it belongs to another one
                 path.unlink(missing_ok=True)
             elif status < 500 and status != 429:
                 break
@@ -47,32 +58,37 @@ def download(url: str, path: Path, alternative: str) -> None:
             reason = "no connection"
             log.debug("%s", error)
             if not path.exists() and attempt >= 1:
-                break  # nothing ever came: there is no network
+                break  # nothing has ever arrived: there is no network
         except requests.RequestException as error:
             reason = type(error).__name__
-    raise DataError(f"{url} can't be fetched: {reason}. Fetch it by other means and give it as {alternative}")
+    raise DataError(f"{url} could not be downloaded: {reason}. Download it by other means and set {alternative}")
 
 
-def _fetch(url: str, path: Path) -> bool:
-    """One attempt; True if the file is whole."""
+class _TooLargeError(Exception):
+    """The file exceeds the bound."""
+
+
+def _attempt(url: str, path: Path, max_bytes: int) -> bool:
+    """One attempt; returns whether the file is complete."""
     have = path.stat().st_size if path.exists() else 0
-    headers = {"Range": f"bytes={have}-", "Accept-Encoding": "identity"} if have else {"Accept-Encoding": "identity"}
+    headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})
     with requests.get(url, headers=headers, stream=True, timeout=_TIMEOUT_SECONDS) as response:
         response.raise_for_status()
         resumed = response.status_code == 206 and response.headers.get("Content-Range", "").startswith(f"bytes {have}-")
-        if have and not resumed:
-            have = 0
+        have = have if resumed else 0
         length = response.headers.get("Content-Length")
         total = have + int(length) if length is not None else None
-        mode = "ab" if resumed else "wb"
-        bar = tqdm(total=total, initial=have, unit="B", unit_scale=True, desc=f"Fetching {url.rpartition('/')[2]}")
-        with path.open(mode) as file, bar:
+        if (total or 0) > max_bytes:
+            raise _TooLargeError
+        bar = tqdm(total=total, initial=have, unit="B", unit_scale=True, desc=f"Downloading {url.rpartition('/')[2]}")
+        with path.open("ab" if resumed else "wb") as file, bar:
             try:
                 for piece in response.iter_content(1 << 16):
+                    have += len(piece)
+                    if have > max_bytes:
+                        raise _TooLargeError
                     file.write(piece)
                     bar.update(len(piece))
-            except requests.exceptions.ChunkedEncodingError:
-                return False  # what came so far is kept
-            except requests.exceptions.ConnectionError:
-                return False
-        return total is None or path.stat().st_size == total
+            except (requests.exceptions.ChunkedEncodingError, requests.exceptions.ConnectionError):
+                return False  # the part that arrived is kept
+        return total is None or have == total

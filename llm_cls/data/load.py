@@ -4,16 +4,12 @@ from dataclasses import replace
 
 from llm_cls.config.schema import DataConfig
 from llm_cls.data.corpus import Corpus
-from llm_cls.data.livedoor import load_livedoor
-from llm_cls.data.sample import load_sample
-from llm_cls.data.table import load_table
+from llm_cls.data.sources import find_source
 from llm_cls.errors import ConfigError, DataError
-
-_READERS = {"livedoor": load_livedoor, "sample": load_sample, "table": load_table}
 
 
 def load_corpus(config: DataConfig) -> Corpus:
-    """``read_corpus`` and ``check_corpus``."""
+    """``read_corpus``, followed by ``check_corpus``."""
     corpus = read_corpus(config)
     check_corpus(corpus, config)
     return corpus
@@ -23,22 +19,23 @@ def read_corpus(config: DataConfig) -> Corpus:
     """Reads and splits the corpus.
 
     Raises:
-        DataError: Texts, labels or their files are not as they must be.
+        ConfigError: There is no corpus of this name.
+        DataError: The texts, the labels or their files are not valid, or a split has no texts.
     """
-    corpus = _READERS[config.name](config)
+    corpus = find_source(config.name)(config)
     if config.limit is not None:
         corpus = replace(corpus, splits={name: texts[: config.limit] for name, texts in corpus.splits.items()})
     for name, texts in corpus.splits.items():
         if not texts:
             n = sum(map(len, corpus.splits.values()))
             raise DataError(
-                f"{corpus.name}: the {name} split has no texts: expected 10 texts at least, found {n}. Give more texts"
+                f"{corpus.name}: the {name} split has no texts: expected at least 10 texts, found {n}. Add texts"
             )
     return corpus
 
 
 def check_corpus(corpus: Corpus, config: DataConfig) -> None:
-    """Checks that steps of the wanted size can be made.
+    """Checks that a step of ``data.batch_size`` texts is possible.
 
     Raises:
         ConfigError: There are fewer training texts than a batch has.

@@ -10,7 +10,7 @@ from llm_cls.errors import DataError
 
 
 def portions(n_texts: int) -> tuple[int, int]:
-    """Where val and test begin among n texts: ten portions, of which the first ``n % 10`` get one more.
+    """The positions where val and test begin: ten portions, of which the first ``n_texts % 10`` get one more.
 
     >>> portions(7367)
     (5895, 6631)
@@ -25,10 +25,10 @@ Split = dict[str, list[Text]]
 def split_texts(
     texts: Sequence[Text], config: DataConfig, rule: Callable[[Sequence[Text], int, str], Split], source: str
 ) -> Split:
-    """The split that ``config`` asks for: a fold of a cross-validation, or what ``rule`` gives.
+    """A fold of a cross-validation if ``data.folds`` is set, otherwise the split by ``rule``.
 
     Raises:
-        DataError: A label has too few texts; ``source`` names where they come from.
+        DataError: A label has too few texts. The message names ``source``.
     """
     if config.folds is None:
         return rule(texts, config.split_seed, source)
@@ -38,7 +38,7 @@ def split_texts(
 def reference_split(texts: Sequence[Text], seed: int, source: str = "") -> Split:
     """The published split: sorted by id, shuffled, cut.
 
-    It doesn't depend on the order in which a file system or an archive lists its files.
+    The split does not depend on the order of ``texts``, because file systems list files in any order.
     """
     ordered = sorted(texts, key=lambda text: text.id)
     random.Random(seed).shuffle(ordered)
@@ -46,18 +46,23 @@ def reference_split(texts: Sequence[Text], seed: int, source: str = "") -> Split
     return {"train": ordered[:val], "val": ordered[val:test], "test": ordered[test:]}
 
 
+def _by_label(texts: Sequence[Text]) -> list[tuple[str, list[Text]]]:
+    """The texts of each label sorted by id, the labels sorted."""
+    groups: defaultdict[str, list[Text]] = defaultdict(list)
+    for text in sorted(texts, key=lambda text: text.id):
+        groups[text.label].append(text)
+    return sorted(groups.items())
+
+
 def stratified_split(texts: Sequence[Text], seed: int, source: str) -> Split:
-    """The same rule within every label, so that each split has texts of each label.
+    """The split 8:1:1 within every label, so that each split has texts of each label.
 
     Raises:
-        DataError: A label has fewer than three texts; ``source`` names where they come from.
+        DataError: A label has fewer than three texts. The message names ``source``.
     """
-    by_label: defaultdict[str, list[Text]] = defaultdict(list)
-    for text in sorted(texts, key=lambda text: text.id):
-        by_label[text.label].append(text)
     shuffle = random.Random(seed)
     splits: Split = {"train": [], "val": [], "test": []}
-    for label, group in sorted(by_label.items()):
+    for label, group in _by_label(texts):
         if len(group) < 3:
             raise DataError(
                 f"{source}: label {label!r} has {len(group)} text{'s' * (len(group) > 1)}, but each label needs at "
@@ -78,19 +83,16 @@ def stratified_split(texts: Sequence[Text], seed: int, source: str) -> Split:
 def fold_split(texts: Sequence[Text], folds: int, fold: int, seed: int, source: str) -> Split:
     """One split of a stratified cross-validation: test is ``fold``, val the fold after it, train the rest.
 
-    Over all values of ``fold``, every text is in test once and in val once. Folds differ by one text per
-    label at most, and by one text in all.
+    Over all values of ``fold``, every text is in test once and in val once. Folds differ by at most one
+    text per label, and by at most one text in all.
 
     Raises:
-        DataError: A label has fewer texts than there are folds; ``source`` names where they come from.
+        DataError: A label has fewer texts than there are folds. The message names ``source``.
     """
-    by_label: defaultdict[str, list[Text]] = defaultdict(list)
-    for text in sorted(texts, key=lambda text: text.id):
-        by_label[text.label].append(text)
     shuffle = random.Random(seed)
-    dealt: list[list[Text]] = [[] for _ in range(folds)]
-    hand = 0  # goes on from label to label, so that the folds' sizes stay level
-    for label, group in sorted(by_label.items()):
+    parts: list[list[Text]] = [[] for _ in range(folds)]
+    position = 0  # continues from label to label, so that the folds differ by at most one text
+    for label, group in _by_label(texts):
         if len(group) < folds:
             raise DataError(
                 f"{source}: label {label!r} has {len(group)} text{'s' * (len(group) > 1)}, but data.folds={folds} "
@@ -98,11 +100,11 @@ def fold_split(texts: Sequence[Text], folds: int, fold: int, seed: int, source: 
             )
         shuffle.shuffle(group)
         for text in group:
-            dealt[hand % folds].append(text)
-            hand += 1
+            parts[position % folds].append(text)
+            position += 1
     test, val = fold, (fold + 1) % folds
-    train = [text for i, part in enumerate(dealt) if i not in (test, val) for text in part]
-    splits = {"train": train, "val": dealt[val], "test": dealt[test]}
+    train = [text for i, part in enumerate(parts) if i not in (test, val) for text in part]
+    splits = {"train": train, "val": parts[val], "test": parts[test]}
     for split in splits.values():
         shuffle.shuffle(split)
     return splits

@@ -1,10 +1,10 @@
-"""Templates: how title and body become one string, and which part of it may be cut."""
+"""Templates: title and body as one string, and the part of it that may be truncated."""
 
 import string
 
 
 def render(template: str, title: str, body: str) -> tuple[str, str]:
-    r"""``template`` filled in, as ``(head, tail)``: the head ends with the body, the tail follows it.
+    r"""``template`` with title and body, as ``(head, tail)``: the head ends with the body, the tail follows it.
 
     >>> render("タイトル: {title}\n本文: {body}\nラベル: ", "雨", "明日は雨。")
     ('タイトル: 雨\n本文: 明日は雨。', '\nラベル: ')

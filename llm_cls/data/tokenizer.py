@@ -1,4 +1,4 @@
-"""Tokenizers that give ids and nothing else: no special token is added and none is recognised in a text.
+"""Tokenizers that neither add special tokens nor recognise them in a text.
 
 A literal ``</s>`` in an article is text. BOS and EOS are added in ``tokens.py``, each at most once,
 because decoders differ in whether their tokenizer adds them.
@@ -23,17 +23,17 @@ from llm_cls.hub import hub_errors, local_file, only_local, source_name
 
 log = logging.getLogger(__name__)
 
-# T5Tokenizer is what transformers 5 makes of rinna's files: a fixed unk id, no byte fallback, newlines lost.
+# transformers 5 loads rinna's files as a T5Tokenizer: a fixed unk id, no byte fallback, newlines lost.
 _SENTENCEPIECE_FILES = ("spiece.model", "tokenizer.model")
 _MISREAD_CLASSES = ("T5Tokenizer", "T5TokenizerFast")
 
 
 class Tokenizer(Protocol):
-    """What the rest of the package needs of a tokenizer.
+    """The interface of a tokenizer.
 
     Attributes:
         eos_id: Id that ends every text.
-        bos_id: Id that starts every text, None where there is none.
+        bos_id: Id that starts every text; None if there is none.
         vocab_size: One more than the largest id that can occur.
         fingerprint: Hex sha256 that changes with anything that could change an id.
     """
@@ -48,15 +48,15 @@ class Tokenizer(Protocol):
         ...
 
     def save(self, directory: Path) -> None:
-        """Writes the files from which ``load_tokenizer`` makes this tokenizer again."""
+        """Writes the files from which ``load_tokenizer`` restores this tokenizer."""
         ...
 
 
 class SentencePieceTokenizer:
-    """A SentencePiece model file, encoded by the ``sentencepiece`` library itself."""
+    """A SentencePiece model file, used through the ``sentencepiece`` library itself."""
 
     def __init__(self, model_file: Path, add_bos: bool | None = None) -> None:
-        """Loads ``model_file``; its own EOS and, with ``add_bos``, its own BOS are used."""
+        """Loads ``model_file``; texts start with its BOS only where ``add_bos`` is true."""
         try:
             self._processor = sentencepiece.SentencePieceProcessor(model_file=str(model_file))
         except (RuntimeError, OSError) as error:
@@ -84,7 +84,7 @@ class HubTokenizer:
     """A tokenizer of ``transformers``."""
 
     def __init__(self, tokenizer: Any, add_bos: bool | None = None, eos_id: int | None = None) -> None:
-        """Wraps ``tokenizer``; ``eos_id`` is used where it has no end token of its own."""
+        """Wraps ``tokenizer``; ``eos_id`` is used where it has neither EOS nor SEP."""
         self._tokenizer = tokenizer
         self._special_ids = {i for i in tokenizer.all_special_ids if i != tokenizer.unk_token_id}
         literals = sorted((t for t in tokenizer.all_special_tokens if len(t) > 1), key=len, reverse=True)
@@ -99,8 +99,8 @@ class HubTokenizer:
         self.eos_id: int = end
         with_special, plain = tokenizer("a")["input_ids"], self.encode(["a"])[0]
         start = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.cls_token_id
-        own_habit = bool(plain) and with_special[: len(plain)] != plain and with_special[0] == start
-        self.bos_id: int | None = start if (own_habit if add_bos is None else add_bos) else None
+        adds_bos = bool(plain) and with_special[: len(plain)] != plain and with_special[0] == start
+        self.bos_id: int | None = start if (adds_bos if add_bos is None else add_bos) else None
         self.vocab_size: int = len(tokenizer)
         backend = getattr(tokenizer, "backend_tokenizer", None)
         described = json.loads(backend.to_str()) if backend is not None else tokenizer.get_vocab()
@@ -111,7 +111,7 @@ class HubTokenizer:
         rows = self._encode(list(texts))
         for i, row in enumerate(rows):
             if self._literal is not None and not self._special_ids.isdisjoint(row):
-                # A unigram model may hold "</s>" as an ordinary piece: taken apart, it is text again.
+                # A unigram model may contain "</s>" as an ordinary piece; encoded in parts, it is text.
                 cuts = [0, *(match.start() + 1 for match in self._literal.finditer(texts[i])), len(texts[i])]
                 parts = self._encode([texts[i][a:b] for a, b in pairwise(cuts)])
                 rows[i] = [token for part in parts for token in part]
@@ -123,7 +123,7 @@ class HubTokenizer:
         encoded = self._tokenizer(
             texts,
             add_special_tokens=False,
-            split_special_tokens=True,  # special tokens written out in a text are text
+            split_special_tokens=True,  # a special token that is written in a text is text
             return_attention_mask=False,
             return_token_type_ids=False,
             verbose=False,
@@ -139,21 +139,21 @@ class HubTokenizer:
 def load_tokenizer(config: ModelConfig, eos_id: int | None = None) -> Tokenizer:
     """The tokenizer that ``config`` names.
 
-    For random weights, which are for trials, that of the shipped model stands in for one that isn't here.
+    For random weights, which are for trials, the tokenizer of ja-mini replaces one that could not be loaded.
 
     Args:
-        config: ``tokenizer`` (a hub id, a folder, or a SentencePiece ``.model`` file) goes before ``name``.
-        eos_id: The model's EOS id, for tokenizers that have none of their own.
+        config: ``tokenizer``, a hub id, a folder or a SentencePiece ``.model`` file, takes precedence over ``name``.
+        eos_id: EOS id of the model, for tokenizers without one.
 
     Raises:
-        ConfigError: It can't be had, or it has no EOS.
+        ConfigError: The tokenizer could not be loaded, or it has no EOS.
     """
     try:
         return _load_tokenizer(config, eos_id)
     except ConfigError:
         if config.weights != "random" or config.tokenizer is not None:
             raise
-    log.warning("The tokenizer of %s is not here; that of ja-mini stands in for it", config.name)
+    log.warning("The tokenizer of %s could not be loaded; the tokenizer of ja-mini is used instead", config.name)
     return _load_tokenizer(ModelConfig(name="ja-mini"), None)
 
 
@@ -180,7 +180,7 @@ def _load_tokenizer(config: ModelConfig, eos_id: int | None) -> Tokenizer:
 
 
 def _is_misread(name: str, revision: str | None, key: str) -> bool:
-    """Whether transformers would read this repository's SentencePiece model as a T5 tokenizer."""
+    """Whether transformers would load the SentencePiece model of ``name`` as a T5 tokenizer."""
     if local_file(name, "tokenizer.json", revision, key) is not None:
         return False
     path = local_file(name, "tokenizer_config.json", revision, key)

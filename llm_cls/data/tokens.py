@@ -1,4 +1,4 @@
-"""Texts as token ids: cut to length, ended with EOS exactly once, kept for the next run."""
+"""Texts as token ids: truncated, ended with EOS exactly once, cached for the next run."""
 
 import hashlib
 import logging
@@ -18,12 +18,12 @@ from llm_cls.files import atomic_path, sha256_json
 
 log = logging.getLogger(__name__)
 
-_FORMAT = 1  # raise it when the same key would stand for other ids
+_FORMAT = 1  # increase it when the same key would stand for other ids
 
 
 @dataclass(frozen=True)
 class Tokens:
-    """The ids of n texts, one after the other.
+    """The ids of n texts, concatenated.
 
     Attributes:
         ids: int32, shape ``(total_tokens,)``.
@@ -50,17 +50,17 @@ class Tokens:
 def tokenize(pieces: Sequence[tuple[str, str]], tokenizer: Tokenizer, max_length: int, truncation: str) -> Tokens:
     """Ids of ``[BOS] head tail EOS`` for every text.
 
-    A text that fits is encoded in one go. One that doesn't is cut: with "body" at the end of its head, so
-    that the template's tail and the EOS stay; with "end" at the end of the whole, EOS included.
+    A text that fits is encoded as a whole. A longer one is truncated: with "body" at the end of its head, which
+    keeps the tail of the template and the EOS; with "end" at the end of the sequence, which loses them.
 
     Args:
         pieces: ``(head, tail)`` of each text, as ``template.render`` gives them.
         tokenizer: Encodes without special tokens.
-        max_length: Tokens per text at most, BOS and EOS included.
+        max_length: Maximum number of tokens per text, BOS and EOS included; at least 2.
         truncation: "body" or "end".
 
     Raises:
-        ConfigError: ``max_length`` leaves no room for a text beside its tail.
+        ConfigError: The tail alone exceeds ``max_length``.
     """
     start = [] if tokenizer.bos_id is None else [tokenizer.bos_id]
     room = max_length - len(start) - 1
@@ -75,8 +75,8 @@ def tokenize(pieces: Sequence[tuple[str, str]], tokenizer: Tokenizer, max_length
             for i, head, tail in zip(long, heads, tails, strict=True):
                 if len(tail) >= room:
                     raise ConfigError(
-                        f"data.max_length={max_length} leaves no room for a text: what the template puts behind "
-                        f"the body takes {len(tail)} tokens. Try data.max_length={2 * len(tail) + 64}"
+                        f"data.max_length={max_length} leaves no room for a text: the template needs "
+                        f"{len(tail)} tokens after the body. Try data.max_length={2 * len(tail) + 64}"
                     )
                 whole[i] = head[: room - len(tail)] + tail
         rows += [(start + ids + [tokenizer.eos_id])[:max_length] for ids in whole]
@@ -89,10 +89,10 @@ def tokenize(pieces: Sequence[tuple[str, str]], tokenizer: Tokenizer, max_length
 def tokenize_cached(
     pieces: Sequence[tuple[str, str]], tokenizer: Tokenizer, max_length: int, truncation: str, cache_dir: Path
 ) -> Tokens:
-    """``tokenize``, kept in ``cache_dir`` under a key of everything that can change an id.
+    """``tokenize``, cached in ``cache_dir`` under a key of everything that can change an id.
 
-    The key is made of the very strings, so the data and the template need no part of their own in it.
-    A file that is damaged, or whose content isn't what its own record says, is made again.
+    The key contains the strings themselves, and with them the data and the template. A damaged file is
+    replaced.
     """
     ends = [tokenizer.bos_id, tokenizer.eos_id]
     key = sha256_json([_FORMAT, list(pieces), tokenizer.fingerprint, ends, max_length, truncation])
@@ -104,16 +104,18 @@ def tokenize_cached(
         with atomic_path(path) as temporary:
             arrays: dict[str, npt.NDArray[Any]] = {"ids": tokens.ids, "offsets": tokens.offsets}
             save_file(arrays, temporary, metadata={"key": key, "sha256": _checksum(tokens)})
-    except OSError as error:  # a run is possible without its cache
-        log.warning("The token cache can't be written: %s: %s", path.parent, error.strerror or error)
+    except OSError as error:  # a run does not need its cache
+        log.warning("The token cache could not be written: %s: %s", path.parent, error.strerror or error)
     return tokens
 
 
 def _checksum(tokens: Tokens) -> str:
+    """Hex sha256 of ids and offsets."""
     return hashlib.sha256(tokens.ids.tobytes() + tokens.offsets.tobytes()).hexdigest()
 
 
 def _read(path: Path, key: str) -> Tokens | None:
+    """The tokens in a cache file; None where it is missing, damaged or of another key."""
     if not path.is_file():
         return None
     try:

@@ -1,1 +1,1 @@
-"""Scores and statistics."""
+"""Scores, the evaluation of a split, statistics, and the selection of the best epoch."""

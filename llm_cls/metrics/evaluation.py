@@ -1,24 +1,24 @@
-"""From logits to scores: the one place where a split is judged."""
+"""The evaluation of a split: from logits to scores."""
 
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from llm_cls.metrics.scores import Scores, confusion_matrix, scores
+from llm_cls.metrics.scores import METRICS, Scores, confusion_matrix, scores
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """A split and what the classifier says of it.
+    """The predictions of a classifier for a split, and their scores.
 
     Attributes:
-        probabilities: float64, shape ``(n, n_labels)``; NaN where the logits were not finite.
+        probabilities: float64, shape ``(n, n_labels)``; NaN if any logit of the split is not finite.
         labels: Class indices, shape ``(n,)``.
-        loss: Mean cross-entropy; NaN where some logit was not finite.
-        confusion: Counts, rows true, columns predicted; None where some logit was not finite, because
-            the largest of NaNs is always the first label, which would look like a prediction.
-        scores: Macro scores over all labels; None where ``confusion`` is.
+        loss: Mean cross-entropy in nats; NaN if any logit is not finite.
+        confusion: Counts, shape ``(n_labels, n_labels)``, rows true, columns predicted; None if any logit is
+            not finite, because the argmax of NaNs is the first label and would look like a prediction.
+        scores: Macro scores over all labels; None if ``confusion`` is None.
     """
 
     probabilities: npt.NDArray[np.float64]
@@ -29,30 +29,29 @@ class Evaluation:
 
     @property
     def finite(self) -> bool:
-        """Whether the classifier gave a number for every text."""
+        """Whether all logits are finite."""
         return self.scores is not None
 
     @property
     def f1(self) -> float:
-        """Macro F1, NaN where there is none."""
+        """Macro F1; NaN if there are no scores."""
         return self.scores.f1 if self.scores is not None else float("nan")
 
     @property
     def predictions(self) -> npt.NDArray[np.int64]:
-        """The most probable label of each text, shape ``(n,)``; meaningless where not finite."""
+        """Class index of the most probable label of each text, shape ``(n,)``; undefined if not ``finite``."""
         best: npt.NDArray[np.int64] = np.argmax(self.probabilities, axis=1)
         return best
 
     def figures(self) -> dict[str, float | None]:
-        """Loss and scores as ``metrics.json`` has them."""
-        names = ("accuracy", "precision", "recall", "f1")
-        return {"loss": self.loss} | {n: getattr(self.scores, n) if self.scores else None for n in names}
+        """Loss and scores by name, as in ``metrics.json``."""
+        return {"loss": self.loss} | {name: getattr(self.scores, name, None) for name in METRICS}
 
     @property
     def collapsed(self) -> bool:
-        """Whether at least half of the labels that occur are never predicted, or nothing is.
+        """Whether at least half of the labels that occur are never predicted, or the logits are not finite.
 
-        A network that learnt nothing gives all texts one label; one that forgot most gives a few.
+        A network that has learnt nothing predicts one label for all texts.
         """
         if self.confusion is None:
             return True
@@ -62,7 +61,7 @@ class Evaluation:
 
 
 def evaluate(logits: npt.NDArray[np.float32], labels: npt.NDArray[np.int64]) -> Evaluation:
-    """Judges ``logits``, shape ``(n, n_labels)``, by the class indices ``labels``, shape ``(n,)``."""
+    """Evaluates ``logits``, shape ``(n, n_labels)``, against the class indices ``labels``, shape ``(n,)``."""
     wide = logits.astype(np.float64)
     if not np.isfinite(wide).all():
         return Evaluation(np.full_like(wide, np.nan), labels, float("nan"), None, None)
@@ -73,7 +72,7 @@ def evaluate(logits: npt.NDArray[np.float32], labels: npt.NDArray[np.int64]) -> 
 
 
 def log_softmax(logits: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Logarithm of the softmax over the last axis."""
+    """Logarithm of the softmax over the last axis. NumPy has none, and the report imports no torch."""
     shifted = logits - logits.max(axis=-1, keepdims=True)
     result: npt.NDArray[np.float64] = shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
     return result

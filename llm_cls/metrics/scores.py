@@ -1,7 +1,9 @@
-"""Accuracy and macro precision, recall and F1 from counts.
+"""Accuracy and macro precision, recall and F1 from confusion matrices.
 
-Definitions as in scikit-learn with ``labels`` fixed and ``zero_division=0``: the macro mean runs over all
-labels of the data, and a label without a prediction or without a text counts 0 where that is undefined.
+The definitions are those of scikit-learn (``precision_recall_fscore_support``) with fixed ``labels`` and
+``zero_division=0``: the macro mean is over all labels of the data, and an undefined score is 0. scikit-learn and
+torchmetrics lack the macro F1 of many confusion matrices at once, which the bootstrap needs for 2,000 of them;
+the import of either takes more than a second, and torchmetrics omits labels that never occur from the macro mean.
 """
 
 from dataclasses import dataclass
@@ -11,10 +13,12 @@ import numpy.typing as npt
 
 Floats = npt.NDArray[np.float64]
 
+METRICS = ("accuracy", "precision", "recall", "f1")
+
 
 @dataclass(frozen=True)
 class Scores:
-    """The figures of one classifier on one split, each between 0 and 1."""
+    """The scores of one classifier on one split, each between 0 and 1; the fields are those of ``METRICS``."""
 
     accuracy: float
     precision: float
@@ -24,7 +28,7 @@ class Scores:
 
 @dataclass(frozen=True)
 class PerClass:
-    """The figures of each label; arrays of shape ``(..., n_labels)``."""
+    """The scores of each label; arrays of shape ``(..., n_labels)``."""
 
     precision: Floats
     recall: Floats
@@ -41,7 +45,7 @@ def confusion_matrix(
 
 
 def per_class(confusion: npt.NDArray[np.int64]) -> PerClass:
-    """Precision, recall and F1 of each label, 0 where undefined.
+    """Precision, recall and F1 of each label; 0 if undefined.
 
     Args:
         confusion: Counts of shape ``(..., n_labels, n_labels)``.
@@ -57,7 +61,7 @@ def per_class(confusion: npt.NDArray[np.int64]) -> PerClass:
 
 
 def scores(confusion: npt.NDArray[np.int64]) -> Scores:
-    """Accuracy and macro means over all labels, from counts of shape ``(n_labels, n_labels)``."""
+    """Accuracy and macro means over all labels, from a confusion matrix of shape ``(n_labels, n_labels)``."""
     columns = per_class(confusion)
     return Scores(
         accuracy=float(np.trace(confusion) / max(1, confusion.sum())),
@@ -74,5 +78,5 @@ def macro_f1(confusion: npt.NDArray[np.int64]) -> Floats:
 
 
 def _ratio(part: Floats, whole: npt.NDArray[np.int64]) -> Floats:
-    """``part / whole``, 0 where ``whole`` is 0."""
+    """``part / whole``; 0 where ``whole`` is 0."""
     return np.divide(part, whole, out=np.zeros_like(part), where=whole != 0)

@@ -1,7 +1,8 @@
-"""How sure a score is, and whether two scores differ.
+"""Confidence intervals of scores, tests of differences, and calibration.
 
-Everything is NumPy on whole arrays; each routine is compared with SciPy, statsmodels or scikit-learn in the
-tests. Probabilities of predictions are called confidences here, to keep "p" for p-values.
+SciPy's bootstrap calls the statistic once per resample unless it is vectorised over texts, which macro F1 is not;
+statsmodels and SciPy are not dependencies of llm_cls. Tests compare each routine with SciPy, statsmodels or
+scikit-learn. The probability of a predicted label is called its confidence.
 """
 
 import math
@@ -19,12 +20,12 @@ Ints = npt.NDArray[np.int64]
 def f1_ci95(confusion: Ints, seed: int = 0, n_resamples: int = 2000) -> tuple[float, float]:
     """95 % interval of macro F1 by the percentile bootstrap over texts (Efron, 1979).
 
-    Macro F1 depends on the texts through the counts alone, and drawing n texts with replacement makes each
-    cell's count multinomial with the cell's share as its probability: no text has to be drawn.
+    Macro F1 depends on the texts only through the confusion matrix. Its counts after drawing n texts with
+    replacement are multinomial with the shares of the cells as probabilities, so no texts are drawn.
 
     Args:
         confusion: Counts of shape ``(n_labels, n_labels)``.
-        seed: Of the resampling.
+        seed: Seed of the resampling.
         n_resamples: Number of resamples.
 
     Returns:
@@ -36,7 +37,7 @@ def f1_ci95(confusion: Ints, seed: int = 0, n_resamples: int = 2000) -> tuple[fl
 
 
 def percentile_ci95(resampled: Floats) -> tuple[float, float]:
-    """The 2.5th and the 97.5th percentile of resampled figures."""
+    """The 2.5th and the 97.5th percentile of resampled values."""
     low, high = np.percentile(resampled, [2.5, 97.5])
     return float(low), float(high)
 
@@ -44,16 +45,16 @@ def percentile_ci95(resampled: Floats) -> tuple[float, float]:
 def draw_texts(n_texts: int, seed: int = 0, n_resamples: int = 2000) -> Ints:
     """How often each text is drawn in each bootstrap resample, shape ``(n_resamples, n_texts)``.
 
-    Classifiers that are judged by the same draws are compared on the same texts: a paired bootstrap.
+    The same draws for two classifiers make a paired bootstrap.
     """
     return np.random.default_rng(seed).multinomial(n_texts, np.full(n_texts, 1 / n_texts), size=n_resamples)
 
 
 def resampled_f1(draws: Ints, labels: Ints, predictions: Ints, n_labels: int) -> Floats:
-    """Macro F1 of one classifier in each resample.
+    """Macro F1 of one classifier in each resample, shape ``(n_resamples,)``.
 
     Args:
-        draws: As ``draw_texts`` gives them, shape ``(n_resamples, n_texts)``.
+        draws: Result of ``draw_texts``, shape ``(n_resamples, n_texts)``.
         labels: Class indices, shape ``(n_texts,)``.
         predictions: Class indices, shape ``(n_texts,)``.
         n_labels: Number of labels of the data.
@@ -71,8 +72,8 @@ def resampled_f1(draws: Ints, labels: Ints, predictions: Ints, n_labels: int) ->
 def bootstrap_p_value(differences: Floats) -> float:
     """Two-sided p-value of "no difference" from resampled differences (Davison and Hinkley, 1997, 4.2).
 
-    Twice the share of resamples on the rarer side of 0; one is added to both counts, since no finite number
-    of resamples shows a probability of 0.
+    Twice the share of resamples on the rarer side of 0. One is added to both counts, because a finite number
+    of resamples cannot show a probability of 0.
     """
     n = len(differences)
     rarer = min(int((differences <= 0).sum()), int((differences >= 0).sum()))
@@ -82,11 +83,12 @@ def bootstrap_p_value(differences: Floats) -> float:
 def mcnemar(only_first: int, only_second: int) -> float:
     """Two-sided p-value of McNemar's test (1947) for two classifiers on the same texts.
 
-    Exact binomial below 25 discordant texts, else chi-squared with Edwards' continuity correction.
+    Exact binomial test below 25 discordant texts, otherwise chi-squared with the continuity correction of
+    Edwards (1948).
 
     Args:
-        only_first: Texts that the first classifier alone has right.
-        only_second: Texts that the second classifier alone has right.
+        only_first: Number of texts that only the first classifier predicts correctly.
+        only_second: Number of texts that only the second classifier predicts correctly.
     """
     n, rarer = only_first + only_second, min(only_first, only_second)
     if n < 25:
@@ -96,7 +98,7 @@ def mcnemar(only_first: int, only_second: int) -> float:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """p-values adjusted for their number (Holm, 1979), in the order given."""
+    """p-values adjusted for multiple comparisons (Holm, 1979), in the order given."""
     order = np.argsort(p_values, kind="stable")
     factors = np.arange(len(order), 0, -1)
     stepped = np.minimum(1.0, np.maximum.accumulate(np.asarray(p_values, dtype=np.float64)[order] * factors))
@@ -106,27 +108,27 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def mean_sd(values: Sequence[float]) -> tuple[float, float | None]:
-    """Mean and sample standard deviation (n - 1); a single value has no deviation."""
+    """Mean and sample standard deviation (n - 1); the deviation of a single value is None."""
     array = np.asarray(values, dtype=np.float64)
     return float(array.mean()), float(array.std(ddof=1)) if len(array) > 1 else None
 
 
 def standard_error(values: Sequence[float]) -> float | None:
-    """Standard error of the mean; unknown for a single value."""
+    """Standard error of the mean; None for a single value."""
     sd = mean_sd(values)[1]
     return None if sd is None else sd / math.sqrt(len(values))
 
 
 @dataclass(frozen=True)
 class Reliability:
-    """How far confidence and accuracy agree; empty bins are left out.
+    """Confidence and accuracy by bins of confidence; empty bins are omitted.
 
     Attributes:
         edges: Lower and upper bound of each bin, shape ``(n_bins, 2)``.
         confidence: Mean confidence in each bin.
-        accuracy: Share of right predictions in each bin.
-        counts: Texts in each bin.
-        ece: Expected calibration error: the mean gap between the two, weighted by texts.
+        accuracy: Share of correct predictions in each bin.
+        counts: Number of texts in each bin.
+        ece: Expected calibration error: mean absolute difference of the two, weighted by ``counts``.
     """
 
     edges: Floats
@@ -141,8 +143,8 @@ def reliability(confidences: Floats, correct: npt.NDArray[np.bool_], n_bins: int
 
     Args:
         confidences: Probability of the predicted label, shape ``(n_texts,)``.
-        correct: Whether the prediction is right, shape ``(n_texts,)``.
-        n_bins: Bins between 0 and 1; a bin holds its upper bound, the first one 0 too.
+        correct: Whether the prediction is correct, shape ``(n_texts,)``.
+        n_bins: Number of bins between 0 and 1; a bin includes its upper bound, the first one also 0.
     """
     bounds = np.linspace(0, 1, n_bins + 1)
     bins = np.searchsorted(bounds[1:-1], confidences)

@@ -8,11 +8,11 @@ from tqdm import tqdm
 from llm_cls.config.commands import PredictArguments
 from llm_cls.config.schema import Config, EngineConfig, TrainerConfig
 from llm_cls.data.batches import EvalBatches
-from llm_cls.data.table import column, read_rows
+from llm_cls.data.rows import column, read_rows
 from llm_cls.data.template import render
 from llm_cls.data.tokenizer import load_tokenizer
 from llm_cls.data.tokens import Tokens, tokenize
-from llm_cls.errors import ArtifactError, ConfigError, DataError
+from llm_cls.errors import ArtifactError, ConfigError
 from llm_cls.metrics.evaluation import log_softmax
 from llm_cls.model.artifact import load_artifact, read_labels, verify_artifact
 from llm_cls.model.classifier import TextClassifier
@@ -67,9 +67,7 @@ def _read_texts(arguments: PredictArguments, config: Config) -> tuple[list[str],
     """Ids and template pieces of the input; the columns are those of the training data unless named."""
     if arguments.output.resolve() == arguments.input.resolve():
         raise ConfigError("output must not be the input file")
-    rows = read_rows(arguments.input, config.data.cache_dir)
-    if not rows:
-        raise DataError(f"{arguments.input}: no texts in it")
+    rows = read_rows(arguments.input)
     data = config.data
     body_name = arguments.text or arguments.body or data.text or data.body or "body"
     bodies = column(rows, body_name, "text" if data.text else "body", arguments.input)

@@ -120,7 +120,7 @@ def test_damaged_weights(train: Command, tmp_path: Path) -> None:
     folder = shutil.copytree(SHIPPED["ja-mini"], tmp_path / "model")
     os.truncate(folder / "model.safetensors", 5_000_000)
     done = train("model=hf", f"model.name={folder}", "data=sample", "trainer=cpu", "trainer.progress_bar=false")
-    check(done, 5, f"model.name: the weights of '{folder}' are damaged: ", "Fetch the model again")
+    check(done, 5, f"model.name: the weights of '{folder}' are damaged: ", "Download the model again")
 
 
 def test_model_folder_without_a_model(train: Command, tmp_path: Path) -> None:
@@ -194,7 +194,7 @@ TABLE = [*TINY, "data=table", "data.text=text", "data.label=label"]
         ("txet,label\nあ,x\n", [], ["no column 'text'", "Did you mean 'txet'?", "data.text=COLUMN"]),
         ("text,label\n" + "い,x\n" * 30 + "あ,y\n", [], ["label 'y' has 1 text", "at least 3"]),
         ('text,label\nあ,x\n"",y\n', [], ["row 2 of column 'text' is empty"]),
-        ("text,label\nあ,x\nい,x\nう,x\n", [], ["two labels at least"]),
+        ("text,label\nあ,x\nい,x\nう,x\n", [], ["at least two labels"]),
     ],
 )
 def test_table(train: Command, tmp_path: Path, rows: str, arguments: list[str], parts: list[str]) -> None:

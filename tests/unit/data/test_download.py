@@ -11,7 +11,7 @@ import pytest
 
 from llm_cls.config.schema import DataConfig
 from llm_cls.data.download import download
-from llm_cls.data.livedoor import load_livedoor
+from llm_cls.data.sources.livedoor import load_livedoor
 from llm_cls.errors import DataError
 from tests.integration.conftest import write_archive
 

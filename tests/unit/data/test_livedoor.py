@@ -244,7 +244,7 @@ def test_damaged_download_is_not_kept(server: Server, tmp_path: Path) -> None:
 def test_two_processes_share_one_download(server: Server, tmp_path: Path) -> None:
     code = (
         "import sys; from pathlib import Path; from llm_cls.config.schema import DataConfig\n"
-        "from llm_cls.data.livedoor import load_livedoor\n"
+        "from llm_cls.data.sources.livedoor import load_livedoor\n"
         "config = DataConfig(name='livedoor', cache_dir=Path(sys.argv[1]), url=sys.argv[2])\n"
         "print(load_livedoor(config).digest)"
     )

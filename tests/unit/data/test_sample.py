@@ -7,7 +7,7 @@ from pathlib import Path
 
 from llm_cls.config.schema import DataConfig
 from llm_cls.data.corpus import SPLITS
-from llm_cls.data.sample import load_sample
+from llm_cls.data.sources.sample import load_sample
 
 ROWS = [{"id": f"t{i:02d}", "label": "ba"[i % 2], "title": f"題{i}", "body": f"文{i}\n続き"} for i in range(25)]
 

@@ -8,11 +8,11 @@ from llm_cls.data.corpus import Corpus, Text
 from llm_cls.data.split import reference_split, split_texts
 from llm_cls.files import read_jsonl
 
-SAMPLE = Path(__file__).parent.parent / "assets" / "sample" / "sample.jsonl"
+SAMPLE = Path(__file__).parents[2] / "assets" / "sample" / "sample.jsonl"
 
 
 def load_sample(config: DataConfig, path: Path = SAMPLE) -> Corpus:
-    """The sample corpus, split as the published one."""
+    """The sample corpus, split as the published experiment splits livedoor."""
     texts = [Text(row["id"], row["label"], row["title"], row["body"]) for row in read_jsonl(path)]
     labels = tuple(sorted({text.label for text in texts}))
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
