@@ -1,16 +1,49 @@
-"""Small classes, the order of the rows, and the seed."""
+"""The three splits: sizes, small labels, the order of the texts, and the seed."""
 
 import random
+from collections import Counter
 
 import pytest
 
 from llm_cls.data.corpus import SPLITS, Text
-from llm_cls.data.split import fold_split, reference_split, stratified_split
+from llm_cls.data.split import fold_split, portions, reference_split, stratified_split
 from llm_cls.errors import DataError
 
 
 def texts(label: str, n: int) -> list[Text]:
     return [Text(f"{label}-{i}", label, "", "") for i in range(n)]
+
+
+def alternating(n: int) -> list[Text]:
+    """Texts of the labels "a" and "b" in turns."""
+    return [Text(f"t{i:04d}", "ab"[i % 2], "", f"text {i}") for i in range(n)]
+
+
+@pytest.mark.parametrize("n", [10, 11, 17, 19, 25, 101, 7367])
+def test_reference_split(n: int) -> None:
+    given = alternating(n)
+    splits = reference_split(given, 42)
+    sizes = [n // 10 + (i < n % 10) for i in range(10)]
+    assert [len(splits[s]) for s in SPLITS] == [sum(sizes[:8]), sizes[8], sizes[9]]
+    assert Counter(t.id for split in splits.values() for t in split) == Counter(t.id for t in given)
+    shuffled = random.Random(1).sample(given, n)
+    assert reference_split(shuffled, 42) == splits, "the order of the texts does not matter"
+    oracle = sorted(given, key=lambda t: t.id)
+    random.Random(42).shuffle(oracle)
+    assert [t for s in SPLITS for t in splits[s]] == oracle
+    assert reference_split(given, 7) != splits
+
+
+@pytest.mark.parametrize("n", [6, 7, 20, 61, 200])
+def test_stratified_split_is_a_partition(n: int) -> None:
+    given = alternating(n)
+    splits = stratified_split(given, 42, "t.csv")
+    assert Counter(t.id for split in splits.values() for t in split) == Counter(t.id for t in given)
+    assert all({t.label for t in split} == {"a", "b"} for split in splits.values())
+    if n >= 20:
+        for label in "ab":
+            m = sum(t.label == label for t in given)
+            assert sum(t.label == label for t in splits["train"]) == portions(m)[0]
 
 
 @pytest.mark.parametrize(
@@ -34,13 +67,13 @@ def test_every_label_is_in_every_split(n: int, sizes: tuple[int, int, int]) -> N
     assert tuple(sum(t.label == "large" for t in splits[s]) for s in SPLITS) == (40, 5, 5)
 
 
-def test_stratified_split_depends_on_ids_and_seed_alone() -> None:
+def test_stratified_split_depends_only_on_ids_and_seed() -> None:
     given = texts("a", 30) + texts("b", 12)
     splits = stratified_split(given, 42, "t.csv")
     assert stratified_split(random.Random(1).sample(given, len(given)), 42, "t.csv") == splits
     assert stratified_split(given, 43, "t.csv") != splits
     labels = [t.label for t in splits["train"]]
-    assert labels != sorted(labels), "batches taken in order aren't of one label"
+    assert labels != sorted(labels), "the labels are mixed"
 
 
 @pytest.mark.parametrize(("n", "found"), [(1, "1 text,"), (2, "2 texts,")])
@@ -72,7 +105,7 @@ def test_folds_cover_the_texts_and_share_none(folds: int, counts: tuple[int, int
     assert {t.id for t in splits[1]["test"]} == {t.id for t in splits[0]["val"]}
 
 
-def test_folds_depend_on_ids_and_seed_alone() -> None:
+def test_folds_depend_only_on_ids_and_seed() -> None:
     given = texts("a", 30) + texts("b", 12)
     assert fold_split(given[::-1], 5, 2, 42, "t.csv") == fold_split(given, 5, 2, 42, "t.csv")
     assert fold_split(given, 5, 2, 7, "t.csv") != fold_split(given, 5, 2, 42, "t.csv")

@@ -1,0 +1,192 @@
+"""Rows of table files: the strings that were written, for every format, and the messages for broken files."""
+
+import csv
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llm_cls.data.rows import column, read_rows
+from llm_cls.errors import DataError
+
+ROWS = [{"text": f"t{i}", "label": "xy"[i % 2]} for i in range(8)]
+GOOD = "text,label\n" + "".join(f"{row['text']},{row['label']}\n" for row in ROWS)
+CELLS = [
+    "007", "1e3", "2024_01", "NA", "null", "None", "nan", "true", "1.50", "-", "2020-01-01", "0x1F", "1,000", "", " 空白 ",
+    'a "quoted" word', '"', "'", "tab\tx", "line\nbreak", "CR\r\nLF", "😀𠮷", "a\u2028b", "a\0b", "#N/A",
+]  # fmt: skip
+
+
+def write(path: Path, content: str | bytes) -> Path:
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+    return path
+
+
+def json_lines(rows: list[dict[str, Any]]) -> str:
+    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+
+
+def random_rows(seed: int, n: int = 300) -> list[dict[str, str]]:
+    draw = random.Random(seed)
+    return [{"id": f"{i:05d}", "text": draw.choice(CELLS), "label": draw.choice(CELLS)} for i in range(n)]
+
+
+@pytest.mark.parametrize("quoting", [csv.QUOTE_MINIMAL, csv.QUOTE_ALL])
+@pytest.mark.parametrize(("ending", "delimiter"), [("csv", ","), ("tsv", "\t"), ("CSV", ",")])
+def test_cells_are_the_strings_that_the_csv_module_reads(
+    tmp_path: Path, ending: str, delimiter: str, quoting: Any
+) -> None:
+    path, rows = tmp_path / f"t.{ending}", random_rows(0)
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]), delimiter=delimiter, quoting=quoting)
+        writer.writeheader()
+        writer.writerows(rows)
+    with path.open(encoding="utf-8", newline="") as file:
+        oracle = list(csv.DictReader(file, delimiter=delimiter))
+    assert read_rows(path) == oracle == rows
+
+
+@pytest.mark.parametrize("ending", ["jsonl", "ndjson", "json"])
+def test_json_values_are_those_of_the_json_module(tmp_path: Path, ending: str) -> None:
+    values = [*CELLS, 7, 10**30, 1.5, 1e300, True, None, "2020-02-02T00:00:00"]
+    rows = [{"id": i, "value": value} for i, value in enumerate(values)]
+    content = json.dumps(rows, indent=1) if ending == "json" else json_lines(rows)
+    found = read_rows(write(tmp_path / f"t.{ending}", content))
+    assert found == rows and [type(row["value"]) for row in found] == [type(value) for value in values]
+
+
+def test_json_types_do_not_depend_on_the_size_of_the_file(tmp_path: Path) -> None:
+    rows: list[dict[str, Any]] = [{"text": "x" * 1000, "label": i} for i in range(12_000)]  # 12 MB
+    rows[-1]["label"] = "2020-01-01"
+    labels = column(read_rows(write(tmp_path / "t.jsonl", json_lines(rows))), "label", "data.label", tmp_path)
+    assert labels == [*map(str, range(11_999)), "2020-01-01"]
+
+
+def test_json_objects_with_different_keys(tmp_path: Path) -> None:
+    path = write(tmp_path / "t.jsonl", '{"a": 1}\n\n  \r\n{"b": "2"}')
+    assert read_rows(path) == [{"a": 1, "b": None}, {"a": None, "b": "2"}]
+
+
+def test_parquet_is_read_as_written(tmp_path: Path) -> None:
+    import pandas
+
+    (tmp_path / "label=folder").mkdir()  # a name that pyarrow takes for a column where it is asked for a dataset
+    rows, path = random_rows(1), tmp_path / "label=folder" / "t.parquet"
+    pandas.DataFrame(rows).astype({"label": "category"}).to_parquet(path)
+    assert read_rows(path) == rows
+
+
+@pytest.mark.parametrize("name", ["a[1].csv", "a*.csv", "a?.csv", "データ (1).csv", "a%20b.csv", "a.csv.csv"])
+def test_file_names_are_not_patterns(tmp_path: Path, name: str) -> None:
+    write(tmp_path / "a1.csv", "text\nanother file\n")
+    assert read_rows(write(tmp_path / name, "text\nthis file\n")) == [{"text": "this file"}]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        f"\n{GOOD}",
+        GOOD.replace("\n", "\n\n  \n"),
+        "\ufeff" + GOOD,
+        GOOD.replace("\n", "\r\n"),
+        GOOD.replace("text", '"text"', 1),
+        GOOD.rstrip(),
+    ],
+    ids=["blank line first", "blank lines", "BOM", "CRLF", "quoted header", "no newline at the end"],
+)
+def test_csv_dialects(tmp_path: Path, content: str) -> None:
+    assert read_rows(write(tmp_path / "t.csv", content)) == ROWS
+
+
+def test_csv_with_the_index_that_pandas_writes(tmp_path: Path) -> None:
+    import pandas
+
+    pandas.DataFrame(ROWS).to_csv(tmp_path / "t.csv")
+    assert read_rows(tmp_path / "t.csv") == [{"column 1": str(i)} | row for i, row in enumerate(ROWS)]
+
+
+def test_short_row_has_empty_cells(tmp_path: Path) -> None:
+    assert read_rows(write(tmp_path / "t.csv", "a,b\n1\n")) == [{"a": "1", "b": ""}]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "part"),
+    [
+        ("t.xlsx", "", "must end with .csv, .tsv, .jsonl"),
+        ("t.csv", "", "the file is empty"),
+        ("t.csv", "text,label\n", "has no rows"),
+        ("t.csv", "\n\n", "has no rows"),
+        ("t.csv", "text,text\na,b\n", "the column 'text' occurs twice"),
+        ("t.csv", GOOD + "a,b,c\n", "could not be read as csv: Expected 2 fields in line 10, saw 3"),
+        ("t.csv", GOOD.replace("x\n", "x,z\n").replace("y\n", "y,z\n"), "Expected 2 fields in line 2, saw 3"),
+        ("t.tsv", 'a\n"open\n', "could not be read as tsv: EOF inside string"),
+        ("t.csv", GOOD.encode() + b"x" * 300_000 + b"\x93\xfa,x\n", "must be UTF-8, found byte 0x93 at position 300051"),
+        ("t.jsonl", b'{"text": "\xff"}', "must be UTF-8, found byte 0xff at position 10"),
+        ("t.jsonl", '{"text": "a"}\n\n{"text": "x', "could not be read as json: line 3: Unterminated string"),
+        ("t.json", '[{"text": "a"}', "could not be read as json: Expecting"),
+        ("t.jsonl", '{"text": "a"}\n[1]\n', "row 2 must be an object, found a list"),
+        ("t.jsonl", "[" * 100_000, "could not be read as json"),
+        ("t.json", "[]", "has no rows"),
+        ("t.parquet", "not parquet", "could not be read as parquet"),
+        ("t.parquet", b"PAR1 and no more", "could not be read as parquet"),
+    ],
+)  # fmt: skip
+def test_files_that_cannot_be_read(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], name: str, content: str | bytes, part: str
+) -> None:
+    with pytest.raises(DataError) as caught:
+        read_rows(write(tmp_path / name, content))
+    assert part in str(caught.value) and name in str(caught.value) and "\n" not in str(caught.value)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_parquet_without_rows_and_with_equal_names(tmp_path: Path) -> None:
+    import pyarrow
+    from pyarrow.parquet import write_table
+
+    write_table(pyarrow.table({"a": pyarrow.array([], pyarrow.string())}), tmp_path / "none.parquet")
+    with pytest.raises(DataError, match=r"none\.parquet: has no rows"):
+        read_rows(tmp_path / "none.parquet")
+    write_table(pyarrow.Table.from_arrays([["x"], ["y"]], names=["a", "a"]), tmp_path / "two.parquet")
+    with pytest.raises(DataError, match="the column 'a' occurs twice"):
+        read_rows(tmp_path / "two.parquet")
+
+
+def test_missing_file_and_folder(tmp_path: Path) -> None:
+    (tmp_path / "folder.csv").mkdir()
+    for name in ("none.csv", "folder.csv"):
+        with pytest.raises(DataError, match=f"{name}: there is no such file"):
+            read_rows(tmp_path / name)
+
+
+def test_column_gives_text() -> None:
+    values = ["007", 7, 7.0, 1.5, 1e300, True, None, float("nan"), ""]
+    found = column([{"a": value} for value in values], "a", "data.title", Path("t"), may_be_empty=True)
+    assert found == ["007", "7", "7", "1.5", "1e+300", "True", "", "", ""]
+
+
+@pytest.mark.parametrize(
+    ("value", "part"),
+    [
+        (None, "row 2 of column 'a' is empty"),
+        (float("nan"), "row 2 of column 'a' is empty"),
+        (" \n", "row 2 of column 'a' is empty"),
+        (b"x", "row 2 of column 'a' must be one value, found a bytes"),
+        (["x"], "row 2 of column 'a' must be one value, found a list"),
+        ({"x": 1}, "row 2 of column 'a' must be one value, found a dict"),
+        ("x\ud800", r"must be valid Unicode, found '\ud800'"),
+    ],
+)
+def test_cells_that_are_refused(value: Any, part: str) -> None:
+    with pytest.raises(DataError) as caught:
+        column([{"a": "good"}, {"a": value}], "a", "data.label", Path("t.csv"))
+    assert part in str(caught.value)
+
+
+def test_unknown_column_is_answered_with_the_columns() -> None:
+    with pytest.raises(DataError) as caught:
+        column([{"te\x1bxt": "a", "label": "b"}], "text", "data.text", Path("t.csv"))
+    expected = "has no column 'text'. Did you mean 'te\\x1bxt'? It has 'te\\x1bxt', 'label'. Try data.text=COLUMN"
+    assert str(caught.value) == f"t.csv: {expected}"
