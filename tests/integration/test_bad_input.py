@@ -111,7 +111,7 @@ def test_model_that_the_hub_has_not(train: Command) -> None:
     with ThreadingHTTPServer(("127.0.0.1", 0), EmptyHub) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         hub = {"HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}", "HF_HUB_OFFLINE": "0"}
-        done = train("model=hf", "model.name=no/such-model", env=hub)
+        done = train("model=hf", "model.name=no/such-model", env=hub, fresh=True)  # libraries read these when imported
         server.shutdown()
     check(done, 2, "model.name: the hub has no model 'no/such-model', or it is private. Check the id")
 

@@ -16,9 +16,9 @@ import pytest
 from llm_cls.files import read_jsonl
 from llm_cls.runs.sweep import FAILED, read_states
 
-from .conftest import TINY, WORDS, Command
+from .conftest import TIMEOUT, TINY, WORDS, Command, Start
+from .processes import wait_for
 from .test_run_directory import read_wandb
-from .test_training import start, wait_for
 
 GRID = ["optimizer.lr=1e-3,2e-3", "template=1,2"]
 NAMES = sorted(f"optimizer.lr={lr},template={t}" for lr in ("0.001", "0.002") for t in (1, 2))
@@ -139,7 +139,7 @@ def test_the_runs_of_one_process_share_what_they_load(
     line = [*sweep, "optimizer.lr=1e-3,2e-3,5e-3", "data.limit=16", "trainer.max_epochs=1", "data.cache_dir=cache"]
     done = subprocess.run(
         [sys.executable, "-c", COUNTS_LOADS, *line],
-        cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300, check=False,
+        cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=TIMEOUT, check=False,
     )  # fmt: skip
     assert done.returncode == 0 and "3 of 3 runs are done" in done.stdout, done.stderr
     loads = json.loads((tmp_path / "loads.json").read_text())
@@ -237,15 +237,13 @@ def test_what_is_in_the_way_of_a_run_stops_no_other(command: Command, sweep: lis
     assert (tmp_path / "sweep" / "template=1").read_text() == "mine"
 
 
-def test_what_is_removed_during_a_sweep_is_made_again(
-    command: Command, environment: dict[str, str], sweep: list[str], tmp_path: Path
-) -> None:
-    process = start([*sweep, "template=1,2", "trainer.max_epochs=12"], tmp_path, environment)
+def test_what_is_removed_during_a_sweep_is_made_again(start: Start, sweep: list[str], tmp_path: Path) -> None:
+    process = start(*sweep, "template=1,2", "trainer.max_epochs=12", cwd=tmp_path)
     run = tmp_path / "sweep" / "template=1"
     wait_for(run / "checkpoints" / "last.ckpt", process)
     (tmp_path / "sweep" / "sweep.jsonl").unlink()
     shutil.rmtree(run, ignore_errors=True)  # the run may write meanwhile
-    _, errors = process.communicate(timeout=200)
+    _, errors = process.communicate(timeout=TIMEOUT)
     assert process.returncode == 0 and "sweep/template=1 was removed during the run. Start it again" in errors, errors
     assert [state.name for state in read_states(tmp_path / "sweep")] == ["finished", "finished"]
     assert (run / "config.yaml").is_file() and len(read_jsonl(run / "history.jsonl")) == 12
@@ -304,14 +302,10 @@ def test_several_devices_in_a_sweep(command: Command, sweep: list[str], tmp_path
 
 
 def test_two_sweeps_of_one_name_share_the_work(
-    environment: dict[str, str], sweep: list[str], undisturbed: Path, tmp_path: Path
+    start: Start, sweep: list[str], undisturbed: Path, tmp_path: Path
 ) -> None:
-    line = [sys.executable, "-m", "llm_cls.train", *sweep, *GRID]
-    both = [
-        subprocess.Popen(line, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        for _ in range(2)
-    ]
-    outputs = [process.communicate(timeout=200) for process in both]
+    both = [start(*sweep, *GRID, cwd=tmp_path) for _ in range(2)]
+    outputs = [process.communicate(timeout=TIMEOUT) for process in both]
     assert [process.returncode for process in both] == [0, 0], outputs
     assert sum(out.count("Epoch 1/") for out, _ in outputs) == len(NAMES), "each combination once"
     assert_same_results(tmp_path / "sweep", undisturbed)
@@ -326,13 +320,13 @@ def test_two_sweeps_of_one_name_share_the_work(
     ],
 )
 def test_an_interrupted_sweep_goes_on(
-    command: Command, environment: dict[str, str], sweep: list[str], undisturbed: Path, tmp_path: Path,
+    command: Command, start: Start, sweep: list[str], undisturbed: Path, tmp_path: Path,
     number: signal.Signals, code: int,
 ) -> None:  # fmt: skip
-    process = start([*sweep, *GRID], tmp_path, environment, own_group=True)
+    process = start(*sweep, *GRID, cwd=tmp_path, own_group=True)
     wait_for(tmp_path / "sweep" / NAMES[1] / "checkpoints" / "last.ckpt", process)
     os.killpg(process.pid, number)  # as a terminal sends Ctrl-C
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=TIMEOUT)
     assert process.returncode == code, errors
     if code == 75:
         said = f"Error: Interrupted by {number.name}. Go on with the same command and hydra.sweep.dir=sweep"
@@ -351,7 +345,7 @@ def test_a_kill_at_any_step_of_the_last_phase_leaves_no_trace(
     line = [argument for argument in sweep if argument != "--multirun" and not argument.startswith("hydra.sweep.dir=")]
     done = subprocess.run(
         [sys.executable, str(Path(__file__).with_name("killed.py")), *line, "data.limit=16", "trainer.max_epochs=1"],
-        cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300, check=False,
+        cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=TIMEOUT, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     for name in (*RESULTS[:2], "model", "run.json", "metrics.json", "checkpoints/last.ckpt"):

@@ -12,21 +12,19 @@ from sklearn.metrics import confusion_matrix
 from llm_cls.files import read_jsonl
 from llm_cls.runs.sweep import read_states
 
-from .conftest import TINY, Command
+from .conftest import TIMEOUT, TINY, Command, Start
+from .processes import children, wait_for
 from .test_run_directory import load, read_wandb
-from .test_training import children, start, wait_for
 
 
-def test_the_runs_of_a_sweep_outlive_the_process_of_wandb(
-    environment: dict[str, str], archive: Path, tmp_path: Path
-) -> None:
+def test_the_runs_of_a_sweep_outlive_the_process_of_wandb(start: Start, archive: Path, tmp_path: Path) -> None:
     """It is killed in the first run, which goes on without it; the second run has another."""
     line = ["--multirun", *TINY, f"data.archive={archive}", "template=1,2", "hydra.sweep.dir=sweep"]
-    process = start(line, tmp_path, environment)
+    process = start(*line, cwd=tmp_path)
     wait_for(tmp_path / "sweep" / "template=1" / "checkpoints" / "last.ckpt", process)
     (service,) = [pid for pid in children(process.pid) if "wandb" in Path(f"/proc/{pid}/comm").read_text()]
     os.kill(service, signal.SIGKILL)
-    _, errors = process.communicate(timeout=250)
+    _, errors = process.communicate(timeout=TIMEOUT)
     assert (process.returncode, errors) == (0, "")
     assert [state.name for state in read_states(tmp_path / "sweep")] == ["finished", "finished"]
     assert "W&B" in (tmp_path / "sweep" / "template=1" / "train.log").read_text(encoding="utf-8")
@@ -34,14 +32,14 @@ def test_the_runs_of_a_sweep_outlive_the_process_of_wandb(
     assert {"history", "exit"} <= kinds
 
 
-def test_each_run_ends_with_its_own_exit_code(environment: dict[str, str], archive: Path, tmp_path: Path) -> None:
+def test_each_run_ends_with_its_own_exit_code(start: Start, archive: Path, tmp_path: Path) -> None:
     """The first one fails when it is to write its predictions, the second one is interrupted."""
     (tmp_path / "sweep" / "template=1" / "predictions" / "val.jsonl").mkdir(parents=True)
     line = ["--multirun", *TINY, f"data.archive={archive}", "template=1,2", "hydra.sweep.dir=sweep"]
-    process = start([*line, "trainer.max_epochs=8"], tmp_path, environment)
+    process = start(*line, "trainer.max_epochs=8", cwd=tmp_path)
     wait_for(tmp_path / "sweep" / "template=2" / "checkpoints" / "last.ckpt", process)
     process.send_signal(signal.SIGTERM)
-    _, errors = process.communicate(timeout=250)
+    _, errors = process.communicate(timeout=TIMEOUT)
     assert process.returncode == 75, errors
     codes = []
     for template in (1, 2):
