@@ -177,7 +177,7 @@ def _watch(connection: socket.socket) -> dict[str, Any]:
 
 
 def _run(request: dict[str, Any]) -> NoReturn:
-    """Makes this process the one of the request. It ends as Python ends, but frees nothing, which would take seconds."""
+    """Makes this process the one of the request. It ends as Python ends, but without the seconds of freeing all."""
     if request["own_group"]:
         os.setsid()
     signal.signal(signal.SIGINT, signal.default_int_handler)
