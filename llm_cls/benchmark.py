@@ -5,12 +5,12 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
 from llm_cls.cli import quiet_libraries, run_command, say
-from llm_cls.config.compose import CONF, accept_plain_values, explain
+from llm_cls.config.compose import accept_plain_values, compose_tree
+from llm_cls.config.overrides import explain
 from llm_cls.config.schema import Config, parse_config
 from llm_cls.errors import ConfigError
 from llm_cls.files import check_output, write_json
@@ -29,7 +29,7 @@ def main() -> None:
     own, overrides = _own_arguments(sys.argv[1:])
     configs = [_compose([*overrides, f"engine={engine}"]) for engine in own["engine"].split(",")]
 
-    from llm_cls.training.run import prepare  # torch takes seconds to import
+    from llm_cls.training.prepare import prepare  # torch takes seconds to import
     from llm_cls.training.shared import Shared
     from llm_cls.training.speed import largest_micro_batch, matmul_tflops, measure
 
@@ -41,11 +41,11 @@ def main() -> None:
     check_output(path)
     hardware = inputs[0].hardware
     ceiling = matmul_tflops(hardware.device, hardware.frozen_dtype)
-    for config, given in zip(configs, inputs, strict=True):
-        row = measure(config, given, int(own["steps"]), int(own["warmup"]))
+    for given in inputs:
+        row = measure(given, int(own["steps"]), int(own["warmup"]))
         row["matmul_fraction"] = row["tflops"] / ceiling
         if own["fit"] == "true":
-            row["largest_micro_batch"] = largest_micro_batch(config, given)
+            row["largest_micro_batch"] = largest_micro_batch(given)
         results.append(row)
     reference = next((row for row in results if row["engine"] == "reference"), None)
     for row in results:
@@ -86,12 +86,9 @@ def _own_arguments(arguments: list[str]) -> tuple[dict[str, str], list[str]]:
 
 def _compose(overrides: list[str]) -> Config:
     try:
-        with initialize_config_dir(str(CONF), version_base="1.3"):
-            return parse_config(compose("config", overrides=overrides))
-    except (HydraException, OmegaConfBaseException, ValueError) as error:
-        if (explained := explain(error, overrides)) is None:
-            raise
-        raise explained from error
+        return parse_config(compose_tree(overrides))
+    except (HydraException, OmegaConfBaseException) as error:
+        raise explain(error, overrides) from error
 
 
 def _versions() -> dict[str, str]:

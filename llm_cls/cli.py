@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Callable
 
 from llm_cls.errors import EXIT_UNEXPECTED, ConfigError, LlmClsError, ResourceError, RunInterrupted, first_line
-from llm_cls.signals import before_errors, listen, stop_listening
+from llm_cls.signals import install_handlers, remove_handlers, signals_first
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _PLACE = {errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ENOENT,
@@ -21,19 +21,19 @@ _FOLDERS = "training: hydra.run.dir=DIR; its cache: data.cache_dir=DIR"
 
 def run_command(command: Callable[[], object]) -> int:
     """Runs ``command`` and returns the exit code; an error that a user can mend is printed as one line a fault."""
-    listen()
+    install_handlers()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # whatever a terminal can't show must not end a run
             stream.reconfigure(errors="backslashreplace")
     try:
-        with before_errors():  # what a signal has cut short may fail later, with an error of its own
+        with signals_first():  # what a signal has cut short may fail later, with an error of its own
             command()
     except SystemExit:
         raise
     except BaseException as error:
         return report(error)
     finally:
-        stop_listening()
+        remove_handlers()
     return 0
 
 

@@ -5,7 +5,7 @@ EXIT_INTERRUPTED = 75
 
 
 def first_line(error: BaseException | None) -> str:
-    """What a library says of an error, in one line; the kind of error where it says nothing."""
+    """The first line of an error's message; the type of the error where the message is empty."""
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__
 
@@ -17,7 +17,7 @@ class LlmClsError(Exception):
 
 
 class ConfigError(LlmClsError):
-    """The configuration asks for something that can't be."""
+    """The configuration asks for something impossible."""
 
     exit_code = 2
 
@@ -27,7 +27,7 @@ class OtherRunError(ConfigError):
 
 
 class DataError(LlmClsError):
-    """Texts, labels or the files that hold them are not as they must be."""
+    """Texts, labels or the files that hold them are not valid."""
 
     exit_code = 3
 
@@ -43,15 +43,15 @@ class LockedError(ResourceError):
 
 
 class RankError(LlmClsError):
-    """A process that this one started has failed, and has said why itself unless it was killed.
+    """A process that this one started has failed. It has reported why itself, unless it was killed.
 
     Attributes:
-        exit_code: That of the process.
+        exit_code: The exit code of the process.
     """
 
     def __init__(self, exit_code: int) -> None:
         """Takes over ``exit_code``."""
-        super().__init__("A process of this run has died" if exit_code == EXIT_UNEXPECTED else "")
+        super().__init__("A process of this run was killed or crashed" if exit_code == EXIT_UNEXPECTED else "")
         self.exit_code = exit_code
 
 
@@ -70,7 +70,7 @@ class SweepError(LlmClsError):
 class RunInterrupted(BaseException):
     """The run was stopped from outside and can be resumed.
 
-    Not an ``Exception``, so that no library takes it for a failure of its own and goes on.
+    Not an ``Exception``, so that no library catches it and goes on.
     """
 
     exit_code = EXIT_INTERRUPTED

@@ -15,11 +15,11 @@ from llm_cls.errors import ConfigError
 
 
 def check_output(path: Path) -> None:
-    """Whether a result can be written is known before the work, not after hours.
+    """Checks that a result can be written, before the work starts rather than after hours.
 
     Raises:
         ConfigError: It is a folder.
-        OSError: Its folder can't be made or written.
+        OSError: Its folder cannot be created or written.
     """
     if path.is_dir():
         raise ConfigError(f"output={path} is a folder. Give the name of a file")
@@ -36,12 +36,12 @@ def atomic_path(path: Path) -> Iterator[Path]:
     kill can interrupt. The content is flushed to the disk before the rename.
 
     Raises:
-        OSError: The file can't be written; ``filename`` is ``path``, which a failed write itself doesn't tell.
+        OSError: The file could not be written; ``filename`` is ``path``, which a failed write itself does not set.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(
         dir=path.parent, prefix=".", suffix=".tmp"
-    )  # short: path.name may be as long as names can be
+    )  # not based on path.name, which may have the longest length that is allowed
     os.close(handle)
     temporary = Path(name)
     try:
@@ -50,7 +50,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
             os.fsync(file.fileno())
         umask = os.umask(0)
         os.umask(umask)
-        temporary.chmod(0o666 & ~umask)  # mkstemp makes files that only their owner can read
+        temporary.chmod(0o666 & ~umask)  # mkstemp creates files that only their owner can read
         temporary.replace(path)
     except Exception as error:
         if (number := _system_error(error)) is None:
@@ -62,11 +62,11 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 
 def _system_error(error: BaseException | None) -> int | None:
-    """The system's number of what went wrong at the bottom of ``error``; None if it was something else."""
+    """The errno of the system error that caused ``error``; None if there was none."""
     while error is not None:
         if isinstance(error, OSError) and error.errno is not None:
             return error.errno
-        if found := re.search(r"\(os error (\d+)\)", str(error)):  # of libraries written in Rust, as safetensors is
+        if found := re.search(r"\(os error (\d+)\)", str(error)):  # safetensors, written in Rust
             return int(found.group(1))
         error = error.__cause__ or error.__context__  # torch.save hides it
     return None

@@ -1,4 +1,4 @@
-"""Ctrl-C, SIGTERM and a closed terminal: the run ends at once, every file whole, and says how to go on."""
+"""Ctrl-C, SIGTERM and a closed terminal end a run at once, with every file whole and a line on how to resume."""
 
 import signal
 from collections.abc import Iterator
@@ -10,58 +10,57 @@ from llm_cls.errors import RunInterrupted
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else []))  # not on Windows
 
-_received: list[int] = []  # of the process, as signal handlers are
+_received: list[int] = []  # signal handlers belong to the process, and so does this
 
 
-def heeded() -> list[signal.Signals]:
+def handled_signals() -> list[signal.Signals]:
     """The signals that end a run: all but those that the process was told to ignore (nohup)."""
     return [number for number in _SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
 
 
-def listen() -> None:
-    """Turns these signals into ``RunInterrupted``."""
-    for number in heeded():
+def install_handlers() -> None:
+    """Makes these signals raise ``RunInterrupted``."""
+    for number in handled_signals():
         signal.signal(number, _interrupt)
 
 
-def stop_listening() -> None:
-    """From now on they just end the process: nobody could say anything any more."""
+def remove_handlers() -> None:
+    """Makes these signals end the process: after the command has ended, nothing is left to report."""
     for number in _SIGNALS:
         if signal.getsignal(number) is _interrupt:
             signal.signal(number, signal.SIG_DFL)
 
 
-def check() -> None:
-    """Raises again what a signal raised where nothing can be raised: in a destructor, a log handler, a lock.
+def raise_if_received() -> None:
+    """Raises again what a handler raised where Python drops exceptions: in a destructor or a callback of a library.
 
     Raises:
-        RunInterrupted: A signal has come.
+        RunInterrupted: A signal was received.
     """
     if _received:
         raise interrupted_by(_received[0])
 
 
 def interrupted_by(number: int) -> RunInterrupted:
-    """What a run ends with for this signal."""
+    """The exception with which this signal ends a run."""
     return RunInterrupted(f"Interrupted by {signal.Signals(number).name}")
 
 
 @contextmanager
-def before_errors() -> Iterator[None]:
-    """In this block a signal counts for more than what a library's clean-up raises after it.
+def signals_first() -> Iterator[None]:
+    """In this block a received signal is reported rather than the errors that it causes in libraries.
 
     Raises:
-        RunInterrupted: A signal has come, and then an error.
+        RunInterrupted: A signal was received, and then an error was raised.
     """
     try:
         yield
     except Exception:
-        check()
+        raise_if_received()
         raise
 
 
 def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
     _received.append(number)
-    signal.signal(number, signal.SIG_DFL)  # the second time is not asked about
-    check()
-    raise AssertionError
+    signal.signal(number, signal.SIG_DFL)  # a second signal ends the process
+    raise interrupted_by(number)

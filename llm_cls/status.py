@@ -6,7 +6,8 @@ from pathlib import Path
 
 from llm_cls.cli import printable, read_arguments, run_command, say
 from llm_cls.errors import ConfigError
-from llm_cls.runs.sweep import PLAN, State, progress_line, read_states
+from llm_cls.runs.layout import PLAN
+from llm_cls.runs.sweep import PlannedRun, is_sweep, progress_line, read_states
 
 USAGE = "python -m llm_cls.status dir=outputs/sweeps/NAME"
 
@@ -18,7 +19,7 @@ def main() -> None:
     if set(values) != {"dir"} or not values["dir"]:
         raise ConfigError(f"Usage: {USAGE}")
     directory = Path(values["dir"])
-    if not (directory / PLAN).is_file():
+    if not is_sweep(directory):
         raise ConfigError(
             f"dir={directory} is not the folder of a sweep: it has no {PLAN}. Try dir=outputs/sweeps/NAME"
         )
@@ -27,13 +28,14 @@ def main() -> None:
     say(progress_line(states))
 
 
-def table(states: Sequence[State]) -> str:
+def table(states: Sequence[PlannedRun]) -> str:
     """A line per planned run."""
     rows = [("state", "epochs", "val F1", "run")]
-    for state in states:
+    for planned in states:
+        state = planned.state
         epochs = "" if state.max_epochs is None else f"{state.epochs}/{state.max_epochs}"
         f1 = "" if state.val_f1 is None else f"{state.val_f1:.4f}"
-        run = state.entry.directory + (f": {state.reason}" if state.reason else "")
+        run = planned.entry.directory + (f": {state.reason}" if state.reason else "")
         rows.append((state.name, epochs, f1, printable(run)))
     widths = [max(len(row[i]) for row in rows) for i in range(3)]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, [*widths, 0], strict=True)) for row in rows]

@@ -4,11 +4,9 @@ import os
 import shlex
 import sys
 import warnings
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import filelock
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
@@ -17,7 +15,9 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from llm_cls.cli import quiet_libraries, report, run_command, say, summarize
-from llm_cls.config.compose import CONF, accept_plain_values, explain, split_flags, to_type
+from llm_cls.config.compose import accept_plain_values, split_flags, to_type
+from llm_cls.config.groups import CONF
+from llm_cls.config.overrides import explain
 from llm_cls.config.schema import parse_config
 from llm_cls.errors import (
     EXIT_UNEXPECTED,
@@ -29,8 +29,10 @@ from llm_cls.errors import (
     RunInterrupted,
 )
 from llm_cls.multirun import register_plugins
-from llm_cls.runs.sweep import FAILED, LOCK, join_sweep, progress_line, read_states, record_failure
-from llm_cls.signals import check
+from llm_cls.runs.directory import RunDirectory
+from llm_cls.runs.schema import Metrics
+from llm_cls.runs.sweep import join_sweep, progress_line, read_states
+from llm_cls.signals import raise_if_received
 from llm_cls.training.launch import is_first_process
 
 
@@ -61,9 +63,7 @@ def main() -> None:
     try:
         hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(task)()
     except (HydraException, OmegaConfBaseException, ValueError) as error:
-        if (explained := explain(error, overrides)) is None:
-            raise
-        raise explained from error
+        raise explain(error, overrides, "--multirun" in flags) from error
     if failures:
         raise failures[0]
 
@@ -80,16 +80,15 @@ def _run(tree: DictConfig) -> float | None:
         quiet_libraries()
         metrics = run(config, directory, list(HydraConfig.get().overrides.task))
     except Exception as error:
-        if is_first_process() and summarize(error)[1] != EXIT_UNEXPECTED:  # whose log somebody has to read
-            _remove_if_empty(directory)
+        if is_first_process() and summarize(error)[1] != EXIT_UNEXPECTED:  # then somebody has to read the log
+            RunDirectory(directory).remove_if_empty()
         raise
     except RunInterrupted as error:
         place = to_type("hydra.run.dir", os.path.relpath(directory))
-        raise RunInterrupted(f"{error}. Go on with the same command and {place}") from None
+        raise RunInterrupted(f"{error}. Resume with the same command and {place}") from None
     if is_first_process():
         say(_summary(metrics, directory))
-    value: float | None = metrics["val"]["f1"]
-    return value
+    return metrics.val.f1
 
 
 def _run_of_sweep(tree: DictConfig, kept: list[Any]) -> float | None:
@@ -102,65 +101,49 @@ def _run_of_sweep(tree: DictConfig, kept: list[Any]) -> float | None:
     quiet_libraries()
     if not kept:
         kept.append(Shared())
+    run_directory = RunDirectory(directory)
     try:
         metrics = run(config, directory, overrides, kept[0], config.sweep.isolate)
     except LockedError:
-        return None  # another process is at it
+        return None  # another process trains it
     except OtherRunError:
-        raise  # nothing is written into that run's folder
+        raise  # nothing is written into the folder of another run
     except Exception as error:
-        check()  # a signal counts for more than what it has broken
-        if (directory / "metrics.json").is_file():
+        raise_if_received()  # a signal matters more than the errors that it causes
+        if run_directory.has_metrics:
             if isinstance(error, ArtifactError):
-                raise  # of this run, which stays as it is for somebody to look at
-            raise OtherRunError(f"{directory} is finished, and can't be this run: {summarize(error)[0]}") from None
+                raise  # the run stays as it is for somebody to look at
+            raise OtherRunError(f"{directory} is finished, but is not this run: {summarize(error)[0]}") from None
         report(error)
-        if not (isinstance(error, RankError) and (directory / FAILED).is_file()):  # else it has written down why
-            record_failure(directory, *summarize(error))
+        recorded = isinstance(error, RankError) and run_directory.state.name == "failed"  # by the process of that rank
+        if not recorded:
+            run_directory.record_failure(*summarize(error))
         metrics = None
-    say(progress_line(read_states(directory.parent)))  # no log: the files of finished runs stay as they are
-    value: float | None = metrics["val"]["f1"] if metrics else None
-    return value
+    say(progress_line(read_states(directory.parent)))  # not logged: the files of finished runs stay as they are
+    return metrics.val.f1 if metrics else None
 
 
-def _remove_if_empty(directory: Path) -> None:
-    """Leaves nothing behind where a run ended before it began, unless another process is about to begin one there."""
-    traces = [directory / "train.log", directory / LOCK]
-    if not directory.is_dir() or set(directory.iterdir()) - set(traces):
-        return
-    with suppress(OSError, filelock.Timeout), filelock.FileLock(directory / LOCK, blocking=False):
-        if not set(directory.iterdir()) - set(traces):
-            for path in traces:
-                path.unlink(missing_ok=True)
-    with suppress(OSError):  # of the first folder that holds something
-        for folder in (directory, *list(directory.parents)[:3]):
-            if folder == Path.cwd():
-                break
-            folder.rmdir()
-
-
-def _summary(metrics: dict[str, Any], directory: Path) -> str:
+def _summary(metrics: Metrics, directory: Path) -> str:
     """The end of a run: scores, where they are, what to type next."""
     where = os.path.relpath(directory)
-    test, val = metrics["test"], metrics["val"]
+    test, val = metrics.test, metrics.val
     lines = [""]
-    if test["f1"] is None:
+    if test.f1_ci95 is None:
         lines += ["The training diverged: no epoch gave finite scores. Try a smaller optimizer.lr."]
     else:
-        low, high = test["f1_ci95"]
+        low, high = test.f1_ci95
         lines += [
-            f"Best epoch {metrics['best_epoch']} of {metrics['epochs_run']}, chosen on val; "
-            f"{metrics['seconds']['total']:.0f} s",
-            f"  val   F1 {val['f1']:.4f}   accuracy {val['accuracy']:.4f}   ({val['n']} texts)",
-            f"  test  F1 {test['f1']:.4f}   accuracy {test['accuracy']:.4f}   ({test['n']} texts; "
+            f"Best epoch {metrics.best_epoch} of {metrics.epochs_run}, chosen on val; {metrics.seconds.total:.0f} s",
+            f"  val   F1 {val.f1:.4f}   accuracy {val.accuracy:.4f}   ({val.n} texts)",
+            f"  test  F1 {test.f1:.4f}   accuracy {test.accuracy:.4f}   ({test.n} texts; "
             f"95% interval of F1: {low:.4f} to {high:.4f})",
         ]
-        if metrics["status"] == "diverged":
+        if metrics.status == "diverged":
             lines += ["The training diverged after that epoch. Try a smaller optimizer.lr."]
-        if metrics["collapsed"]:
+        if metrics.collapsed:
             lines += ["Collapsed: half of the labels or more are never predicted. Try another optimizer.lr."]
     lines += [f"Run directory: {where}"]
-    if test["f1"] is not None:
+    if test.f1 is not None:
         lines += [
             "Next:",
             f"  python -m llm_cls.predict {shlex.quote(f'run={where}')} input=texts.csv output=labels.csv",

@@ -1,1 +1,1 @@
-"""Frozen decoders with LoRA as hand-written forward and backward passes: see ``network.py``."""
+"""The fast forward and backward passes of frozen decoders with LoRA; ``docs/engine.md`` explains how they work."""

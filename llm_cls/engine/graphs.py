@@ -1,9 +1,9 @@
 """CUDA graphs: for small batches, starting a thousand kernels takes longer than running them.
 
 A graph replays them with one call, but its shapes are fixed. So the tokens of a batch are filled up to the next of
-sixteen sizes per power of two (3 % more tokens on average) with a text whose state nobody reads. The graph of a size is
-captured when the size comes up for the second time; the first time it runs kernel by kernel, which pays where a size
-never comes again and loads most of what a capture must find loaded. All graphs share their memory, because only one
+sixteen sizes per power of two (3 % more tokens on average) with one more text whose state is not used. The graph of a
+size is captured when the size occurs for the second time. The first time its kernels are launched one by one: many
+sizes occur only once, and the kernels must be loaded before a capture. All graphs share their memory, because only one
 runs at a time, from its forward pass to the end of its backward pass.
 """
 
@@ -18,19 +18,19 @@ import torch
 from torch import Tensor
 
 from llm_cls.engine import network
-from llm_cls.engine.attention import Texts, places
-from llm_cls.engine.network import Inputs
-from llm_cls.engine.spec import Blocks
+from llm_cls.engine.layers import FusedLayers
+from llm_cls.engine.network import PackedInputs
+from llm_cls.engine.packing import PackedLayout, packed_positions
 
 log = logging.getLogger(__name__)
 
-_SMALL_FLOPS = 1.6e12  # of a layer's matrix products: about where launching and running take the same time
+_SMALL_FLOPS = 1.6e12  # of a layer's matrix products: about where launching and computing take the same time
 
 
-def bucket(tokens: int) -> int:
+def bucket_size(tokens: int) -> int:
     """The size to which a batch is filled up: a multiple of a sixteenth of the power of two below it.
 
-    >>> [bucket(n) for n in (1, 65, 786, 1025)]
+    >>> [bucket_size(n) for n in (1, 65, 786, 1025)]
     [16, 80, 800, 1088]
     """
     step = max(1 << max((tokens - 1).bit_length() - 5, 0), 16)
@@ -42,7 +42,7 @@ class _Graph:
     """A captured size: write ``static``, replay ``forward``, read ``pooled``; likewise backward."""
 
     static: Tensor
-    inputs: Inputs
+    inputs: PackedInputs
     forward: torch.cuda.CUDAGraph
     pooled: Tensor
     backward: torch.cuda.CUDAGraph
@@ -56,74 +56,72 @@ class Graphs:
         max_tokens: Size of the largest batch that gains from a graph.
     """
 
-    def __init__(self, blocks: Blocks, max_length: int) -> None:
-        """Captures nothing yet."""
-        self._blocks, self._max_length = blocks, max_length
+    def __init__(self, network: FusedLayers, max_seqlen: int) -> None:
+        """Takes a network and its longest text in tokens; captures nothing yet."""
+        self._network, self._max_seqlen = network, max_seqlen
         self._seen: Counter[tuple[int, int, bool]] = Counter()
         self._graphs: dict[tuple[int, int, bool], _Graph] = {}
         self._pool: Any = None
         self._stream: Any = None
         self._gradients: list[Tensor] = []
         self._latest: object = None
-        elements = sum(
-            x.weight.numel() for block in blocks.layers for x in (block.qkv, block.out, block.up, block.down)
-        )
-        self.max_tokens = int(_SMALL_FLOPS * len(blocks.layers) / (4 * elements))
+        projections = [x for layer in network.layers for x in (layer.qkv, layer.out, layer.up, layer.down)]
+        elements = sum(projection.weight.numel() for projection in projections)
+        self.max_tokens = int(_SMALL_FLOPS * len(network.layers) / (4 * elements))
 
-    def pays(self, tokens: int) -> bool:
-        """Whether a batch of so many tokens is small enough."""
+    def suits(self, tokens: int) -> bool:
+        """Whether a batch of so many tokens is small enough to gain from a graph."""
         return tokens <= self.max_tokens
 
-    def forward(self, input_ids: Tensor, lengths: Sequence[int], rng: tuple[int, int] | None) -> "Replay | None":
+    def forward(self, input_ids: Tensor, seq_lens: Sequence[int], rng: tuple[int, int] | None) -> "Replay | None":
         """Runs a batch through the graph of its size.
 
         Args:
-            input_ids: int64, shape ``(sum(lengths),)``.
-            lengths: Tokens of each text.
+            input_ids: int64, shape ``(sum(seq_lens),)``.
+            seq_lens: Tokens of each text.
             rng: Seed and first token; None: no dropout.
 
         Returns:
-            The forward pass, or None where its size has come up for the first time or there is no memory for its graph.
+            The forward pass, or None where its size occurs for the first time or there is no memory for its graph.
         """
-        tokens, n = bucket(sum(lengths) + 1), len(lengths) + 1  # at least one token fills up
+        tokens, n = bucket_size(sum(seq_lens) + 1), len(seq_lens) + 1  # the text that fills up has at least one token
         key = (tokens, n, rng is not None)
         self._seen[key] += 1
         if self._seen[key] <= 1:
             return None
-        host = self._host_buffer(lengths, tokens, rng)
+        host = self._host_buffer(seq_lens, tokens, rng)
         if key in self._graphs:
             _fill(self._graphs[key].static, host, input_ids)
         else:
             try:
                 self._graphs[key] = self._capture(tokens, n, rng is not None, host, input_ids)
             except torch.OutOfMemoryError:
-                log.warning("No memory for another CUDA graph; batches of %d tokens run kernel by kernel", tokens)
-                self._seen[key] = -(2**62)  # never again
+                log.warning("No memory for another CUDA graph; batches of %d tokens run without one", tokens)
+                self._seen[key] = -(2**62)  # so that it is not tried another time
                 return None
         graph = self._graphs[key]
         graph.forward.replay()
         self._latest = replay = Replay(self, graph)
         return replay
 
-    def _capture(self, tokens: int, n: int, drops: bool, host: Tensor, input_ids: Tensor) -> _Graph:
-        blocks = self._blocks
+    def _capture(self, tokens: int, n: int, has_dropout: bool, host: Tensor, input_ids: Tensor) -> _Graph:
         static = torch.zeros(tokens + len(host), dtype=torch.int64, device=input_ids.device)
         _fill(static, host, input_ids)
-        ids, positions, ends, last, rng = static.split([tokens, tokens, n + 1, n, 2])
+        ids, position_ids, cu_seqlens, last_tokens, rng = static.split([tokens, tokens, n + 1, n, 2])
         if self._pool is None:
-            self._gradients = [torch.empty_like(p) for p in network.parameters(blocks)]
+            self._gradients = [torch.empty_like(p) for p in self._network.parameters]
             self._pool, self._stream = torch.cuda.graph_pool_handle(), torch.cuda.Stream()
         torch.cuda.synchronize()
         forward, backward = torch.cuda.CUDAGraph(), torch.cuda.CUDAGraph()
-        longest = max(self._max_length, tokens // 16 + 16)
+        max_seqlen = max(self._max_seqlen, tokens // 16 + 16)  # the text that fills up may be the longest
         with self._captured(forward):
-            texts = Texts(positions.int(), ends.int(), last, (), longest)
-            inputs = Inputs(ids, texts, rng if drops else None)
-            pooled, tape = network.forward(blocks, inputs, save=True)
-        assert tape is not None
+            layout = PackedLayout(position_ids.int(), cu_seqlens.int(), last_tokens, (), max_seqlen)
+            inputs = PackedInputs(ids, layout, rng if has_dropout else None)
+            pooled, saved = network.forward(self._network, inputs, save=True)
+        assert saved is not None
         grad = torch.zeros_like(pooled)
         with self._captured(backward):
-            torch._foreach_copy_(self._gradients, network.backward(blocks, inputs, tape, grad))
+            torch._foreach_copy_(self._gradients, network.backward(self._network, inputs, saved, grad))
         return _Graph(static, inputs, forward, pooled, backward, grad)
 
     @contextmanager
@@ -134,20 +132,20 @@ class Graphs:
             try:
                 yield
             except BaseException:
-                with suppress(RuntimeError):  # the error that led here is the one to tell
+                with suppress(RuntimeError):  # the first error is the one to report
                     graph.capture_end()
                 raise
             graph.capture_end()
         torch.cuda.current_stream().wait_stream(self._stream)
 
-    def _host_buffer(self, lengths: Sequence[int], tokens: int, rng: tuple[int, int] | None) -> Tensor:
-        """All that a graph reads besides the ids, as one pinned buffer, so that it takes one copy."""
-        positions, ends = places([*lengths, tokens - sum(lengths)])
-        positions.clamp_(max=self._max_length - 1)  # the text that fills up may be longer than any
-        return torch.cat([positions, ends, ends[1:] - 1, torch.tensor(rng or (0, 0))]).pin_memory()
+    def _host_buffer(self, seq_lens: Sequence[int], tokens: int, rng: tuple[int, int] | None) -> Tensor:
+        """All that a graph reads besides the ids, as one pinned buffer, so that one copy suffices."""
+        position_ids, cu_seqlens = packed_positions([*seq_lens, tokens - sum(seq_lens)])
+        position_ids.clamp_(max=self._max_seqlen - 1)  # the rotary table ends there
+        return torch.cat([position_ids, cu_seqlens, cu_seqlens[1:] - 1, torch.tensor(rng or (0, 0))]).pin_memory()
 
     def backward(self, replay: "Replay", grad: Tensor) -> list[Tensor]:
-        """Gradients in the order of ``network.parameters``, valid until the next backward pass.
+        """Gradients in the order of ``FusedLayers.parameters``, valid until the next backward pass.
 
         Raises:
             RuntimeError: Another batch has been through the network since.
@@ -167,7 +165,7 @@ class Replay:
     """
 
     def __init__(self, graphs: Graphs, graph: _Graph) -> None:
-        """Takes the result out of the graph's own memory."""
+        """Copies the result out of the graph's memory."""
         self.graph = graph
         self.pooled = graph.pooled[:-1].clone()
         self._graphs = graphs

@@ -1,11 +1,11 @@
 """The element-wise arithmetic of a decoder layer, forward and backward: Triton on a GPU, PyTorch elsewhere.
 
-Each function is one pass over its tensors in device memory, computed in float32 inside and rounded once at
-the end. The PyTorch side is the definition; the kernels in ``triton_*.py`` are tested against it.
+Each function is one pass over its tensors in device memory, computed in float32 inside and rounded once at the end. The
+PyTorch code is the definition; the kernels in ``triton/`` are tested against it.
 
-Dropout draws its mask from a counter, not from a stream: on a GPU the mask of a token depends on the seed, the
-adapter and the token's place in the optimizer step, so forward and backward draw the same mask without
-keeping it, and neither packing nor micro batches change it.
+On a GPU dropout draws its mask from a counter: the mask of a token depends on the seed, the adapter and the token's
+place in the optimizer step. So forward and backward draw the same mask without storing it, and neither packing nor
+micro batches change it.
 """
 
 from collections.abc import Sequence
@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from llm_cls.engine.tensors import FP8_MAX, PLAIN, Form, Mask, Norm, Normed, Rows
+from llm_cls.engine.tensors import FP8_MAX, UNQUANTIZED, DropoutMask, Norm, NormOutput, Operand, OperandFormat
 
-ACTIVATIONS = {
+ACTIVATIONS = {  # the name in transformers: the name here
     "gelu": "gelu",
     "gelu_new": "gelu_tanh",
     "gelu_fast": "gelu_tanh",
@@ -28,26 +28,30 @@ ACTIVATIONS = {
 
 
 def _triton(name: str) -> Any:
-    """A module of kernels; imported late, because Triton comes with torch's CUDA build alone."""
+    """A module of kernels; imported late, because only torch's CUDA build brings Triton."""
     return import_module(f"llm_cls.engine.triton.{name}")
 
 
 def norm(
-    x: Tensor, addends: Sequence[Tensor], parameters: Norm, offset: Tensor | None = None, form: Form = PLAIN
-) -> Normed:
-    """The sum of ``x``, ``addends`` and ``offset``, and its norm.
+    x: Tensor,
+    addends: Sequence[Tensor],
+    parameters: Norm,
+    pending_bias: Tensor | None = None,
+    out_format: OperandFormat = UNQUANTIZED,
+) -> NormOutput:
+    """The sum of ``x``, ``addends`` and ``pending_bias``, and its norm.
 
     Args:
         x: Shape ``(tokens, hidden_size)``.
-        addends: Up to two of the same shape.
+        addends: Up to two tensors of the same shape.
         parameters: Of the norm.
-        offset: Shape ``(hidden_size,)``: biases that the addends still lack.
-        form: Of the norm; the sum is plain. It is ``x`` itself where there is nothing to add.
+        pending_bias: Shape ``(hidden_size,)``: biases that the addends still lack.
+        out_format: Of the norm; the sum is not quantized. The sum is ``x`` itself where nothing is added.
     """
     if x.is_cuda:
-        found: Normed = _triton("norm").norm(x, addends, parameters, offset, form)
+        found: NormOutput = _triton("norm").norm(x, addends, parameters, pending_bias, out_format)
         return found
-    for addend in (*addends, *([] if offset is None else [offset])):
+    for addend in (*addends, *([] if pending_bias is None else [pending_bias])):
         x = x + addend
     if parameters.rms:
         wide = _wide(x)
@@ -55,24 +59,29 @@ def norm(
         out = (normed * _wide(parameters.weight)).to(x.dtype)
     else:
         out = F.layer_norm(x, x.shape[-1:], parameters.weight, parameters.bias, parameters.eps)
-    return Normed(x, _rows(out, form), None)
+    return NormOutput(x, _operand(out, out_format), None)
 
 
 def norm_backward(
-    grad: Tensor, x: Tensor, stats: Tensor | None, parameters: Norm, residual: Tensor | None, form: Form = PLAIN
-) -> Rows:
-    """Gradient with respect to the input of a norm, plus ``residual``, what reaches that input past the norm.
+    grad: Tensor,
+    x: Tensor,
+    stats: Tensor | None,
+    parameters: Norm,
+    residual: Tensor | None,
+    out_format: OperandFormat = UNQUANTIZED,
+) -> Operand:
+    """Gradient with respect to the input of a norm, plus ``residual``.
 
     Args:
         grad: With respect to the output, shape ``(tokens, hidden_size)``.
         x: The input: the sum that ``norm`` returned.
-        stats: Likewise.
+        stats: What ``norm`` returned.
         parameters: Of the norm.
-        residual: Shape of ``x``, or None.
-        form: Of the result; it is plain in any case.
+        residual: The gradient that reaches the input through the residual connection, shape of ``x``, or None.
+        out_format: Of the result, which always has its values in the dtype of the weights, too.
     """
     if x.is_cuda:
-        found: Rows = _triton("norm").norm_backward(grad, x, stats, parameters, residual, form)
+        found: Operand = _triton("norm").norm_backward(grad, x, stats, parameters, residual, out_format)
         return found
     if parameters.rms:
         wide = _wide(x)
@@ -85,51 +94,62 @@ def norm_backward(
         result = torch.ops.aten.native_layer_norm_backward(
             grad, x, shape, mean, rstd, parameters.weight, parameters.bias, [True, False, False]
         )[0]
-    return _rows(result if residual is None else result.add_(residual), form)
+    return _operand(result if residual is None else result.add_(residual), out_format)
 
 
 def _wide(x: Tensor) -> Tensor:
     return x if x.dtype == torch.float64 else x.float()
 
 
-def activate(x: Tensor, activation: str, gated: bool, offset: Tensor | None = None, form: Form = PLAIN) -> Rows:
+def activate(
+    x: Tensor,
+    activation: str,
+    gated: bool,
+    pending_bias: Tensor | None = None,
+    out_format: OperandFormat = UNQUANTIZED,
+) -> Operand:
     """The non-linearity of the MLP.
 
     Args:
         x: Shape ``(tokens, n)``; gated: ``(tokens, 2 n)``, gate and value.
         activation: A value of ``ACTIVATIONS``.
         gated: Whether the activated gate multiplies the value.
-        offset: A bias that ``x`` still lacks.
-        form: Of the result.
+        pending_bias: A bias that ``x`` still lacks.
+        out_format: Of the result.
 
     Returns:
         Shape ``(tokens, n)``.
     """
     if x.is_cuda:
-        found: Rows = _triton("activation").activate(x, activation, gated, offset, form)
+        found: Operand = _triton("activation").activate(x, activation, gated, pending_bias, out_format)
         return found
-    if offset is not None:
-        x = x + offset
+    if pending_bias is not None:
+        x = x + pending_bias
     if gated:
         gate, value = x.chunk(2, -1)
-        return _rows(_activation(gate, activation).mul_(value), form)
-    return _rows(_activation(x, activation), form)
+        return _operand(_activation(gate, activation).mul_(value), out_format)
+    return _operand(_activation(x, activation), out_format)
 
 
 def activate_backward(
-    grad: Tensor, x: Tensor, activation: str, gated: bool, offset: Tensor | None = None, form: Form = PLAIN
-) -> Rows:
+    grad: Tensor,
+    x: Tensor,
+    activation: str,
+    gated: bool,
+    pending_bias: Tensor | None = None,
+    out_format: OperandFormat = UNQUANTIZED,
+) -> Operand:
     """Gradient with respect to the input of ``activate``; may overwrite ``grad``."""
     if x.is_cuda:
-        found: Rows = _triton("activation").activate_backward(grad, x, activation, gated, offset, form)
+        found: Operand = _triton("activation").activate_backward(grad, x, activation, gated, pending_bias, out_format)
         return found
-    if offset is not None:
-        x = x + offset
+    if pending_bias is not None:
+        x = x + pending_bias
     if not gated:
-        return _rows(_activation_backward(grad, x, activation), form)
+        return _operand(_activation_backward(grad, x, activation), out_format)
     gate, value = x.chunk(2, -1)
     parts = [_activation_backward(grad * value, gate, activation), grad * _activation(gate, activation)]
-    return _rows(torch.cat(parts, -1), form)
+    return _operand(torch.cat(parts, -1), out_format)
 
 
 def _activation(x: Tensor, activation: str) -> Tensor:
@@ -148,23 +168,23 @@ def _activation_backward(grad: Tensor, x: Tensor, activation: str) -> Tensor:
 
 
 def rotate(
-    source: Sequence[Tensor], target: Sequence[Tensor], positions: Tensor, cos: Tensor, sin: Tensor, sign: int
+    source: Sequence[Tensor], target: Sequence[Tensor], position_ids: Tensor, cos: Tensor, sin: Tensor, sign: int
 ) -> None:
-    """Rotary position embedding of query and key (Su et al., 2021); the backward pass turns the other way.
+    """Rotary position embedding of query and key (Su et al., 2021); the backward pass rotates the other way.
 
     Args:
         source: Query, key and value, each of shape ``(tokens, heads, head_size)``, of any strides.
-        target: Where they go; ``source`` itself to turn in place. The value is copied.
-        positions: int32, shape ``(tokens,)``.
+        target: Where the results go; ``source`` itself to rotate in place. The value is copied.
+        position_ids: int32, shape ``(tokens,)``.
         cos: float32, shape ``(max_length, rotary_size / 2)``.
         sin: The same.
         sign: 1 or, backward, -1.
     """
     if source[0].is_cuda:
-        _triton("rotary").rotate(source, target, positions, cos, sin, sign)
+        _triton("rotary").rotate(source, target, position_ids, cos, sin, sign)
         return
     half = cos.shape[1]
-    c, s = (table[positions][:, None].to(source[0].dtype) for table in (cos, sin))
+    c, s = (table[position_ids][:, None].to(source[0].dtype) for table in (cos, sin))
     for x, out in zip(source[:2], target[:2], strict=True):
         first, second = x[..., :half], x[..., half : 2 * half]
         crossed = first * s  # before ``out``, which may be ``x``, is written
@@ -176,25 +196,25 @@ def rotate(
         target[2].copy_(source[2])
 
 
-def dropout(x: Tensor, mask: Mask) -> Tensor:
-    """``x`` with the elements that ``mask`` drops at 0 and the others divided by ``1 - p``."""
+def dropout(x: Tensor, mask: DropoutMask) -> Tensor:
+    """``x`` with the elements that ``mask`` drops set to 0 and the others divided by ``1 - p``."""
     if x.is_cuda:
         found: Tensor = _triton("dropout").dropout(x, None, mask)
         return found
-    return x * _kept(x, mask)
+    return x * _keep_factor(x, mask)
 
 
-def add_dropout(total: Tensor, x: Tensor, mask: Mask) -> None:
+def add_dropout(total: Tensor, x: Tensor, mask: DropoutMask) -> None:
     """Adds ``dropout(x, mask)`` to ``total``."""
     if x.is_cuda:
         _triton("dropout").dropout(x, total, mask)
     else:
-        total.addcmul_(x, _kept(x, mask))
+        total.addcmul_(x, _keep_factor(x, mask))
 
 
-def _kept(x: Tensor, mask: Mask) -> Tensor:
-    """What ``x`` is multiplied by. Sixteen bits decide on an element: several times as fast as ``bernoulli_``."""
-    seed, first_token = mask.draw.rng.tolist()
+def _keep_factor(x: Tensor, mask: DropoutMask) -> Tensor:
+    """The factor of each element. Sixteen random bits decide on one: several times as fast as ``bernoulli_``."""
+    seed, first_token = mask.state.rng.tolist()
     generator = torch.Generator().manual_seed((seed * 1_000_003 + first_token) * 4099 + mask.stream)
     drops = round(mask.p * 65536)
     bits = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-(2**63), None, generator=generator)
@@ -202,16 +222,16 @@ def _kept(x: Tensor, mask: Mask) -> Tensor:
     return kept.to(x.dtype).mul_(65536 / (65536 - drops))
 
 
-def in_form(x: Tensor, form: Form) -> Rows:
-    """``x`` in the forms that are asked for."""
-    if form.fp8 and x.is_cuda:
-        found: Rows = _triton("norm").quantize(x)
+def as_operand(x: Tensor, out_format: OperandFormat) -> Operand:
+    """``x`` in the requested formats."""
+    if out_format.fp8 and x.is_cuda:
+        found: Operand = _triton("norm").quantize(x)
         return found
-    return _rows(x, form)
+    return _operand(x, out_format)
 
 
-def _rows(x: Tensor, form: Form) -> Rows:
-    if not form.fp8:
-        return Rows(x)
+def _operand(x: Tensor, out_format: OperandFormat) -> Operand:
+    if not out_format.fp8:
+        return Operand(x)
     scale = x.float().abs().amax(-1, keepdim=True).clamp_min(1e-12) / FP8_MAX
-    return Rows(x, (x.float() / scale).to(torch.float8_e4m3fn), scale)
+    return Operand(x, (x.float() / scale).to(torch.float8_e4m3fn), scale)

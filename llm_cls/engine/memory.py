@@ -1,20 +1,19 @@
-"""How much of a batch fits: what is split, and which layers are computed again instead of kept.
+"""How much of a batch fits in memory: where it is split, and how many layers are recomputed instead of saved.
 
-Splitting comes first. A batch of fewer texts costs nothing but a little efficiency of the matrix products,
-while each layer that is computed again costs a second forward pass. Neither changes what is learnt.
+Splitting comes first. Fewer texts at a time only make the matrix products a little less efficient, while each layer
+that is recomputed costs a second forward pass. Neither changes what is learnt.
 """
 
 from dataclasses import dataclass
 
 import torch
 
-from llm_cls.engine.network import first_trained, parameters
-from llm_cls.engine.spec import Block, Blocks
+from llm_cls.engine.layers import FusedLayers, Layer
 
 _EFFICIENT_TOKENS = 2048  # matrix products of fewer rows leave a large GPU idle
-_SHARE = 0.9  # of the free memory; the rest is for fragments and for what libraries take
+_SHARE = 0.9  # of the free memory; the rest is for fragmentation and for what libraries allocate
 _RESERVE = 256 * 2**20
-_GRAPH_SHARE = 0.4  # of the rest; graphs never give their memory back
+_GRAPH_SHARE = 0.4  # of the remainder; graphs never release their memory
 _OPTIMIZER_BYTES = 12  # per trained weight: gradient and two moments, which come after the first step
 
 
@@ -24,80 +23,80 @@ class Plan:
 
     Attributes:
         max_tokens: Tokens that go through the network at a time in training; None: any number.
-        max_eval_tokens: The same where no gradient is wanted.
+        max_eval_tokens: The same where no gradient is needed.
         available: Bytes for activations; None: not limited.
-        kept: Bytes per token of a layer whose activations are kept.
-        again: Bytes per token of one that is computed again.
-        working: Bytes per token besides.
+        saved: Bytes per token of a layer whose activations are saved.
+        recomputed: Bytes per token of a layer that is recomputed.
+        working: Bytes per token of temporary tensors.
         layers: Layers with a backward pass.
-        graphs: Whether there is room for CUDA graphs; what they take is not in ``available``.
+        graphs: Whether CUDA graphs fit; their memory is not part of ``available``.
     """
 
     max_tokens: int | None
     max_eval_tokens: int | None
     available: int | None
-    kept: int
-    again: int
+    saved: int
+    recomputed: int
     working: int
     layers: int
     graphs: bool
 
-    def recomputed(self, tokens: int) -> int:
-        """How many layers of a batch with so many tokens keep their input alone."""
+    def recompute_layers(self, tokens: int) -> int:
+        """How many layers of a batch with so many tokens must save only their input."""
         if self.available is None:
             return 0
-        missing = tokens * (self.layers * self.kept + self.working) - self.available
-        return min(max(-(-missing // (tokens * (self.kept - self.again))), 0), self.layers)
+        missing = tokens * (self.layers * self.saved + self.working) - self.available
+        return min(max(-(-missing // (tokens * (self.saved - self.recomputed))), 0), self.layers)
 
 
-def plan(blocks: Blocks, free: int | None, graph_tokens: int) -> Plan:
-    """The plan for the memory that is free, with the weights on the device and room left for the optimizer.
+def plan(network: FusedLayers, free: int | None, graph_tokens: int) -> Plan:
+    """The plan for the memory that is free once the weights are on the device; it leaves room for the optimizer.
 
     Args:
-        blocks: The network.
+        network: The layers.
         free: Bytes; None: not limited.
-        graph_tokens: Of the largest batch for which there will be a CUDA graph; 0 where there will be none.
+        graph_tokens: Tokens of the largest batch for which there will be a CUDA graph; 0: there will be none.
     """
-    layers = len(blocks.layers) - first_trained(blocks)
-    size = blocks.embedding.element_size()
-    hidden = blocks.embedding.shape[1] * size
-    kept = max((_kept(block) for block in blocks.layers), default=0) * size
-    working = max((_working(block) for block in blocks.layers), default=0) * size
+    layers = len(network.layers) - network.first_trained
+    size = network.embedding.element_size()
+    hidden = network.embedding.shape[1] * size
+    saved = max((_saved_elements(layer) for layer in network.layers), default=0) * size
+    working = max((_working_elements(layer) for layer in network.layers), default=0) * size
     if free is None:
-        return Plan(None, None, None, kept, hidden, working, layers, graph_tokens > 0)
-    trained = sum(parameter.numel() for parameter in parameters(blocks))
+        return Plan(None, None, None, saved, hidden, working, layers, graph_tokens > 0)
+    trained = sum(parameter.numel() for parameter in network.parameters)
     available = int(_SHARE * free) - _RESERVE - _OPTIMIZER_BYTES * trained
-    each = max(layers * kept + working, 1)
+    each = max(layers * saved + working, 1)
     graphs = 0 < graph_tokens * each <= _GRAPH_SHARE * available
     if graphs:
         available -= graph_tokens * each
-    everything = available // each
-    inputs_alone = available // max(layers * hidden + kept + working, 1)
-    max_tokens = everything if everything >= _EFFICIENT_TOKENS else min(_EFFICIENT_TOKENS, inputs_alone)
-    scored = available // max(working + 4 * hidden, 1)
-    return Plan(max(max_tokens, 1), max(scored, 1), max(available, 0), kept, hidden, working, layers, graphs)
+    all_saved = available // each
+    all_recomputed = available // max(layers * hidden + saved + working, 1)
+    max_tokens = all_saved if all_saved >= _EFFICIENT_TOKENS else min(_EFFICIENT_TOKENS, all_recomputed)
+    max_eval_tokens = available // max(working + 4 * hidden, 1)
+    return Plan(max(max_tokens, 1), max(max_eval_tokens, 1), max(available, 0), saved, hidden, working, layers, graphs)
 
 
 def free_bytes(device: torch.device) -> int:
-    """Device memory that this process may still take, ``torch``'s limit for the process considered."""
+    """Device memory that this process may still allocate, within ``torch``'s limit for the process."""
     free, total = torch.cuda.mem_get_info(device)
     reserved = torch.cuda.memory_reserved(device)
     limit = int(torch.cuda.get_per_process_memory_fraction(device) * total)
     return min(free, limit - reserved) + reserved - torch.cuda.memory_allocated(device)
 
 
-def _kept(block: Block) -> int:
-    """Elements per token that the backward pass of a layer needs: what ``network._Kept`` holds."""
-    adapters = sum(adapter.a.shape[1] + adapter.a.shape[0] for adapter in block.adapters)
-    hidden: int = block.norm1.weight.shape[0]
-    outputs: int = block.qkv.weight.shape[0] + block.up.weight.shape[0]
-    inputs: int = block.out.weight.shape[1]
+def _saved_elements(layer: Layer) -> int:
+    """Elements per token that the backward pass of a layer needs: the content of ``network.SavedLayer``."""
+    adapters = sum(adapter.a.shape[1] + adapter.a.shape[0] for adapter in layer.adapters)
+    hidden: int = layer.spec.attention_norm.weight.shape[0]
+    outputs: int = layer.qkv.weight.shape[0] + layer.up.weight.shape[0]
+    inputs: int = layer.out.weight.shape[1]
     return 2 * hidden + outputs + inputs + adapters
 
 
-def _working(block: Block) -> int:
-    """Elements per token that a layer's backward pass makes and drops, at most."""
-    hidden: int = block.norm1.weight.shape[0]
-    outputs: int = block.qkv.weight.shape[0] + block.up.weight.shape[0]
-    inputs: int = block.down.weight.shape[1]
+def _working_elements(layer: Layer) -> int:
+    """Elements per token of the temporary tensors of a layer's backward pass, at most."""
+    hidden: int = layer.spec.attention_norm.weight.shape[0]
+    outputs: int = layer.qkv.weight.shape[0] + layer.up.weight.shape[0]
+    inputs: int = layer.down.weight.shape[1]
     return 2 * outputs + inputs + 6 * hidden

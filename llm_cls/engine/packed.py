@@ -1,24 +1,24 @@
-"""The fast engine where ``fused`` has no layers: texts lie one after the other, without padding and without a mask.
+"""The fast engine for decoders that have no fused layers: texts lie one after the other, without padding or mask.
 
 What is exact and what it saves:
 
-- Padding-free. Every layer but attention treats each token alone, so the texts of a batch can be one long
-  sequence; the share of padding (a quarter of the tokens of livedoor at 512) isn't computed. Attention gets
-  the texts' boundaries: variable-length flash attention on a GPU in half precision, one call of PyTorch's
-  own attention per run of texts of equal length elsewhere. No mask tensor is ever made.
-- LoRA without casts. PEFT casts the input of every adapted layer to the adapter's float32; here the small
-  adapter is cast to the input's type instead, and ``B`` is applied in the same matrix product that adds it to
-  the layer's output. The master weights stay float32.
-- Half precision throughout: frozen weights and activations have one type, so autocast has nothing to do.
+- No padding. Every layer but attention treats each token alone, so the texts of a batch can be one long sequence; the
+  padding (a quarter of the tokens of livedoor at 512) is not computed. Attention gets the boundaries of the texts:
+  variable-length flash attention on a GPU in half precision, elsewhere one call of PyTorch's own attention per run of
+  texts of equal length. There is no mask tensor.
+- LoRA without casts. PEFT casts the input of every adapted layer to the adapter's float32; here the small adapter is
+  cast to the dtype of the input instead, and ``B`` is applied in the same matrix product that adds it to the layer's
+  output. The master weights stay float32.
+- Half precision throughout: frozen weights and activations have one dtype, so autocast has nothing to do.
 - Compiled layers: one compilation serves all layers of a model, with a dynamic number of tokens.
 
-``make_fast`` compares the packed network with the padded one on a few tokens before it is used, and leaves
-the padded one in place where they differ or the architecture lacks what is needed.
+``pack`` compares the packed network with one pass per text on a few tokens, and leaves the network as it was where they
+differ or the architecture lacks what is needed.
 """
 
-import inspect
 import logging
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -28,208 +28,140 @@ from torch.nn import functional as F
 from transformers import PreTrainedModel
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from llm_cls.engine.attention import has_varlen, per_text, places
-from llm_cls.engine.projection import is_plain
+from llm_cls.engine.attention import has_varlen_kernel
+from llm_cls.engine.lora import is_plain, lora_parts
+from llm_cls.engine.packed_attention import PACKED_ATTENTION, packed_attention
+from llm_cls.engine.packing import PackedLayout
 from llm_cls.errors import first_line
-from llm_cls.model.pooling import pad, pool
 
 log = logging.getLogger(__name__)
 
-ATTENTION = "llm_cls_packed"
-_OTHER_SCORES = ("softcap", "s_aux", "sliding_window", "position_bias")  # as transformers' own functions name them
+_PROBE = (9, 1, 5)  # lengths of the texts on which the packed network is compared
 
 
-def packed_states(decoder: nn.Module, input_ids: Tensor, lengths: Sequence[int], max_length: int) -> Tensor:
-    """The last hidden state of each text of a packed batch.
+class PackedDecoder:
+    """Runs the layers of ``transformers`` on packed batches; an ``Encoder``.
 
-    Args:
-        decoder: A network that ``make_fast`` has prepared.
-        input_ids: Shape ``(sum(lengths),)``.
-        lengths: Tokens of each text.
-        max_length: Upper bound of ``lengths``; constant over a run, so that nothing is compiled anew for it.
-
-    Returns:
-        Shape ``(n, hidden_size)``.
+    Attributes:
+        layers: "packed".
+        max_tokens: None: memory use is not known.
+        max_eval_tokens: None.
     """
-    device = input_ids.device
-    positions, ends = places(lengths)
-    boundaries: dict[str, Any] = {"packed_lengths": tuple(lengths)}
-    autocast = torch.is_autocast_enabled(device.type)
-    dtype = torch.get_autocast_dtype(device.type) if autocast else next(decoder.parameters()).dtype
-    if _has_flash(device, dtype):
-        boundaries = {"packed_ends": ends.to(device, torch.int32, non_blocking=True), "packed_max": max_length}
-    hidden = decoder(
-        input_ids=input_ids[None],
-        position_ids=positions.to(device, non_blocking=True)[None],
-        use_cache=False,
-        **boundaries,
-    ).last_hidden_state
-    last: Tensor = hidden[0, (ends[1:] - 1).to(device, non_blocking=True)]
-    return last
+
+    layers = "packed"
+    max_tokens = None
+    max_eval_tokens = None
+
+    def __init__(self, network: nn.Module, decoder: PreTrainedModel, max_seqlen: int, autocast: bool) -> None:
+        """Replaces the attention of ``decoder``; see ``pack`` for the arguments."""
+        self._network, self._decoder, self._max_seqlen, self._autocast = network, decoder, max_seqlen, autocast
+        self._attention = str(decoder.config._attn_implementation)
+        ALL_ATTENTION_FUNCTIONS.register(PACKED_ATTENTION, packed_attention)
+        decoder.set_attn_implementation(PACKED_ATTENTION)
+
+    def __call__(self, input_ids: Tensor, seq_lens: Sequence[int], first_token: int, training: bool) -> Tensor:
+        """See ``Encoder``."""
+        device = input_ids.device
+        with nullcontext() if self._autocast else torch.autocast(device.type, enabled=False):
+            is_autocast = torch.is_autocast_enabled(device.type)
+            dtype = torch.get_autocast_dtype(device.type) if is_autocast else next(self._network.parameters()).dtype
+            layout = PackedLayout.of(seq_lens, self._max_seqlen, device)
+            boundaries: dict[str, Any] = {"seq_lens": layout.seq_lens}
+            if has_varlen_kernel(device, dtype):  # the upper bound is constant, so that nothing is compiled anew for it
+                boundaries = {"cu_seqlens": layout.cu_seqlens, "max_seqlen": layout.max_seqlen}
+            output = self._network(
+                input_ids=input_ids[None], position_ids=layout.position_ids[None], use_cache=False, **boundaries
+            )
+            last: Tensor = output.last_hidden_state[0, layout.last_tokens]
+        return last
+
+    def release(self) -> None:
+        """See ``Encoder``; what was compiled stays in torch's cache."""
+        self._decoder.set_attn_implementation(self._attention)
+        for module in self._decoder.modules():
+            module._compiled_call_impl = None
 
 
-def packed_attention(
-    module: nn.Module,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attention_mask: Tensor | None,
-    scaling: float | None = None,
-    dropout: float = 0.0,
-    packed_ends: Tensor | None = None,
-    packed_max: int = 0,
-    packed_lengths: Sequence[int] = (),
-    **kwargs: Any,
-) -> tuple[Tensor, None]:
-    """Causal attention within each text of a packed batch; registered with ``transformers``.
-
-    Args:
-        module: The attention layer.
-        query: Shape ``(1, heads, total_tokens, head_size)``; ``key`` and ``value`` may have fewer heads.
-        key: See ``query``.
-        value: See ``query``.
-        attention_mask: None: boundaries say it all.
-        scaling: Of the scores; None is ``head_size ** -0.5``.
-        dropout: Of the probabilities; not with ``packed_ends``.
-        packed_ends: int32 of shape ``(n + 1,)``, where each text begins and the last one ends.
-        packed_max: With ``packed_ends``, an upper bound of the lengths.
-        packed_lengths: The lengths, where there is no variable-length kernel.
-        **kwargs: Whatever else an architecture passes.
-
-    Returns:
-        ``(output, None)`` with an output of shape ``(1, total_tokens, heads, head_size)``.
-
-    Raises:
-        ValueError: The architecture asks for other scores than those.
-    """
-    if asked := [name for name in _OTHER_SCORES if kwargs.get(name) is not None]:
-        raise ValueError(f"attention with {asked[0]}")
-    q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))
-    if packed_ends is None:
-        return per_text(q, k, v, packed_lengths, scaling, dropout=dropout)[None], None
-    q, k = q.to(v.dtype), k.to(v.dtype)
-    return _flash(q, k, v, packed_ends, packed_max, scaling, key.shape[1] != query.shape[1])[None], None
-
-
-def _flash(q: Tensor, k: Tensor, v: Tensor, ends: Tensor, longest: int, scaling: float | None, grouped: bool) -> Tensor:
-    from torch.nn.attention.varlen import varlen_attn
-
-    if grouped and not _VARLEN_TAKES_GROUPS:
-        repeats = q.shape[1] // k.shape[1]
-        k, v = k.repeat_interleave(repeats, 1), v.repeat_interleave(repeats, 1)
-    options: dict[str, Any] = {"enable_gqa": grouped} if _VARLEN_TAKES_GROUPS else {}
-    options |= {"window_size": (-1, 0)} if _VARLEN_TAKES_WINDOW else {"is_causal": True}
-    output: Any = varlen_attn(q, k, v, ends, ends, longest, longest, scale=scaling, **options)
-    result: Tensor = output
-    return result
-
-
-def _varlen_parameters() -> frozenset[str]:
-    try:
-        from torch.nn.attention.varlen import varlen_attn
-    except ImportError:
-        return frozenset()
-    return frozenset(inspect.signature(varlen_attn).parameters)
-
-
-_VARLEN = _varlen_parameters()  # the signature still changes from release to release
-_VARLEN_TAKES_GROUPS = "enable_gqa" in _VARLEN
-_VARLEN_TAKES_WINDOW = "window_size" in _VARLEN
-
-
-def _has_flash(device: torch.device, dtype: torch.dtype) -> bool:
-    return bool(_VARLEN) and has_varlen(device, dtype)
-
-
-class LeanLoraLinear(PeftLinear):
-    """PEFT's LoRA layer with the same parameters and another forward pass: the adapter takes the input's type.
+class PackedLoraLinear(PeftLinear):
+    """PEFT's LoRA layer with the same parameters and another forward pass: the adapter takes the input's dtype.
 
     The result is ``W x + b + s B A dropout(x)`` as in PEFT (Hu et al., 2021).
     """
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """Shape ``(..., in_features)`` to ``(..., out_features)``."""
-        (name,) = self.active_adapters
         base: Any = self.base_layer
-        lora_a: Any = self.lora_A[name]
-        lora_b: Any = self.lora_B[name]
+        lora = lora_parts(self)
+        assert lora is not None
         result = F.linear(x, base.weight, base.bias)
-        dropped = self.lora_dropout[name](x)
-        small = F.linear(dropped, lora_a.weight.to(x.dtype)) * self.scaling[name]
-        flat = torch.addmm(result.flatten(0, -2), small.flatten(0, -2), lora_b.weight.to(x.dtype).t())
+        down = F.linear(lora.dropout(x), lora.a.to(x.dtype)) * lora.scaling
+        flat = torch.addmm(result.flatten(0, -2), down.flatten(0, -2), lora.b.to(x.dtype).t())
         return flat.view_as(result)
 
 
-def make_fast(network: nn.Module, decoder: PreTrainedModel, compiled: bool) -> bool:
-    """Prepares a network for ``packed_states``, if that gives what padding gives.
+def pack(
+    network: nn.Module, decoder: PreTrainedModel, max_seqlen: int, autocast: bool, compiled: bool
+) -> PackedDecoder | str:
+    """Prepares a network for packed batches, if that gives the same hidden states.
 
     Args:
         network: The decoder, with or without an adapter around it.
         decoder: The decoder itself.
-        compiled: Whether its layers are compiled.
+        max_seqlen: Tokens per text at most.
+        autocast: Whether the caller's autocast applies: where the whole network is trained, its weights are float32.
+        compiled: Whether the decoder's layers are compiled.
 
     Returns:
-        False, with the reason in the log and the network as it was, where it can't be packed.
+        The packed network; or the reason why it cannot be packed, with the network as it was.
     """
-    if reason := _obstacle(decoder):
-        log.warning("The texts are not packed: %s; batches are padded instead", reason)
-        return False
-    before = decoder.config._attn_implementation
-    ALL_ATTENTION_FUNCTIONS.register(ATTENTION, packed_attention)
+    if reason := _unsupported_reason(decoder):
+        return reason
+    expected = _states_one_by_one(network)
+    packed = PackedDecoder(network, decoder, max_seqlen, autocast=True)
     try:
-        padded = _probe_padded(network)
-        decoder.set_attn_implementation(ATTENTION)
-        packed = _probe_packed(network)
-        error = ((packed - padded).norm() / padded.norm()).item()
+        with torch.no_grad():
+            found = packed(_probe_ids(network), _PROBE, 0, network.training).float()
+        error = ((found - expected).norm() / expected.norm()).item()
         reason = "" if error < _tolerance(decoder.dtype) else f"packing changes the hidden states by {error:.1e}"
     except (TypeError, ValueError, RuntimeError, IndexError) as failure:
         if isinstance(failure, torch.OutOfMemoryError):
             raise
         reason = f"{type(failure).__name__} of the packed network: {first_line(failure)}"
     if reason:
-        decoder.set_attn_implementation(before)
-        log.warning("The texts are not packed: %s; batches are padded instead", reason)
-        return False
+        packed.release()
+        return reason
+    packed._autocast = autocast
+    _replace_lora_layers(network)
+    if compiled:
+        names = set(decoder._no_split_modules or ())
+        for module in decoder.modules():
+            if type(module).__name__ in names:
+                module.compile(dynamic=True)
+    return packed
+
+
+def _replace_lora_layers(network: nn.Module) -> None:
     lora = [layer for layer in network.modules() if isinstance(layer, PeftLinear)]
     plain = [layer for layer in lora if is_plain(layer)]
     for layer in plain:
-        layer.__class__ = LeanLoraLinear
+        layer.__class__ = PackedLoraLinear
     if len(plain) < len(lora):
         log.warning("%d of %d adapted layers keep PEFT's own arithmetic", len(lora) - len(plain), len(lora))
-    if compiled:
-        names = set(decoder._no_split_modules or ())
-        for block in decoder.modules():
-            if type(block).__name__ in names:
-                block.compile(dynamic=True)
-    return True
 
 
-def undo_fast(decoder: PreTrainedModel, attention: str) -> None:
-    """Takes back what ``make_fast`` did to the decoder itself; what it compiled stays in torch's cache.
-
-    Args:
-        decoder: What ``make_fast`` was given.
-        attention: The name of its attention before that.
-    """
-    if decoder.config._attn_implementation == ATTENTION:
-        decoder.set_attn_implementation(attention)
-    for block in decoder.modules():
-        block._compiled_call_impl = None
-
-
-def _obstacle(decoder: PreTrainedModel) -> str:
-    """Why this architecture can't be packed; empty if nothing is known to stand against it."""
+def _unsupported_reason(decoder: PreTrainedModel) -> str:
+    """Why this architecture cannot be packed; empty if no reason is known."""
     config: Any = decoder.config
     if not getattr(decoder, "_supports_attention_backend", False):
-        return f"{config.model_type} takes no attention function from outside"
+        return f"{config.model_type} does not accept an attention function"
     if not getattr(config, "is_causal", True):
-        return f"{config.model_type} attends to what comes later"
+        return f"the attention of {config.model_type} is not causal"
     if getattr(config, "sliding_window", None) or getattr(config, "layer_types", None) not in (None, []):
-        kinds = set(getattr(config, "layer_types", None) or ["sliding_attention"])
-        if kinds != {"full_attention"}:
-            return f"{config.model_type} attends to a window"
+        layer_types = set(getattr(config, "layer_types", None) or ["sliding_attention"])
+        if layer_types != {"full_attention"}:
+            return f"{config.model_type} attends to a sliding window"
     dropout = max(float(getattr(config, key, 0.0) or 0.0) for key in ("attention_dropout", "attn_pdrop"))
-    if dropout and _has_flash(decoder.device, torch.bfloat16):
+    if dropout and has_varlen_kernel(decoder.device, torch.bfloat16):
         return f"{config.model_type} drops attention probabilities ({dropout})"
     return ""
 
@@ -238,20 +170,12 @@ def _tolerance(dtype: torch.dtype) -> float:
     return 1e-4 if dtype == torch.float32 else 5e-2
 
 
-_PROBE = (9, 1, 5)
-
-
 def _probe_ids(network: nn.Module) -> Tensor:
-    device = next(network.parameters()).device
-    return torch.arange(sum(_PROBE), device=device) % 7 + 4
+    return torch.arange(sum(_PROBE), device=next(network.parameters()).device) % 7 + 4
 
 
 @torch.no_grad()
-def _probe_padded(network: nn.Module) -> Tensor:
-    ids, mask = pad(_probe_ids(network), _PROBE)
-    return pool(network(input_ids=ids, attention_mask=mask).last_hidden_state, _PROBE, "last").float()
-
-
-@torch.no_grad()
-def _probe_packed(network: nn.Module) -> Tensor:
-    return packed_states(network, _probe_ids(network), _PROBE, max(_PROBE)).float()
+def _states_one_by_one(network: nn.Module) -> Tensor:
+    """The last hidden state of each probe text, each in a forward pass of its own, so without padding."""
+    states = [network(input_ids=ids[None]).last_hidden_state[0, -1] for ids in _probe_ids(network).split(_PROBE)]
+    return torch.stack(states).float()

@@ -2,45 +2,47 @@
 
 ``y = W x + b + s B A dropout(x)`` (Hu et al., 2021). ``W`` and ``b`` are frozen, so the backward pass is one matrix
 product less than that of autograd, and layers of one input (query, key and value of Llama) are one product. The
-adapters' float32 master weights are cast to the type of the arithmetic once per pass.
+adapters' float32 master weights are cast to the dtype of the arithmetic once per pass.
 
-Where ``x`` comes out of a norm on a GPU, ``s B`` lies beside ``W`` in memory and ``A dropout(x)`` beside ``x``, so that
-one product of slightly longer rows gives both terms; a second one would read and write all of ``y`` again. Biases are
-left to the kernels that read ``y`` next, because a product that adds them is up to 8 % slower.
+Where ``x`` is the output of a norm on a GPU, ``s B`` lies beside ``W`` in memory and ``A dropout(x)`` beside ``x``, so
+that one product of slightly longer rows gives both terms; a second product would read and write all of ``y`` once more.
+Biases are left to the kernels that read ``y`` next, because a product that adds them is up to 8 % slower.
 
 With ``fp8`` the frozen weights and their inputs are float8 with a scale per row, forward and backward; the adapters
-stay as they are. The weights are rounded once, in both orientations.
+are unchanged. The weights are rounded once, in both orientations.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
-from peft.tuners.lora.layer import Linear as PeftLinear
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from llm_cls.engine.kernels import add_dropout, dropout
-from llm_cls.engine.tensors import FP8_MAX, Draw, Form, Mask, Rows
+from llm_cls.engine.lora import LoraParts, base_layer, lora_parts
+from llm_cls.engine.tensors import FP8_MAX, DropoutMask, DropoutState, Operand, OperandFormat
 
-_FP8_ROWS = 64  # fewer rows gain nothing
+_FP8_ROWS = 64  # with fewer rows fp8 is not faster
 _HAS_ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+
+SavedProjection = list[tuple[Tensor, Tensor]]  # per adapter dropout(x) and A dropout(x)
 
 
 @dataclass
 class Adapter:
-    """A LoRA adapter of a part of a projection.
+    """A LoRA adapter of some outputs of a projection.
 
     Attributes:
-        a, b: The master weights, shapes ``(r, in_features)`` and ``(rows, r)``.
+        a: The master weight, shape ``(r, in_features)``.
+        b: The master weight, shape ``(rows, r)``.
         scaling: ``s``.
         p: Dropout of its input.
         rows: The outputs of the projection that it changes.
         columns: Where its ``A dropout(x)`` lies behind the input.
-        stream: Its number in the network, for dropout.
-        a_cast: ``a`` in the type of the arithmetic.
+        a_cast: ``a`` in the dtype of the arithmetic.
         b_cast: ``s b``, likewise.
+        stream: Its number in the network, for dropout.
     """
 
     a: nn.Parameter
@@ -49,12 +51,13 @@ class Adapter:
     p: float
     rows: slice
     columns: slice
-    stream: int
     a_cast: Tensor
     b_cast: Tensor
+    stream: int = 0
 
-
-Saved = list[tuple[Tensor, Tensor]]
+    def mask(self, dropout_state: DropoutState | None) -> DropoutMask | None:
+        """The mask of its input; None where nothing is dropped."""
+        return DropoutMask(self.p, dropout_state, self.stream) if dropout_state is not None and self.p else None
 
 
 class Projection:
@@ -66,139 +69,127 @@ class Projection:
         adapters: Of the layers that have one.
     """
 
-    def __init__(self, layers: Sequence[nn.Module], first_stream: int, fp8: bool, widened: bool) -> None:
-        """Takes ``nn.Linear`` layers, some of them inside PEFT's; their weights are views of one tensor from now on.
+    def __init__(self, layers: Sequence[nn.Module], fp8: bool, after_norm: bool) -> None:
+        """Takes ``nn.Linear`` layers, some of them inside PEFT's; their weights become views of one tensor.
 
         Args:
             layers: Layers of one input.
-            first_stream: Number of the first adapter among them.
             fp8: Whether the frozen weights are float8.
-            widened: Whether the input comes with spare columns: out of ``kernels.norm``.
+            after_norm: Whether the input is the output of ``kernels.norm``, which can allocate extra columns.
         """
-        bases: list[Any] = [getattr(layer, "base_layer", layer) for layer in layers]
+        bases = [base_layer(layer) for layer in layers]
+        parts = [lora_parts(layer) for layer in layers]
+        ranks = [0 if part is None else part.a.shape[0] for part in parts]
         first = bases[0].weight
-        rank = sum(_rank(layer) for layer in layers)
-        self._spare = rank if widened and first.is_cuda and rank % 8 == 0 and not fp8 else 0
+        rank = sum(ranks)
+        self._extra_columns = rank if after_norm and first.is_cuda and rank % 8 == 0 and not fp8 else 0
         out_features, in_features = sum(base.out_features for base in bases), bases[0].in_features
-        moves = len(bases) > 1 or self._spare > 0
-        self._wide = first.detach()
+        moves = len(bases) > 1 or self._extra_columns > 0
+        self._extended_weight = first.detach()
         if moves:
-            self._wide = first.new_zeros(out_features, in_features + self._spare)
-        self.weight = self._wide[:, :in_features]
+            self._extended_weight = first.new_zeros(out_features, in_features + self._extra_columns)
+        self.weight = self._extended_weight[:, :in_features]
         self.bias = None if bases[0].bias is None else torch.cat([base.bias.detach() for base in bases])
         self.adapters: list[Adapter] = []
         row = column = 0
-        for layer, base in zip(layers, bases, strict=True):
-            rows, columns = slice(row, row + base.out_features), slice(column, column + _rank(layer))
+        for base, part, size in zip(bases, parts, ranks, strict=True):
+            rows, columns = slice(row, row + base.out_features), slice(column, column + size)
             row, column = rows.stop, columns.stop
             if moves:
                 self.weight[rows] = base.weight.detach()
-                base.weight.data = self.weight[rows]  # one copy in memory, not two
-            if isinstance(layer, PeftLinear):
-                self.adapters.append(self._adapter(layer, rows, columns, first_stream + len(self.adapters)))
+                base.weight.data = self.weight[rows]  # so that memory holds one copy, not two
+            if part is not None:
+                self.adapters.append(self._adapter(part, rows, columns))
         divisible = in_features % 16 == 0 and out_features % 16 == 0
         self._fp8 = [_quantized(self.weight), _quantized(self.weight.t())] if fp8 and divisible else []
 
     @property
-    def offset(self) -> Tensor | None:
-        """The bias that ``forward`` leaves out; on a CPU it adds it."""
+    def pending_bias(self) -> Tensor | None:
+        """The bias that ``forward`` leaves to the next kernel; None on a CPU, where it adds the bias itself."""
         return self.bias if self.weight.is_cuda else None
 
-    def form(self, rows: int) -> Form:
-        """In which forms ``forward`` and, but for the spare columns, ``backward`` take so many rows."""
+    def operand_format(self, rows: int) -> OperandFormat:
+        """The formats in which ``forward`` and, except for the extra columns, ``backward`` need so many rows."""
         fp8 = bool(self._fp8) and rows >= _FP8_ROWS
-        return Form(plain=not fp8 or bool(self.adapters), fp8=fp8, spare=self._spare)
+        return OperandFormat(values=not fp8 or bool(self.adapters), fp8=fp8, extra_columns=self._extra_columns)
 
-    def forward(self, x: Rows, draw: Draw | None, bias: bool = False) -> tuple[Tensor, Saved]:
+    def forward(
+        self, x: Operand, dropout_state: DropoutState | None, add_bias: bool = False
+    ) -> tuple[Tensor, SavedProjection]:
         """The outputs for ``x``, and what ``backward`` needs.
 
         Args:
-            x: Shape ``(rows, in_features)``, as ``form`` says.
-            draw: Of the masks; None: no dropout.
-            bias: Whether the bias is added in any case.
+            x: Shape ``(rows, in_features)``, in ``operand_format``.
+            dropout_state: Of the batch; None: no dropout.
+            add_bias: Whether the bias is added on every device.
 
         Returns:
             ``(y, saved)`` with ``y`` of shape ``(rows, out_features)``.
         """
-        added = self.bias if bias or self.offset is None else None
+        bias = self.bias if add_bias or self.pending_bias is None else None
         saved = []
-        wide = _widened(x.plain, self._spare)
+        extended = _extended(x.values, self._extra_columns)
         for adapter in self.adapters:
-            dropped = x.tensor
-            if draw is not None and adapter.p:
-                dropped = dropout(dropped, Mask(adapter.p, draw, adapter.stream))
-            small = _linear(dropped, adapter.a_cast, None)
-            if wide is not None:
-                wide[:, x.tensor.shape[1] :][:, adapter.columns] = small
-            saved.append((dropped, small))
-        if wide is not None:
-            return F.linear(wide, self._wide, added), saved
-        y = _linear(x.tensor, self.weight, added) if x.fp8 is None else _product(x, self._fp8[0], added)
-        for adapter, (_, small) in zip(self.adapters, saved, strict=True):
-            y[:, adapter.rows].addmm_(small, adapter.b_cast.t())
+            mask = adapter.mask(dropout_state)
+            dropped = x.tensor if mask is None else dropout(x.tensor, mask)
+            down = _linear(dropped, adapter.a_cast, None)
+            if extended is not None:
+                extended[:, x.tensor.shape[1] :][:, adapter.columns] = down
+            saved.append((dropped, down))
+        if extended is not None:
+            return F.linear(extended, self._extended_weight, bias), saved
+        y = _linear(x.tensor, self.weight, bias) if x.fp8 is None else _fp8_product(x, self._fp8[0], bias)
+        for adapter, (_, down) in zip(self.adapters, saved, strict=True):
+            y[:, adapter.rows].addmm_(down, adapter.b_cast.t())
         return y, saved
 
     def backward(
-        self, grad: Rows, saved: Saved, draw: Draw | None, gradients: dict[nn.Parameter, Tensor], need_input: bool
+        self,
+        grad: Operand,
+        saved: SavedProjection,
+        dropout_state: DropoutState | None,
+        gradients: dict[nn.Parameter, Tensor],
+        need_input: bool,
     ) -> Tensor | None:
         """Gradient with respect to the input, where it is needed; those of the adapters go into ``gradients``.
 
         Args:
             grad: With respect to the output, shape ``(rows, out_features)``.
-            saved: What ``forward`` gave.
-            draw: That of ``forward``.
-            gradients: Gets the gradient of every adapter weight; those of ``b`` still lack the factor ``s``.
-            need_input: Whether anything trained lies before this layer.
+            saved: What ``forward`` returned.
+            dropout_state: That of ``forward``.
+            gradients: Receives the gradient of every adapter weight; those of ``b`` still lack the factor ``s``.
+            need_input: Whether a trained weight lies before this layer.
         """
         result = None
         if need_input:
             if grad.fp8 is None:
                 result = _linear(grad.tensor, self.weight.t(), None)
             else:
-                result = _product(grad, self._fp8[1], None)
-        for adapter, (dropped, small) in zip(self.adapters, saved, strict=True):
+                result = _fp8_product(grad, self._fp8[1], None)
+        for adapter, (dropped, down) in zip(self.adapters, saved, strict=True):
             part = grad.tensor[:, adapter.rows]
-            small_grad = _linear(part, adapter.b_cast.t(), None)
-            gradients[adapter.b] = _over_rows(part, small)
-            gradients[adapter.a] = _over_rows(small_grad, dropped)
+            down_grad = _linear(part, adapter.b_cast.t(), None)
+            gradients[adapter.b] = _product_over_rows(part, down)
+            gradients[adapter.a] = _product_over_rows(down_grad, dropped)
             if result is None:
                 continue
-            if draw is not None and adapter.p:
-                from_input = _linear(small_grad, adapter.a_cast.t(), None)
-                add_dropout(result, from_input, Mask(adapter.p, draw, adapter.stream))
+            mask = adapter.mask(dropout_state)
+            if mask is None:
+                result.addmm_(down_grad, adapter.a_cast)
             else:
-                result.addmm_(small_grad, adapter.a_cast)
+                add_dropout(result, _linear(down_grad, adapter.a_cast.t(), None), mask)
         return result
 
-    def _adapter(self, layer: Any, rows: slice, columns: slice, stream: int) -> Adapter:
-        (name,) = layer.active_adapters
-        a, b = layer.lora_A[name].weight, layer.lora_B[name].weight
-        p = float(getattr(layer.lora_dropout[name], "p", 0.0))
-        b_cast = torch.empty_like(b, dtype=self.weight.dtype)
-        if self._spare:
-            b_cast = self._wide[rows, self.weight.shape[1] :][:, columns]
-        a_cast = torch.empty_like(a, dtype=self.weight.dtype)
-        return Adapter(a, b, float(layer.scaling[name]), p, rows, columns, stream, a_cast, b_cast)
-
-
-def is_plain(layer: nn.Module) -> bool:
-    """Whether a layer is what ``Projection`` computes: linear, or LoRA around it without DoRA or a bias of its own."""
-    if type(layer) is nn.Linear:
-        return True
-    if type(layer) is not PeftLinear:
-        return False
-    lora: Any = layer
-    return (
-        type(lora.base_layer) is nn.Linear
-        and not lora.lora_variant
-        and not lora.merged
-        and len(lora.active_adapters) == 1
-        and not any(lora.lora_bias.values())
-    )
+    def _adapter(self, part: LoraParts, rows: slice, columns: slice) -> Adapter:
+        b_cast = torch.empty_like(part.b, dtype=self.weight.dtype)
+        if self._extra_columns:
+            b_cast = self._extended_weight[rows, self.weight.shape[1] :][:, columns]
+        a_cast = torch.empty_like(part.a, dtype=self.weight.dtype)
+        return Adapter(part.a, part.b, part.scaling, part.p, rows, columns, a_cast, b_cast)
 
 
 def cast_adapters(adapters: Sequence[Adapter]) -> None:
-    """Brings the casts of all adapters up to date with their master weights."""
+    """Updates the casts of all adapters from their master weights."""
     if not adapters:
         return
     torch._foreach_copy_([x.a_cast for x in adapters], [x.a.detach() for x in adapters])
@@ -206,15 +197,11 @@ def cast_adapters(adapters: Sequence[Adapter]) -> None:
     torch._foreach_copy_([x.b_cast for x in adapters], scaled)
 
 
-def _rank(layer: Any) -> int:
-    return layer.r[layer.active_adapters[0]] if isinstance(layer, PeftLinear) else 0
-
-
-def _widened(x: Tensor | None, spare: int) -> Tensor | None:
-    """``x`` with the free columns that lie behind it in memory; None where there are none."""
-    if x is None or not spare or x.stride(0) != x.shape[1] + spare:
+def _extended(x: Tensor | None, extra_columns: int) -> Tensor | None:
+    """``x`` with the extra columns that lie behind it in memory; None where there are none."""
+    if x is None or not extra_columns or x.stride(0) != x.shape[1] + extra_columns:
         return None
-    return x.as_strided((x.shape[0], x.shape[1] + spare), x.stride())
+    return x.as_strided((x.shape[0], x.shape[1] + extra_columns), x.stride())
 
 
 def _quantized(weight: Tensor) -> tuple[Tensor, Tensor]:
@@ -224,21 +211,21 @@ def _quantized(weight: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """``F.linear``, on a CPU by oneDNN: PyTorch takes MKL, which is half as fast on processors of other makers."""
+    """``F.linear``, on a CPU by oneDNN: PyTorch's choice, MKL, is half as fast on processors of other makers."""
     if x.is_cuda or x.dtype != torch.float32 or not _HAS_ONEDNN:
         return F.linear(x, weight, bias)
     result: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
     return result
 
 
-def _over_rows(a: Tensor, b: Tensor) -> Tensor:
+def _product_over_rows(a: Tensor, b: Tensor) -> Tensor:
     """``a^T b``; on a CPU with the smaller side first, which is three times as fast."""
     if a.is_cuda or a.shape[1] <= b.shape[1]:
         return a.t() @ b if a.is_cuda else _linear(a.t(), b.t(), None)
     return _linear(b.t(), a.t(), None).t().contiguous()
 
 
-def _product(x: Rows, weight: tuple[Tensor, Tensor], bias: Tensor | None) -> Tensor:
+def _fp8_product(x: Operand, weight: tuple[Tensor, Tensor], bias: Tensor | None) -> Tensor:
     assert x.fp8 is not None and x.scale is not None
     values, scale = weight
     return torch._scaled_mm(x.fp8, values.t(), x.scale, scale, bias=bias, out_dtype=torch.bfloat16, use_fast_accum=True)

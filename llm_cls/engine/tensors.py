@@ -1,22 +1,22 @@
-"""What the parts of the fused layers hand to one another."""
+"""The small tensor types that the parts of the engine pass to one another."""
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from torch import Tensor, nn
+from torch import Tensor
 
-FP8_MAX = 448.0  # of float8_e4m3fn
+FP8_MAX = 448.0  # the largest number of float8_e4m3fn
 
 
 @dataclass(frozen=True)
 class Norm:
-    """A layer norm, or with ``rms`` a root-mean-square norm; frozen.
+    """The parameters of a layer norm, or with ``rms`` of a root-mean-square norm; frozen.
 
     Attributes:
-        weight: Shape ``(hidden_size,)``.
-        bias: The same, or None.
+        weight: Shape ``(hidden_size,)``; the factor itself, also where a family stores another form of it.
+        bias: Shape ``(hidden_size,)``, or None.
         eps: Added to the variance.
-        rms: Whether the mean is left in.
+        rms: Whether the mean is not subtracted.
     """
 
     weight: Tensor
@@ -24,85 +24,80 @@ class Norm:
     eps: float
     rms: bool
 
-    @classmethod
-    def of(cls, module: nn.Module) -> "Norm":
-        """What a norm layer of ``transformers`` computes."""
-        layer: Any = module
-        if isinstance(layer, nn.LayerNorm):
-            return cls(layer.weight.detach(), layer.bias.detach(), layer.eps, rms=False)
-        return cls(layer.weight.detach(), None, layer.variance_epsilon, rms=True)
 
-
-class Draw(NamedTuple):
-    """From what a batch draws its masks.
+class DropoutState(NamedTuple):
+    """The numbers from which the dropout masks of a batch are drawn.
 
     Attributes:
-        rng: int64 ``[seed, first_token]`` on the device: of the step, and where in it the batch begins.
-        tokens: int64: which token of the batch each row is; None: one row per token, in order.
+        rng: int64 ``[seed, first_token]`` on the device: the seed of the optimizer step, and the number of its tokens
+            that come before this batch.
+        token_index: int64, the token of the batch that each row belongs to; None: one row per token, in order.
     """
 
     rng: Tensor
-    tokens: Tensor | None = None
+    token_index: Tensor | None = None
 
 
-class Mask(NamedTuple):
-    """Which elements dropout keeps.
+class DropoutMask(NamedTuple):
+    """The mask of one dropout layer for one batch; it is drawn wherever it is needed and never stored.
 
     Attributes:
-        p: Probability of dropping.
-        draw: Of the batch.
-        stream: Number of the adapter in the network.
+        p: Probability that an element is dropped.
+        state: Of the batch.
+        stream: Number of the adapter in the network, so that each adapter has its own masks.
     """
 
     p: float
-    draw: Draw
+    state: DropoutState
     stream: int
 
 
-class Form(NamedTuple):
-    """In which forms a matrix product takes its input.
+class OperandFormat(NamedTuple):
+    """The formats in which a matrix product needs its operand.
 
     Attributes:
-        plain: In the type of the weights.
-        fp8: In float8, with a scale per row.
-        spare: Free columns behind the plain ones, for what the adapters make of them.
+        values: Whether it needs the values in the dtype of the weights.
+        fp8: Whether it needs float8 values with a scale per row.
+        extra_columns: Unused columns to allocate behind ``values``, for the output of LoRA's ``A``.
     """
 
-    plain: bool = True
+    values: bool = True
     fp8: bool = False
-    spare: int = 0
+    extra_columns: int = 0
 
 
-PLAIN = Form()
+UNQUANTIZED = OperandFormat()
 
 
-class Rows(NamedTuple):
-    """A tensor of shape ``(rows, cols)`` in the forms that are asked for.
+class Operand(NamedTuple):
+    """A tensor of shape ``(rows, cols)`` that a matrix product reads, in the formats that were requested.
 
     Attributes:
-        plain: In the type of the weights, or None.
+        values: In the dtype of the weights, or None.
         fp8: float8_e4m3fn, or None.
-        scale: float32, shape ``(rows, 1)``: by what ``fp8`` is multiplied.
+        scale: float32, shape ``(rows, 1)``: the factor that turns ``fp8`` into the values.
     """
 
-    plain: Tensor | None
+    values: Tensor | None
     fp8: Tensor | None = None
     scale: Tensor | None = None
 
     @property
     def tensor(self) -> Tensor:
-        """The plain form, which was asked for."""
-        assert self.plain is not None
-        return self.plain
-
-    def __len__(self) -> int:
-        """Number of rows."""
-        return len(self.plain if self.plain is not None else self.scale)  # type: ignore[arg-type]
+        """The values in the dtype of the weights, which must have been requested."""
+        assert self.values is not None
+        return self.values
 
 
-class Normed(NamedTuple):
-    """What ``norm`` gives: the sum, its norm, and numbers per row for ``norm_backward``."""
+class NormOutput(NamedTuple):
+    """The result of ``kernels.norm``.
+
+    Attributes:
+        total: The sum that was normalised, in the dtype of the weights.
+        normed: Its norm, in the requested formats.
+        stats: float32, shape ``(rows, 2)``: mean and inverse deviation per row for ``norm_backward``; None on a CPU.
+    """
 
     total: Tensor
-    rows: Rows
+    normed: Operand
     stats: Tensor | None

@@ -17,11 +17,7 @@ from llm_cls.data.tokenizer import Tokenizer
 from llm_cls.errors import ArtifactError, first_line
 from llm_cls.files import sha256_file, write_json
 from llm_cls.model.classifier import TextClassifier
-
-_HEAD = "head.safetensors"
-_WHOLE = "model.safetensors"  # instead of an adapter, where the whole network was trained
-_LABELS = "labels.json"
-_MANIFEST = "manifest.json"
+from llm_cls.runs.layout import ADAPTER, HEAD, LABELS, MANIFEST, NETWORK
 
 
 def save_artifact(
@@ -29,7 +25,7 @@ def save_artifact(
 ) -> None:
     """Writes everything that predicting needs besides the pretrained weights; the manifest comes last."""
     if directory.is_dir():
-        shutil.rmtree(directory)  # of a process that was killed while it wrote this
+        shutil.rmtree(directory)  # left by a process that was killed while writing
     directory.mkdir(parents=True)
     if config.lora.enabled:
         decoder: Any = classifier.decoder
@@ -37,12 +33,12 @@ def save_artifact(
         decoder.save_pretrained(directory, save_embedding_layers=False)  # they are frozen
         (directory / "README.md").unlink(missing_ok=True)  # an empty model card
     elif config.lora.full:
-        save_file({k: v.contiguous() for k, v in classifier.decoder.state_dict().items()}, directory / _WHOLE)
-    save_file({"weight": classifier.head.weight.detach().cpu().contiguous()}, directory / _HEAD)
+        save_file({k: v.contiguous() for k, v in classifier.decoder.state_dict().items()}, directory / NETWORK)
+    save_file({"weight": classifier.head.weight.detach().cpu().contiguous()}, directory / HEAD)
     tokenizer.save(directory)
-    write_json(directory / _LABELS, list(labels))
-    files = sorted(p for p in directory.rglob("*") if p.is_file() and p.name != _MANIFEST)
-    write_json(directory / _MANIFEST, {p.relative_to(directory).as_posix(): sha256_file(p) for p in files})
+    write_json(directory / LABELS, list(labels))
+    files = sorted(p for p in directory.rglob("*") if p.is_file() and p.name != MANIFEST)
+    write_json(directory / MANIFEST, {p.relative_to(directory).as_posix(): sha256_file(p) for p in files})
 
 
 def _name_base_model(decoder: Any, config: Config) -> None:
@@ -60,7 +56,7 @@ def verify_artifact(directory: Path) -> None:
     Raises:
         ArtifactError: A file is missing, damaged or not listed.
     """
-    path = directory / _MANIFEST
+    path = directory / MANIFEST
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
         expected = {str(name): str(digest) for name, digest in manifest.items()}
@@ -68,8 +64,8 @@ def verify_artifact(directory: Path) -> None:
         raise ArtifactError(f"{path} is missing: the run in {directory.parent} has not finished") from None
     except (ValueError, AttributeError) as error:
         raise ArtifactError(f"{path} is damaged: {error}. Train the run again") from None
-    present = {p.relative_to(directory).as_posix() for p in directory.rglob("*") if p.is_file()} - {_MANIFEST}
-    if unlisted := sorted((present | {_HEAD, _LABELS}) - expected.keys()):
+    present = {p.relative_to(directory).as_posix() for p in directory.rglob("*") if p.is_file()} - {MANIFEST}
+    if unlisted := sorted((present | {HEAD, LABELS}) - expected.keys()):
         raise ArtifactError(f"{path} does not list {unlisted[0]}. Restore both or train the run again")
     for name, digest in expected.items():
         file = directory / name
@@ -84,7 +80,7 @@ def verify_artifact(directory: Path) -> None:
 
 def read_labels(directory: Path) -> tuple[str, ...]:
     """The labels, in the order of the head's outputs."""
-    return tuple(json.loads((directory / _LABELS).read_text(encoding="utf-8")))
+    return tuple(json.loads((directory / LABELS).read_text(encoding="utf-8")))
 
 
 def load_artifact(decoder: PreTrainedModel, config: Config, directory: Path) -> TextClassifier:
@@ -93,7 +89,7 @@ def load_artifact(decoder: PreTrainedModel, config: Config, directory: Path) -> 
     Args:
         decoder: The pretrained network that the run started from.
         config: The run's configuration.
-        directory: The run's ``model/``, already verified.
+        directory: The ``model/`` folder of the run, already verified.
 
     Raises:
         ArtifactError: The files don't fit the network.
@@ -106,14 +102,14 @@ def load_artifact(decoder: PreTrainedModel, config: Config, directory: Path) -> 
             settings = peft.LoraConfig.from_pretrained(str(directory))
             settings.inference_mode = True
             network = peft.get_peft_model(decoder, settings)
-            result: Any = set_peft_model_state_dict(network, load_file(directory / "adapter_model.safetensors"))
+            result: Any = set_peft_model_state_dict(network, load_file(directory / ADAPTER))
             missing = [key for key in result.missing_keys if "lora_" in key]
             if missing or result.unexpected_keys:
                 raise ValueError(f"{(missing or result.unexpected_keys)[0]!r} is missing or unknown")
         elif config.lora.full:
-            network.load_state_dict(load_file(directory / _WHOLE))
+            network.load_state_dict(load_file(directory / NETWORK))
         classifier = TextClassifier(network, hidden_size, len(labels), config.model.pooling)
-        classifier.head.load_state_dict(load_file(directory / _HEAD))
+        classifier.head.load_state_dict(load_file(directory / HEAD))
     except (RuntimeError, ValueError, KeyError) as error:
         raise ArtifactError(f"{directory} does not fit {config.model.name}: {first_line(error)}") from None
     device: torch.device = decoder.device

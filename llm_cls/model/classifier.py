@@ -1,7 +1,6 @@
 """The classifier: decoder with adapter, pooling, linear head."""
 
 import logging
-from contextlib import nullcontext
 from typing import Any
 
 import peft
@@ -11,11 +10,12 @@ from transformers import PreTrainedModel
 
 from llm_cls.config.schema import Config, EngineConfig
 from llm_cls.data.batches import Batch
-from llm_cls.engine.packed import make_fast, packed_states, undo_fast
+from llm_cls.engine.interface import Encoder
+from llm_cls.engine.layers import build_layers, unsupported_reason
+from llm_cls.engine.packed import PackedDecoder, pack
 from llm_cls.engine.runner import FusedDecoder
-from llm_cls.engine.spec import describe, obstacle
 from llm_cls.model.lora import add_adapter
-from llm_cls.model.pooling import pad, pool
+from llm_cls.model.pooling import PaddedDecoder
 
 log = logging.getLogger(__name__)
 
@@ -26,7 +26,8 @@ class TextClassifier(nn.Module):
     Attributes:
         decoder: The pretrained network, a ``PeftModel`` where there is an adapter.
         head: Linear without bias, float32.
-        packed: Whether the texts of a batch are one sequence (``fused`` and ``packed.py``) or padded side by side.
+        pooling: "last" or "first": the token whose hidden state is classified.
+        encoder: How hidden states are computed.
     """
 
     def __init__(self, decoder: nn.Module, hidden_size: int, n_labels: int, pooling: str) -> None:
@@ -35,25 +36,11 @@ class TextClassifier(nn.Module):
         self.decoder = decoder
         self.head = nn.Linear(hidden_size, n_labels, bias=False, dtype=torch.float32)
         self.pooling = pooling
-        self.packed = False
-        self._full = False
-        self._attention = ""
-        self._max_length = 0
-        self._fused: FusedDecoder | None = None
+        self.encoder: Encoder = PaddedDecoder(decoder, pooling)
 
     def forward(self, batch: Batch) -> Tensor:
         """Logits of ``batch``, float32, shape ``(n, n_labels)``."""
-        if self._fused is not None:
-            with torch.autocast(batch.input_ids.device.type, enabled=False):
-                pooled = self._fused(batch.input_ids, batch.lengths, batch.first_token, self.training)
-        elif self.packed:
-            # What is frozen has the type of the arithmetic already; only full training still needs autocast.
-            with nullcontext() if self._full else torch.autocast(batch.input_ids.device.type, enabled=False):
-                pooled = packed_states(self.decoder, batch.input_ids, batch.lengths, self._max_length)
-        else:
-            input_ids, attention_mask = pad(batch.input_ids, batch.lengths)
-            hidden = self.decoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
-            pooled = pool(hidden, batch.lengths, self.pooling)
+        pooled = self.encoder(batch.input_ids, batch.lengths, batch.first_token, self.training)
         with torch.autocast(pooled.device.type, enabled=False):  # the head keeps float32 under mixed precision
             logits: Tensor = self.head(pooled.float())
         return logits
@@ -61,22 +48,22 @@ class TextClassifier(nn.Module):
     @property
     def layers(self) -> str:
         """How the decoder's layers are computed: "fused", "packed" or "padded"."""
-        return "fused" if self._fused is not None else "packed" if self.packed else "padded"
+        return self.encoder.layers
 
     @property
     def max_tokens(self) -> int | None:
-        """Tokens that fit on the device at a time; None where nothing is known to limit them."""
-        return None if self._fused is None else self._fused.max_tokens
+        """Tokens that fit on the device at a time; None where no limit is known."""
+        return self.encoder.max_tokens
 
     @property
     def max_eval_tokens(self) -> int | None:
-        """The same for scoring, which keeps nothing."""
-        return None if self._fused is None else self._fused.memory.max_eval_tokens
+        """The same for scoring, which saves nothing for a backward pass."""
+        return self.encoder.max_eval_tokens
 
     def use_fast_engine(
         self, decoder: PreTrainedModel, engine: EngineConfig, full: bool, max_length: int, max_texts: int
     ) -> None:
-        """Packs the texts from now on, and fuses the layers where their architecture and adapters are known.
+        """Computes hidden states by the fused layers from now on; where they don't support the decoder, packed.
 
         Args:
             decoder: The pretrained network inside ``self.decoder``.
@@ -85,26 +72,27 @@ class TextClassifier(nn.Module):
             max_length: Tokens per text at most.
             max_texts: Texts per training batch at most.
         """
-        self._max_length, self._full = max_length, full
-        self._attention = str(decoder.config._attn_implementation)
-        reason = "the whole network is trained" if full else obstacle(decoder, self.pooling)
+        reason = "the whole network is trained" if full else unsupported_reason(decoder, self.pooling)
         if not reason:
-            blocks = describe(decoder, max_length, fp8=engine.name == "fp8")
-            self._fused = FusedDecoder(blocks, max_length, max_texts, engine.gradient_checkpointing)
-            self.packed = True
+            layers = build_layers(decoder, max_length, fp8=engine.name == "fp8")
+            self.encoder = FusedDecoder(layers, max_length, max_texts, engine.gradient_checkpointing)
             return
-        level = logging.WARNING if engine.name == "fp8" else logging.INFO  # no 8-bit floats there
+        level = logging.WARNING if engine.name == "fp8" else logging.INFO  # only the fused layers have fp8
         log.log(level, "engine=%s: the layers are those of transformers: %s", engine.name, reason)
         if self.pooling == "last":
             compiled = decoder.device.type == "cuda" if engine.compile is None else engine.compile
-            self.packed = make_fast(self.decoder, decoder, compiled)
+            packed = pack(self.decoder, decoder, max_length, autocast=full, compiled=compiled)
+            if isinstance(packed, PackedDecoder):
+                self.encoder = packed
+            else:
+                log.warning("The texts are not packed: %s; batches are padded instead", packed)
 
     def release(self) -> PreTrainedModel:
-        """Gives the frozen decoder back as it was before ``build_classifier``; this object is of no use then."""
+        """The frozen decoder as it was before ``build_classifier``; the classifier cannot be used afterwards."""
         network: Any = self.decoder
         decoder: PreTrainedModel = network.unload() if isinstance(network, peft.PeftModel) else network
-        self._fused = None  # which holds graphs and copies of weights
-        undo_fast(decoder, self._attention)
+        self.encoder.release()
+        self.encoder = PaddedDecoder(decoder, self.pooling)  # drops graphs and copies of weights
         decoder.gradient_checkpointing_disable()
         decoder.disable_input_require_grads()
         decoder.eval()
@@ -126,14 +114,20 @@ def build_classifier(
     """The classifier that ``config`` describes, ready to train.
 
     Adapter and head are drawn on the CPU from ``config.seed``, so that they are the same on every device.
+
+    Args:
+        decoder: The pretrained network; it may have served another run.
+        config: The run's configuration.
+        n_labels: Outputs of the head.
+        gradient_checkpointing: Whether the layers of ``transformers`` recompute their activations.
     """
     device = decoder.device
     hidden_size: int = decoder.config.hidden_size
-    decoder.requires_grad_(config.lora.full)  # a decoder that served another run may be frozen
+    decoder.requires_grad_(config.lora.full)  # the run before may have frozen it
     if gradient_checkpointing:
         settings: dict[str, Any] = {"use_reentrant": False}
         decoder.gradient_checkpointing_enable(gradient_checkpointing_kwargs=settings)
-        decoder.enable_input_require_grads()  # else nothing upstream of the first adapter asks for gradients
+        decoder.enable_input_require_grads()  # else no input of the first adapter requires gradients
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         network = add_adapter(decoder, config.lora) if config.lora.enabled else decoder

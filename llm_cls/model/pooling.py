@@ -1,16 +1,43 @@
-"""From one hidden state per token to one per text."""
+"""Padded batches, and from one hidden state per token to one per text."""
 
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+
+class PaddedDecoder:
+    """Runs the layers of ``transformers`` on padded batches, as the published recipe does; an ``engine`` ``Encoder``.
+
+    Attributes:
+        layers: "padded".
+        max_tokens: None: memory use is not known.
+        max_eval_tokens: None.
+    """
+
+    layers = "padded"
+    max_tokens = None
+    max_eval_tokens = None
+
+    def __init__(self, network: nn.Module, pooling: str) -> None:
+        """Takes the decoder, with or without an adapter around it, and ``pool``'s rule."""
+        self._network, self._pooling = network, pooling
+
+    def __call__(self, input_ids: Tensor, seq_lens: Sequence[int], first_token: int, training: bool) -> Tensor:
+        """See ``Encoder``."""
+        padded, attention_mask = pad(input_ids, seq_lens)
+        hidden = self._network(input_ids=padded, attention_mask=attention_mask).last_hidden_state
+        return pool(hidden, seq_lens, self._pooling)
+
+    def release(self) -> None:
+        """See ``Encoder``: there is nothing to undo."""
 
 
 def pad(input_ids: Tensor, lengths: Sequence[int]) -> tuple[Tensor, Tensor]:
-    """Texts that lie one after the other, side by side.
+    """The texts of a packed batch as the rows of a padded one.
 
-    Padding goes to the right and its id is 0: the mask, never an id, tells what is padding, because some
-    models' pad token is their EOS and others have none.
+    Padding is on the right and its id is 0. Only the mask, never an id, tells what is padding, because some models'
+    pad token is their EOS and others have none.
 
     >>> pad(torch.tensor([5, 6, 7]), [2, 1])
     (tensor([[5, 6],

@@ -21,7 +21,11 @@ _POLL_SECONDS = 0.5
 
 
 class RayLauncher(Launcher):
-    """Every run is a task with a process of its own; Ray starts as many at a time as there is room for."""
+    """Every run is a task with its own process; Ray starts as many at a time as the machines have room for.
+
+    hydra-ray-launcher (1.2) does not do: it ends the whole sweep when one task dies, gives every task the same fixed
+    number of GPUs, and depends on boto3 and aiohttp.
+    """
 
     def __init__(self, init: Mapping[str, Any], remote: Mapping[str, Any]) -> None:
         """Takes the arguments of ``ray.init`` and ``ray.remote``; of the latter ``num_gpus`` may be "auto"."""
@@ -40,10 +44,10 @@ class RayLauncher(Launcher):
         self._context, self._task, self._config = hydra_context, task_function, config
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        """Runs the jobs and waits for all of them; one whose process dies takes no other along.
+        """Runs the jobs and waits for all of them; a job whose process dies affects no other.
 
         Raises:
-            ConfigError: This machine never has room for one of the jobs.
+            ConfigError: This machine has too few GPUs for one of the jobs.
         """
         import ray
 
@@ -54,7 +58,7 @@ class RayLauncher(Launcher):
         if started:
             on_sigterm = signal.getsignal(signal.SIGTERM)
             ray.init(**self._init)
-            signal.signal(signal.SIGTERM, on_sigterm)  # Ray has put its own there, which just exits
+            signal.signal(signal.SIGTERM, on_sigterm)  # Ray has replaced the handler by one that just exits
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         found = int(max(resources.get("GPU", 0) for resources in nodes))
         tasks = []
@@ -68,12 +72,12 @@ class RayLauncher(Launcher):
                 options = {"max_retries": 0, **self._remote, "num_gpus": _gpus(self._remote, config, found, local)}
                 task = ray.remote(**options)(_run)
                 tasks.append(task.remote(self._context, self._task, config, Singleton.get_state()))
-            with signals.before_errors():  # Ray makes an error of its own of what a signal raises in its waiting
+            with signals.signals_first():  # Ray converts an exception that a signal raises while it waits
                 while ray.wait(tasks, num_returns=len(tasks), timeout=_POLL_SECONDS)[1]:
-                    signals.check()
+                    signals.raise_if_received()
             return [_result(task) for task in tasks]
         except BaseException:
-            for task in tasks:  # which would go on without this process
+            for task in tasks:  # they would go on without this process
                 ray.cancel(task, force=True)
             raise
         finally:
@@ -82,10 +86,10 @@ class RayLauncher(Launcher):
 
 
 def _gpus(remote: Mapping[str, Any], config: DictConfig, found: int, local: bool) -> float:
-    """What one run takes of a machine with ``found`` GPUs, the largest there is.
+    """The GPUs that one run takes, where the largest machine has ``found``.
 
     Raises:
-        ConfigError: It is more, on this machine (``local``), where Ray would wait for it forever.
+        ConfigError: It needs more than this machine has (``local``), so Ray would wait forever.
     """
     if (gpus := remote.get("num_gpus")) == "auto":
         if not found or config.trainer.accelerator == "cpu":

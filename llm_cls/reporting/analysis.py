@@ -1,4 +1,4 @@
-"""Everything the report says, worked out before anything is written."""
+"""Everything the report says, computed before anything is written."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from llm_cls.reporting.baseline import Baseline, baseline_of
-from llm_cls.reporting.comparison import Comparison, Judge, corrected, rivals, sentence
+from llm_cls.reporting.comparison import Comparison, PairedBootstrap, compared_settings, holm_corrected, sentence
 from llm_cls.reporting.corpora import same_data
 from llm_cls.reporting.names import name_setting
 from llm_cls.reporting.predictions import Predictions, read_test_predictions
@@ -17,20 +17,20 @@ from llm_cls.reporting.tables import Table, all_tables
 
 @dataclass(frozen=True)
 class Analysis:
-    """The findings.
+    """The results of the analysis.
 
     Attributes:
         runs: Every run found.
         settings: The scored runs, grouped.
         tables: All tables.
         winner: The setting with the best val F1; None where nothing is scored.
-        name: Of the winner.
-        texts: What the winner's best run said of the test texts; None where that can't be read.
-        comparisons: The winner against others, p-values corrected.
+        name: Name of the winner.
+        texts: Test predictions of the winner's best run; None where they cannot be read.
+        comparisons: The winner against other settings, with corrected p-values.
         runner_up: The comparison with the second best on val.
         against_baseline: The comparison with the baseline.
-        baseline: The classical baseline on the winner's splits, where there is one.
-        notes: What couldn't be had, and why, in sentences.
+        baseline: The classical baseline on the winner's splits, if it could be fitted.
+        notes: What is missing from the report and why, in sentences.
     """
 
     runs: tuple[Run, ...]
@@ -51,7 +51,7 @@ class Analysis:
         return dict(Counter(run.state for run in self.runs).most_common())
 
     def verdict(self) -> list[str]:
-        """What the comparisons mean, in plain sentences."""
+        """What the comparisons with the second best and with the baseline mean, in sentences."""
         lines = []
         if self.runner_up is not None:
             lines.append(
@@ -67,15 +67,15 @@ class Analysis:
 
 
 def analyse(directory: Path, data: str | None, with_baseline: bool) -> Analysis:
-    """Reads all runs below ``directory`` and works out the findings.
+    """Reads and compares all runs below ``directory``.
 
     Args:
         directory: The directory of the report.
-        data: Which corpus, where the runs have several; None: that of most runs.
-        with_baseline: Whether the classical baseline is fitted or taken from the cache.
+        data: Name or beginning of the digest of the corpus; None for the corpus of most runs.
+        with_baseline: Whether the classical baseline is fitted or read from its cache.
 
     Raises:
-        ConfigError: No run is of the corpus ``data``.
+        ConfigError: No scored run is on the corpus ``data``.
     """
     runs = tuple(same_data(read_runs(directory), data))
     settings = tuple(group(runs))
@@ -86,20 +86,20 @@ def analyse(directory: Path, data: str | None, with_baseline: bool) -> Analysis:
     name = name_setting(winner, settings)
     notes: list[str] = []
     texts = _texts(winner.best_run, notes)
-    judge = Judge()
+    bootstrap = PairedBootstrap()
     pairs: list[Comparison] = []
     second: str | None = None
-    for i, other in enumerate(rivals(settings, winner)):
+    for i, other in enumerate(compared_settings(settings, winner)):
         both = (winner, other)
         other_name = name_setting(other, both)
         second = other_name if i == 0 else second
-        pair = judge.compare(winner, other, name_setting(winner, both), other_name)
+        pair = bootstrap.compare(winner, other, name_setting(winner, both), other_name)
         if pair is None:
             notes.append(f"Not compared: {other_name} (no readable predictions on the winner's test texts).")
         else:
             pairs.append(pair)
-    baseline, why = baseline_of(winner.runs) if with_baseline else (None, "switched off by baseline=false")
-    versus = judge.compare_baseline(winner, baseline) if baseline is not None else None
+    baseline, why = baseline_of(winner.runs) if with_baseline else (None, "it is switched off by baseline=false")
+    versus = bootstrap.compare_baseline(winner, baseline) if baseline is not None else None
     if baseline is None:
         notes.append(f"No classical baseline: {why}.")
     elif versus is None:
@@ -107,7 +107,7 @@ def analyse(directory: Path, data: str | None, with_baseline: bool) -> Analysis:
             "The baseline is not compared with the winner: not all of the winner's runs have readable predictions on "
             "the same texts."
         )
-    adjusted = corrected([*pairs, versus] if versus else pairs)
+    adjusted = holm_corrected([*pairs, versus] if versus else pairs)
     others = adjusted[: len(pairs)]
     return Analysis(
         runs, settings, tables, winner, name, texts, tuple(adjusted),
@@ -125,7 +125,7 @@ def _texts(run: Run, notes: list[str]) -> Predictions | None:
 
 
 def summary(found: Analysis) -> Sequence[str]:
-    """The end of the command: the winner and how sure that is."""
+    """The lines that the command prints: the states, the winner, the comparisons, the notes."""
     states = ", ".join(f"{count} {state}" for state, count in found.states.items())
     lines = [f"{len(found.runs)} run{'s' if len(found.runs) != 1 else ''}: {states}"]
     if found.winner is not None:

@@ -1,4 +1,4 @@
-"""A classical baseline on the same splits, so that everyone sees what the LLM adds."""
+"""A classical baseline on the splits of the winner, to show what the LLM adds."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -15,7 +15,7 @@ from llm_cls.metrics.statistics import Ints, f1_ci95
 from llm_cls.reporting.predictions import Predictions
 from llm_cls.reporting.runs import Run, describe_error
 
-# Fixed: a baseline that is tuned is another experiment.
+# Not configurable: a tuned baseline would be another experiment.
 SETTINGS: Mapping[str, Any] = {
     "ngram_range": [1, 2],
     "sublinear_tf": True,
@@ -45,7 +45,7 @@ class Baseline:
     interval: tuple[float, float]
 
     def on(self, texts: Predictions) -> list[Ints]:
-        """Predictions as class indices in the order of ``texts``, from each split with exactly these test texts."""
+        """Class indices, shape ``(n,)`` in the order of ``texts``, predicted on each split with these test texts."""
         index = {name: i for i, name in enumerate(texts.names)}
         return [
             np.array([index[found[i]] for i in texts.ids], dtype=np.int64)
@@ -55,7 +55,7 @@ class Baseline:
 
 
 def baseline_of(runs: Sequence[Run]) -> tuple[Baseline | None, str]:
-    """The baseline on every split of ``runs``, from the cache or fitted now; or None and why there is none."""
+    """The baseline on every split of ``runs``, cached or fitted now, and ""; or None and the reason."""
     splits: dict[str, Run] = {}
     for run in runs:
         splits.setdefault(_split_digest(run), run)
@@ -64,7 +64,7 @@ def baseline_of(runs: Sequence[Run]) -> tuple[Baseline | None, str]:
         try:
             found.append(_on_split(run, digest))
         except (LlmClsError, ImportError, OSError, ValueError, KeyError, AssertionError) as error:
-            # Figures of the other splits alone would be of other texts than the runs' own.
+            # Without one split, the scores would be of other texts than those of the runs.
             where = f"on the split of {run.name}: " if len(splits) > 1 else ""
             return None, where + _reason(error)
     confusions = [confusion for _, confusion in found]
@@ -74,10 +74,10 @@ def baseline_of(runs: Sequence[Run]) -> tuple[Baseline | None, str]:
 
 
 def _on_split(run: Run, digest: str) -> tuple[Mapping[str, str], Ints]:
-    """Predictions of the test texts by id and their confusion matrix, from the cache or fitted now.
+    """Predictions of the test texts by id and their confusion matrix, cached or fitted now.
 
     Raises:
-        LlmClsError: The texts are not to be had without a network, or have changed since the run.
+        LlmClsError: The texts are not on this machine, or have changed since the run.
         ImportError: scikit-learn is missing.
     """
     cache_dir = run.config.get("data.cache_dir")
@@ -104,7 +104,7 @@ def _reason(error: Exception) -> str:
 
 
 def _split_digest(run: Run) -> str:
-    """Equal for runs on the same split: it names the file in the cache."""
+    """Name of the cache file; equal for runs on the same split."""
     assert run.record is not None
     data = run.record.data
     split = {key: run.config.get(f"data.{key}") for key in ("split_seed", "limit", "folds", "fold")}
@@ -115,17 +115,17 @@ def _fit(run: Run) -> dict[str, dict[str, str]]:
     """Labels and predictions of the test texts by id.
 
     Raises:
-        LlmClsError: The texts are not to be had without a network, or have changed since the run.
+        LlmClsError: The texts are not on this machine, or have changed since the run.
         ImportError: scikit-learn is missing.
     """
-    from llm_cls.config.schema import read_config
     from llm_cls.data.load import load_corpus
+    from llm_cls.runs.config_file import read_config
 
     config = read_config(run.path / "config.yaml").data
     if config.name == "livedoor" and config.archive is None:
         assert config.url is not None
         archive = config.cache_dir / "livedoor" / config.url.rpartition("/")[2]
-        if not archive.is_file():  # without this the corpus would be downloaded
+        if not archive.is_file():  # a report never downloads a corpus
             raise LlmClsError(f"the texts are not on this machine: {archive} is missing")
         config = config.model_copy(update={"archive": archive})
     corpus = load_corpus(config)
@@ -133,7 +133,7 @@ def _fit(run: Run) -> dict[str, dict[str, str]]:
     if corpus.digest != run.record.data.digest:
         raise LlmClsError("the texts on this machine are not those of the runs")
 
-    from sklearn.feature_extraction.text import TfidfVectorizer  # takes seconds: after all that can go wrong
+    from sklearn.feature_extraction.text import TfidfVectorizer  # takes seconds: only after the checks above
     from sklearn.linear_model import LogisticRegression
 
     train, test = ([f"{text.title}\n{text.body}" for text in corpus.splits[split]] for split in ("train", "test"))
@@ -162,7 +162,7 @@ def _read_cache(path: Path | None) -> dict[str, dict[str, str]] | None:
         found: dict[str, dict[str, str]] = json.loads(path.read_text(encoding="utf-8"))
         return found if found["labels"].keys() == found["predictions"].keys() else None
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return None  # fitted again
+        return None  # the baseline is fitted and written anew
 
 
 def _write_cache(path: Path | None, found: dict[str, dict[str, str]]) -> None:
@@ -170,4 +170,4 @@ def _write_cache(path: Path | None, found: dict[str, dict[str, str]]) -> None:
         try:
             write_json(path, found)
         except OSError:
-            return  # a folder of another machine or user: the next report fits again
+            return  # the cache belongs to another machine or user; the next report fits the baseline anew

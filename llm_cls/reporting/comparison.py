@@ -1,4 +1,4 @@
-"""Whether the winner is better than the others, or lucky."""
+"""Whether the winner is better than other settings by more than chance explains."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ from llm_cls.reporting.baseline import Baseline
 from llm_cls.reporting.predictions import Predictions, read_test_predictions
 from llm_cls.reporting.settings import AXES, Setting, best_per
 
-# Of 2,000 resamples the smallest p-value is 0.001: corrected for more than 50 pairs none could be below 0.05.
+# 2,000 resamples give p-values of at least 0.001. Corrected for more than 50 pairs, none could be below 0.05.
 MAX_PAIRS = 40
 
 
@@ -30,13 +30,13 @@ class Comparison:
     """The winner against another on the same test texts.
 
     Attributes:
-        winner, other: Names of the two, by what differs between them.
+        winner, other: Names of both settings: what differs between them.
         difference: Mean test F1 of the winner minus that of the other.
-        interval: 95 % of the difference, by the paired bootstrap.
+        interval: 95 % interval of the difference by the paired bootstrap.
         p_bootstrap, p_mcnemar: Two-sided, Holm-corrected over all pairs of the report.
         run_error: Standard error of the difference over seeds or folds; None where either has a single run.
-        only_winner, only_other: Texts that one alone has right, of one run each.
-        n_texts: Different test texts.
+        only_winner, only_other: Number of texts that only one of both gets right, by one run of each.
+        n_texts: Number of distinct test texts.
     """
 
     winner: str
@@ -51,18 +51,18 @@ class Comparison:
     n_texts: int
 
     @property
-    def told_apart(self) -> bool:
-        """Whether the corrected paired bootstrap finds a difference at 5 %."""
+    def significant(self) -> bool:
+        """Whether the corrected p-value of the paired bootstrap is below 0.05."""
         return self.p_bootstrap < 0.05
 
     @property
-    def holds_over_runs(self) -> bool:
-        """Whether other seeds or folds would hardly turn the difference around; unknown for single runs: True."""
+    def exceeds_run_error(self) -> bool:
+        """Whether the difference is more than twice its standard error over the runs; True where that is unknown."""
         return self.run_error is None or abs(self.difference) > 2 * self.run_error
 
 
 @dataclass(frozen=True)
-class _Judged:
+class _Classifier:
     """One classifier's predictions on one set of test texts, with resampled F1."""
 
     predictions: Ints
@@ -70,44 +70,51 @@ class _Judged:
     f1: float
 
 
-# Digest of the texts to the texts and what each run of a setting said of them.
-_ByTexts = dict[str, tuple[Predictions, list[_Judged]]]
+# Digest of the test texts to the texts and the predictions of each run on them.
+_ByTexts = dict[str, tuple[Predictions, list[_Classifier]]]
 
 
-class Judge:
-    """Compares settings by common bootstrap draws: the same texts are drawn for everyone."""
+class PairedBootstrap:
+    """Compares settings on the same bootstrap draws of test texts; predictions are read once."""
 
     def __init__(self) -> None:
-        """Starts without draws; each set of texts gets its own at its first use."""
+        """Starts without draws; they are made when a set of test texts occurs first."""
         self._draws: dict[str, Ints] = {}
         self._known: dict[object, _ByTexts] = {}
 
-    def _judge(self, texts: Predictions, predictions: Ints) -> _Judged:
+    def _resample(self, texts: Predictions, predictions: Ints) -> _Classifier:
         if texts.digest not in self._draws:
             self._draws[texts.digest] = draw_texts(len(texts.labels), seed=len(self._draws))
         n_labels = len(texts.names)
         once = np.ones((1, len(texts.labels)), dtype=np.int64)
-        return _Judged(
+        return _Classifier(
             predictions,
             resampled_f1(self._draws[texts.digest], texts.labels, predictions, n_labels),
             float(resampled_f1(once, texts.labels, predictions, n_labels)[0]),
         )
 
     def compare(self, winner: Setting, other: Setting, own_name: str, name: str) -> Comparison | None:
-        """The winner against another setting; None where they have no readable test texts in common."""
+        """Compares the winner with another setting; None where they share no readable test texts.
+
+        Args:
+            winner: The winner.
+            other: The other setting.
+            own_name: Name of the winner.
+            name: Name of the other setting.
+        """
         first, second = self._by_texts(winner), self._by_texts(other)
         return self._pair(first, second, own_name, name)
 
     def compare_baseline(self, winner: Setting, baseline: Baseline) -> Comparison | None:
-        """The winner against the classical baseline; None where a run of the winner can't take part."""
+        """Compares the winner with the baseline; None where predictions of a run of the winner are not readable."""
         first = self._by_texts(winner)
         second = {
-            digest: (texts, [self._judge(texts, predictions) for predictions in baseline.on(texts)])
+            digest: (texts, [self._resample(texts, predictions) for predictions in baseline.on(texts)])
             for digest, (texts, _) in first.items()
         }
         readable = sum(len(judged) for _, judged in first.values())
-        if readable < len(winner.runs) or not all(judged for _, judged in second.values()):
-            return None  # the difference would be another one than that between the figures of both
+        if readable < len(winner.runs) or not all(runs for _, runs in second.values()):
+            return None  # the difference would not be that between the scores that the report shows
         fixed = len(baseline.predictions) == 1
         return self._pair(first, second, "the winner", "the TF-IDF baseline", fixed)
 
@@ -119,8 +126,8 @@ class Judge:
             try:
                 texts = read_test_predictions(run)
             except (OSError, ValueError):
-                continue  # the section on damaged files has it
-            found.setdefault(texts.digest, (texts, []))[1].append(self._judge(texts, texts.predictions))
+                continue  # the caller notes a setting without readable predictions
+            found.setdefault(texts.digest, (texts, []))[1].append(self._resample(texts, texts.predictions))
         return found
 
     def _pair(
@@ -139,9 +146,9 @@ class Judge:
         for digest in common:
             texts, ours = first[digest]
             theirs = second[digest][1]
-            difference.append(np.mean([j.f1 for j in ours]) - np.mean([j.f1 for j in theirs]))
+            difference.append(np.mean([c.f1 for c in ours]) - np.mean([c.f1 for c in theirs]))
             resampled.append(
-                np.mean([j.resampled for j in ours], axis=0) - np.mean([j.resampled for j in theirs], axis=0)
+                np.mean([c.resampled for c in ours], axis=0) - np.mean([c.resampled for c in theirs], axis=0)
             )
             right, other_right = ours[0].predictions == texts.labels, theirs[0].predictions == texts.labels
             discordant["first"] += int((right & ~other_right).sum())
@@ -154,7 +161,7 @@ class Judge:
             interval=percentile_ci95(differences),
             p_bootstrap=bootstrap_p_value(differences),
             p_mcnemar=mcnemar(discordant["first"], discordant["second"]),
-            run_error=_run_error([([j.f1 for j in first[d][1]], [j.f1 for j in second[d][1]]) for d in common], fixed),
+            run_error=_run_error([([c.f1 for c in first[d][1]], [c.f1 for c in second[d][1]]) for d in common], fixed),
             only_winner=discordant["first"],
             only_other=discordant["second"],
             n_texts=len({i for digest in common for i in first[digest][0].ids}),
@@ -162,11 +169,11 @@ class Judge:
 
 
 def _run_error(f1: Sequence[tuple[Sequence[float], Sequence[float]]], fixed: bool) -> float | None:
-    """How far seeds and folds move a difference, from the F1 of both sides' runs on each set of test texts.
+    """Standard error of the difference over seeds and folds; None where a side has a single run.
 
     Args:
         f1: Both sides' F1 on each set of test texts.
-        fixed: Whether no seed changes the other side.
+        fixed: Whether the other side does not depend on a seed.
     """
     if len(f1) > 1:
         differences = [float(np.mean(ours) - np.mean(theirs)) for ours, theirs in f1]
@@ -175,8 +182,8 @@ def _run_error(f1: Sequence[tuple[Sequence[float], Sequence[float]]], fixed: boo
     return None if ours is None or theirs is None else float(np.hypot(ours, theirs))
 
 
-def rivals(settings: Sequence[Setting], winner: Setting) -> list[Setting]:
-    """Whom the winner is compared with: the second best on val, and the best of each other value of each axis."""
+def compared_settings(settings: Sequence[Setting], winner: Setting) -> list[Setting]:
+    """What the winner is compared with: the second best on val, and the best setting for each value of each axis."""
     by_val = sorted(settings, key=lambda s: -s.val_f1)
     chosen = [s for s in by_val if s is not winner][:1]
     for axis in AXES:
@@ -185,33 +192,33 @@ def rivals(settings: Sequence[Setting], winner: Setting) -> list[Setting]:
     return unique[:MAX_PAIRS]
 
 
-def corrected(pairs: Sequence[Comparison]) -> list[Comparison]:
-    """The same comparisons with p-values corrected for their number."""
+def holm_corrected(pairs: Sequence[Comparison]) -> list[Comparison]:
+    """The comparisons with p-values corrected for their number."""
     boot, exact = holm([p.p_bootstrap for p in pairs]), holm([p.p_mcnemar for p in pairs])
     return [replace(p, p_bootstrap=b, p_mcnemar=m) for p, b, m in zip(pairs, boot, exact, strict=True)]
 
 
 def sentence(winner: str, other: str, pair: Comparison) -> str:
-    """What a comparison means, in plain words; a negative difference is to the winner's disadvantage.
+    """What a comparison means, in a sentence; a negative difference means that the winner scored lower.
 
     Args:
-        winner: Name of the winner, beside that of the other.
-        other: Name of the other, beside that of the winner.
+        winner: Name of the winner.
+        other: Name of the other setting.
         pair: The comparison.
     """
     points, (low, high) = 100 * pair.difference, (100 * x for x in pair.interval)
-    if not pair.told_apart:
+    if not pair.significant:
         return (
-            f"The difference between {winner} and {other} ({points:.2f} points) is within what "
-            f"{pair.n_texts:,} texts can tell apart."
+            f"The difference between {winner} and {other} ({points:.2f} points) is not significant on "
+            f"{pair.n_texts:,} texts."
         )
     better, worse = (winner, other) if points > 0 else (other, winner)
     low, high = (low, high) if points > 0 else (-high, -low)
     found = (
         f"The difference between {better} and {worse} ({abs(points):.2f} points, 95 %: {low:.2f} to {high:.2f}) is "
-        f"more than chance explains on {pair.n_texts:,} texts"
+        f"significant on {pair.n_texts:,} texts"
     )
-    if pair.run_error is not None and not pair.holds_over_runs:
+    if pair.run_error is not None and not pair.exceeds_run_error:
         error = f"its standard error over the runs is {100 * pair.run_error:.2f} points"
-        return f"{found}, but not more than other seeds or folds could undo: {error}."
+        return f"{found}, but other seeds or folds could reverse it: {error}."
     return f"{found}: {better} is better."

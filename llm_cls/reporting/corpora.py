@@ -1,4 +1,4 @@
-"""Which runs may be compared: those that were scored on the same data."""
+"""The runs that may be compared: those scored on the same data."""
 
 from collections import Counter, defaultdict
 from collections.abc import Sequence
@@ -12,17 +12,17 @@ Key = tuple[str, tuple[str, ...], int]
 
 
 def same_data(runs: Sequence[Run], wanted: str | None) -> list[Run]:
-    """All runs, of which only those on one corpus stay scored: the wanted one, or the one with most runs.
+    """All runs, of which only those on one corpus stay scored: the wanted corpus, or the one with most runs.
 
-    Runs on other splits or folds of a corpus belong together. Where two runs claim the same split, but the
-    texts differ, the corpus changed in between; the larger part stays.
+    Runs on other splits or folds of a corpus belong together. Where two runs have the same split with different texts,
+    the corpus changed between them, and only the runs on the more frequent version stay scored.
 
     Args:
         runs: All runs of the report.
-        wanted: Name of the corpus, as ``run.json`` has it, or the beginning of its digest.
+        wanted: Name of the corpus as in ``run.json``, or at least the first four characters of its digest.
 
     Raises:
-        ConfigError: No scored run is of the wanted corpus.
+        ConfigError: No scored run is on the wanted corpus.
     """
     scored = [run for run in runs if run.scored]
     known = {(r.record.data.name, r.record.data.digest) for r in scored if r.record}
@@ -45,7 +45,7 @@ def same_data(runs: Sequence[Run], wanted: str | None) -> list[Run]:
 
 
 def corpus_key(run: Run) -> Key:
-    """Identifies a corpus whatever its split."""
+    """Identifies a corpus independently of its split."""
     assert run.record is not None
     data = run.record.data
     return data.name, tuple(data.labels), data.n_train + data.n_val + data.n_test

@@ -1,27 +1,27 @@
-"""What settings are called: by what differs between them, so that names stay short."""
+"""Names of settings: only what differs between them, so that names stay short."""
 
 from collections.abc import Sequence
 from typing import Any
 
-from llm_cls.reporting.export import rate
+from llm_cls.reporting.formatting import rate
 from llm_cls.reporting.settings import AXES, REPLICATES, Setting
 
 _WORDS = {"model": "{}", "template": "template {}", "lr": "lr {}", "batch_size": "batch size {}", "lora_r": "r {}"}
 
 
 def name_setting(setting: Setting, settings: Sequence[Setting]) -> str:
-    """A setting by what varies between ``settings``; by its model where nothing does."""
+    """The name of a setting: its values that vary between ``settings``; its model where nothing varies."""
     return ", ".join(_parts(setting, _varied(settings) or ["model"]))
 
 
 def name_common(settings: Sequence[Setting], among: Sequence[Setting]) -> str:
-    """What ``settings`` have in common and others of ``among`` don't; empty if that is nothing."""
+    """The values that ``settings`` have in common and that vary within ``among``; empty where there are none."""
     varied = _varied(settings)
     return ", ".join(_parts(settings[0], [key for key in _varied(among) if key not in varied]))
 
 
 def full_name(setting: Setting) -> str:
-    """A setting by all of its axes."""
+    """The name of a setting with the values of all axes."""
     known = [axis for axis in AXES if setting.axes[axis] is not None]
     return ", ".join(_parts(setting, [*known, *setting.extras]))
 

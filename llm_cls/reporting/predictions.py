@@ -1,16 +1,15 @@
-"""What a run said of each text."""
+"""The test predictions of a run."""
 
-import json
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from llm_cls.files import read_jsonl, sha256_json
+from llm_cls.errors import ArtifactError
+from llm_cls.files import sha256_json
 from llm_cls.metrics.scores import Floats
 from llm_cls.metrics.statistics import Ints
 from llm_cls.reporting.runs import Run
+from llm_cls.runs.directory import RunDirectory
 
 
 @dataclass(frozen=True)
@@ -36,40 +35,35 @@ class Predictions:
     digest: str
 
 
-def _read(path: Path, names: tuple[str, ...], n_texts: int) -> Predictions:
-    index = {name: i for i, name in enumerate(names)}
-    rows: list[dict[str, Any]] = read_jsonl(path)
-    try:
-        labels = [index[row["label"]] for row in rows]
-        probabilities = np.array([[row["probabilities"][name] for name in names] for row in rows], dtype=np.float64)
-        result = Predictions(
-            ids=tuple(str(row["id"]) for row in rows),
-            titles=tuple(str(row.get("title") or "") for row in rows),
-            labels=np.array(labels, dtype=np.int64),
-            predictions=np.array([index[row["prediction"]] for row in rows], dtype=np.int64),
-            probabilities=probabilities,
-            names=names,
-            digest=sha256_json([[str(row["id"]), label] for row, label in zip(rows, labels, strict=True)]),
-        )
-    except (KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"a line is not as expected: {error!r}") from None
-    if len(rows) != n_texts:
-        raise ValueError(f"{len(rows)} lines, expected {n_texts}")
-    if not (np.isfinite(probabilities).all() and (probabilities >= 0).all() and (probabilities <= 1).all()):
-        raise ValueError("probabilities must be between 0 and 1")
-    return result
-
-
 def read_test_predictions(run: Run) -> Predictions:
     """``predictions/test.jsonl`` of a scored run.
 
     Raises:
-        ValueError: The file is not as it must be.
-        OSError: It can't be read.
+        ValueError: The file is missing or damaged.
     """
     assert run.record is not None
-    path = run.path / "predictions" / "test.jsonl"
+    names = tuple(run.record.data.labels)
+    index = {name: i for i, name in enumerate(names)}
     try:
-        return _read(path, tuple(run.record.data.labels), run.record.data.n_test)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"a line is not JSON: {error}") from None
+        lines = RunDirectory(run.path).read_predictions("test")
+    except ArtifactError as error:
+        raise ValueError(str(error)) from None
+    if len(lines) != run.record.data.n_test:
+        raise ValueError(f"{len(lines)} lines, expected {run.record.data.n_test}")
+    try:
+        labels = [index[line.label] for line in lines]
+        predictions = [index[line.prediction or ""] for line in lines]
+        probabilities = np.array([[line.probabilities[name] for name in names] for line in lines], dtype=np.float64)
+    except KeyError as error:
+        raise ValueError(f"a line is not as expected: the label {error} is unknown or missing") from None
+    if not (np.isfinite(probabilities).all() and (probabilities >= 0).all() and (probabilities <= 1).all()):
+        raise ValueError("probabilities must be between 0 and 1")
+    return Predictions(
+        ids=tuple(line.id for line in lines),
+        titles=tuple(line.title or "" for line in lines),
+        labels=np.array(labels, dtype=np.int64),
+        predictions=np.array(predictions, dtype=np.int64),
+        probabilities=probabilities,
+        names=names,
+        digest=sha256_json([[line.id, label] for line, label in zip(lines, labels, strict=True)]),
+    )

@@ -1,53 +1,44 @@
-"""What each run was made from and on."""
+"""What each run was made from and on: data for the page."""
 
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-from llm_cls.reporting.html import rows_table
-from llm_cls.reporting.markup import Safe, join, tag
 from llm_cls.reporting.runs import Run
-from llm_cls.reporting.tables import Column
+from llm_cls.reporting.tables import Column, Table
 
 
-def provenance_section(runs: Sequence[Run]) -> Safe:
-    """The configuration common to all runs, what varies, the software, and a row for each run."""
+def provenance_tables(runs: Sequence[Run]) -> list[Table]:
+    """A row for each run, the configuration common to all runs, and the versions of the software.
+
+    Empty where no run has a readable configuration.
+    """
+    import pandas as pd  # takes 0.4 s, which --help should not
+
     known = [run for run in runs if run.config]
     if not known:
-        return tag("p", "No run has a readable configuration.")
-    values: dict[str, Counter[str]] = defaultdict(Counter)
+        return []
+    configs = pd.DataFrame([{key: _shown(value) for key, value in run.config.items()} for run in known], dtype=object)
+    constant = (configs.nunique() == 1) & configs.notna().all()
+    common = tuple({"key": key, "value": configs[key].iloc[0]} for key in sorted(configs.columns[constant]))
+    # logger.tags repeats the values of the sweep for W&B.
+    varied = [key for key in sorted(configs.columns[~constant]) if key != "logger.tags"]
+    versions: dict[str, Counter[str]] = {}
     for run in known:
-        for key, value in run.config.items():
-            values[key][_shown(value)] += 1
-    common = [
-        {"key": key, "value": next(iter(found))}
-        for key, found in sorted(values.items())
-        if len(found) == 1 and found.total() == len(known)
-    ]
-    varied = [key for key, found in sorted(values.items()) if len(found) > 1 or found.total() < len(known)]
-    varied = [key for key in varied if key != "logger.tags"]  # the swept values once more, for W&B
-    software: dict[str, Counter[str]] = defaultdict(Counter)
-    for run in known:
-        if run.record is not None:
-            for name, version in run.record.versions.items():
-                software[name][str(version)] += 1
-    versions = [
-        {"package": name, "version": ", ".join(v if len(found) == 1 else f"{v} ({n} runs)" for v, n in found.items())}
-        for name, found in sorted(software.items())
-    ]
+        for name, version in (run.record.versions if run.record else {}).items():
+            versions.setdefault(name, Counter())[str(version)] += 1
+    software = tuple({"package": name, "version": _counted(found)} for name, found in sorted(versions.items()))
+    note = "Configuration keys with one value in all runs."
     pair = (Column("key", "Key"), Column("value", "Value"))
-    return join([
-        tag("h3", "Each run"),
+    return [
         _runs_table(runs, varied),
-        tag("h3", "Common to all runs"),
-        rows_table("Common configuration", "Configuration keys with one value in all runs.", pair, common),
-        tag("h3", "Software"),
-        rows_table("Software", "", (Column("package", "Package"), Column("version", "Version")), versions),
-    ])  # fmt: skip
+        Table("common", "Common configuration", note, pair, common),
+        Table("software", "Software", "", (Column("package", "Package"), Column("version", "Version")), software),
+    ]
 
 
-def _runs_table(runs: Sequence[Run], varied: Sequence[str]) -> Safe:
+def _runs_table(runs: Sequence[Run], varied: Sequence[str]) -> Table:
     columns = (
         Column("run", "Run"),
         Column("state", "State"),
@@ -62,25 +53,33 @@ def _runs_table(runs: Sequence[Run], varied: Sequence[str]) -> Safe:
         Column("tokens_per_second", "Tokens/s", "number"),
         Column("peak_memory_gib", "GiB", "number"),
     )
-    rows = []
-    for run in runs:
-        row: dict[str, Any] = {"run": run.name, "state": run.state}
-        row |= {f"config:{key}": _shown(run.config.get(key)) for key in varied if run.config}
-        if run.record is not None:
-            row |= {key: getattr(run.record, key) for key in ("run_id", "world_size")}
-            row |= {"hardware": None if run.record.hardware is None else str(run.record.hardware)}
-            row |= {"data": run.record.data.digest[:12], "git_commit": (run.record.git_commit or "")[:12] or None}
-            row |= {"started_at": _time(run.record.started_at)}
-        if run.metrics is not None:
-            row["seconds"] = round(run.metrics.seconds.total, 1)
-            if run.metrics.peak_memory_gib is not None:
-                row["peak_memory_gib"] = round(run.metrics.peak_memory_gib, 2)
-            if run.metrics.tokens_per_second is not None:
-                row["tokens_per_second"] = round(run.metrics.tokens_per_second)
-        rows.append(row)
     note = "Configuration keys that vary between the runs, where the runs ran, and what they took."
-    shown = [column for column in columns if any(row.get(column.key) is not None for row in rows)]
-    return rows_table("Runs", note, shown, rows)
+    return Table("runs", "Runs", note, columns, tuple(_run_row(run, varied) for run in runs))
+
+
+def _run_row(run: Run, varied: Sequence[str]) -> dict[str, Any]:
+    row: dict[str, Any] = {"run": run.name, "state": run.state}
+    if run.config:
+        row |= {f"config:{key}": _shown(run.config.get(key)) for key in varied}
+    if (record := run.record) is not None:
+        row |= {
+            "run_id": record.run_id, "world_size": record.world_size, "data": record.data.digest[:12],
+            "git_commit": (record.git_commit or "")[:12] or None, "started_at": _time(record.started_at),
+            "hardware": None if record.hardware is None else str(record.hardware),
+        }  # fmt: skip
+    if (metrics := run.metrics) is not None:
+        row["seconds"] = round(metrics.seconds.total, 1)
+        for key, digits in (("peak_memory_gib", 2), ("tokens_per_second", None)):
+            if (number := getattr(metrics, key)) is not None:
+                row[key] = round(number, digits)
+    return row
+
+
+def _counted(found: Counter[str]) -> str:
+    """The versions of a package; with the number of runs where they differ."""
+    if len(found) == 1:
+        return next(iter(found))
+    return ", ".join(f"{version} ({n} run{'s' if n > 1 else ''})" for version, n in found.items())
 
 
 def _shown(value: Any) -> str:

@@ -1,4 +1,4 @@
-"""The published results that ours stand beside."""
+"""The published results, for comparison with runs of the same recipe."""
 
 import csv
 from collections.abc import Mapping
@@ -11,9 +11,9 @@ from llm_cls.reporting.settings import AXES, Setting, as_number
 SOURCE = "Hayato Tsukagoshi, “Text Classification with LLMs and LoRA”, 2023"
 SOURCE_URL = "https://github.com/hppRC/llm-lora-classification"
 
-
-# The rest of the published recipe: with another value, a setting is not the published one. Cutting long texts at
-# their end, as published, or in the body, as here by default, is no other setting.
+# The rest of the published recipe; a setting with another value is not the published one. data.truncation is left out:
+# runs that cut long texts in the body, which is the default here, are compared with the published runs, which cut at
+# the end.
 _RECIPE: Mapping[str, Any] = {
     "model.weights": "pretrained",
     "model.pooling": "last",
@@ -35,7 +35,7 @@ _RECIPE: Mapping[str, Any] = {
 
 @cache
 def published_rows() -> tuple[Mapping[str, Any], ...]:
-    """The 160 rows; figures are fractions, an empty cell is None."""
+    """The 160 rows; scores are fractions, an empty cell is None."""
     text = (files("llm_cls.assets") / "reference" / "published_results.csv").read_text(encoding="utf-8")
     return tuple({k: as_number(v) if v else None for k, v in row.items()} for row in csv.DictReader(text.splitlines()))
 

@@ -10,7 +10,8 @@ from typing import Any
 
 from llm_cls.metrics.statistics import mean_sd
 from llm_cls.reporting.runs import Run
-from llm_cls.runs.schema import Figures
+from llm_cls.runs.identity import RESOLVED, changes_result
+from llm_cls.runs.schema import Scores
 
 # What the published tables vary, and where the configuration has it.
 AXES = {
@@ -22,11 +23,6 @@ AXES = {
 }
 # Repetitions of one setting differ in these.
 REPLICATES = ("seed", "data.split_seed", "data.fold")
-# What cannot change a result, or not on purpose.
-_NEUTRAL = re.compile(
-    r"logger\.|sweep\.|hydra\.|pruner|experiment|trainer\.(accelerator|devices|num_nodes|progress_bar)$"
-    r"|data\.(cache_dir|url|archive|micro_batch_size|eval_batch_size)$|engine\.gradient_checkpointing$"
-)
 
 
 @dataclass(frozen=True)
@@ -85,7 +81,7 @@ class Setting:
 
 def value(run: Run, split: str, name: str) -> float:
     """A score of a scored run."""
-    figures: Figures = getattr(run.metrics, split)
+    figures: Scores = getattr(run.metrics, split)
     return float(getattr(figures, name))
 
 
@@ -114,7 +110,8 @@ def varied_keys(runs: Iterable[Run]) -> list[str]:
             values[key].add(repr(item))
     counts = Counter(key for config in configs for key in config)
     several = (key for key, found in values.items() if len(found) > 1 or counts[key] < len(configs))
-    return sorted(key for key in several if not _NEUTRAL.match(key))
+    # The report has one corpus, so the names of its files do not matter.
+    return sorted(key for key in several if changes_result(key) and RESOLVED.get(key) != "data.digest")
 
 
 def group(runs: Sequence[Run]) -> list[Setting]:

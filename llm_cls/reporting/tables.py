@@ -1,9 +1,10 @@
-"""The tables of the published experiment, from our runs, beside the published figures."""
+"""The tables of the published experiment from run directories, beside the published scores."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
+from llm_cls.reporting.formatting import Kind
 from llm_cls.reporting.published import published
 from llm_cls.reporting.runs import Run
 from llm_cls.reporting.settings import (
@@ -20,18 +21,13 @@ from llm_cls.reporting.settings import (
 )
 
 SCORES = ("accuracy", "precision", "recall", "f1")
-# Stems of the files of all tables; which of them a report has depends on what the runs vary.
+# File names, without suffix, of all tables; a report has those whose axis the runs vary.
 TABLES = ("best", "template", "lr", "batch_size", "r", "all")
-Kind = Literal["text", "number", "rate", "percent", "points"]
 
 
 @dataclass(frozen=True)
 class Column:
-    """A column: its name in the CSV file, its heading elsewhere, and how its values are written.
-
-    "rate" columns hold learning rates, written as 5e-4 for people; "percent" and "points" columns hold fractions
-    and are written times 100 with two digits, points with sign.
-    """
+    """A column: its name in the CSV file, its heading on the page and in Markdown, and how its values are written."""
 
     key: str
     heading: str
@@ -40,12 +36,12 @@ class Column:
 
 @dataclass(frozen=True)
 class Table:
-    """A table; the CSV file has all columns, the page and the Markdown the ``shown`` ones.
+    """A table; CSV has all columns, the page and Markdown have the ``shown`` ones.
 
     Attributes:
-        name: Stem of its files.
+        name: Name of its files, without suffix.
         title: Heading.
-        note: What a reader has to know.
+        note: What a reader needs to know about the rows.
         columns: All columns.
         shown: Keys of the columns shown; empty: all.
         rows: Column key to value.
@@ -60,7 +56,7 @@ class Table:
 
     @property
     def shown_columns(self) -> tuple[Column, ...]:
-        """The columns of the page and the Markdown, in their order; without those that say nothing."""
+        """The columns of the page and of Markdown, in their order, without empty ones."""
         by_key = {column.key: column for column in self.columns}
         wanted = [by_key[key] for key in self.shown or by_key]
         once = all(row.get("runs") == 1 for row in self.rows)
@@ -94,15 +90,15 @@ _SHOWN = tuple(column.key for column in (*_FIGURES[1:], *_BESIDE, *_REPEATED))
 
 
 def all_tables(runs: Sequence[Run], settings: Sequence[Setting]) -> list[Table]:
-    """Every table of the report; those that compare settings are left out where there is nothing to compare."""
+    """Every results table; one that compares values of an axis is left out where the axis has a single value."""
     tables = [_best_table(settings)] if settings else []
     for axis, name, title in (
         ("template", "template", "Per template"),
         ("batch_size", "batch_size", "Per batch size"),
         ("lora_r", "r", "Per LoRA r"),
     ):
-        if len({repr(s.axes[axis]) for s in settings}) > 1:
-            tables.append(_axis_table(settings, axis, name, title))
+        if (table := _axis_table(settings, axis, name, title)).rows:
+            tables.append(table)
     if series := shown_lr_series(settings):
         tables.insert(min(2, len(tables)), _lr_table(series))
     return [*tables, _all_table(runs)]
@@ -118,7 +114,7 @@ def _best_table(settings: Sequence[Setting]) -> Table:
 
 
 def _axis_table(settings: Sequence[Setting], axis: str, name: str, title: str) -> Table:
-    """The best setting for each model and value of ``axis``, sorted by val F1 within a model."""
+    """The best setting for each model and value of ``axis``, sorted by val F1 within each model."""
     rows: list[Setting] = []
     for model in _models(settings):
         own = [s for s in settings if s.axes["model"] == model]
@@ -170,7 +166,7 @@ def setting_row(setting: Setting) -> dict[str, Any]:
 
 
 def _all_table(runs: Sequence[Run]) -> Table:
-    """A row per run, whatever its state; figures of scored runs only."""
+    """A row for each run in any state; scores of scored runs only."""
     keys = [key for key in varied_keys(runs) if key not in AXES.values()]
     keys = [key for key in keys if not key.startswith(("model.", "template.")) and key != "lora.enabled"]
     ordered = [key for key in REPLICATES if key in keys] + [key for key in keys if key not in REPLICATES]

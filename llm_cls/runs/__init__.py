@@ -1,1 +1,1 @@
-"""The run directory and its only owner."""
+"""The run directory and its only owner: file names, file contents, identity, state, sweeps."""

@@ -1,7 +1,7 @@
-"""Ends the runs of a sweep that can't win: Optuna's rules over the val F1 of each epoch, and two of our own.
+"""Ends the runs of a sweep that cannot win: Optuna's rules over the val F1 of each epoch, and two more.
 
-Every run of a sweep is a trial of one Optuna study, kept as a journal in the sweep's folder, where runs of
-other processes and machines find it. A run that is resumed goes on with its trial.
+Every run of a sweep is a trial of one Optuna study. Its journal lies in the folder of the sweep, where runs of other
+processes and machines find it. A resumed run continues its trial.
 """
 
 import math
@@ -17,9 +17,9 @@ import numpy as np
 from llm_cls.config.schema import PrunerConfig
 from llm_cls.errors import ArtifactError, first_line
 from llm_cls.metrics.evaluation import Evaluation
-from llm_cls.runs.sweep import PLAN
+from llm_cls.runs.layout import JOURNAL
+from llm_cls.runs.sweep import is_sweep
 
-JOURNAL = "optuna.jsonl"
 _NO_INFORMATION = 1e-3  # nats; networks before their first step have ten times as much
 
 
@@ -27,13 +27,13 @@ class Pruner:
     """Judges one run after each of its epochs."""
 
     def __init__(self, config: PrunerConfig, run: Path, max_epochs: int, data: str = "") -> None:
-        """Takes part in the study of the sweep that ``run`` belongs to; outside a sweep there is none.
+        """Joins the study of the sweep that ``run`` belongs to; outside a sweep there is none.
 
         Args:
             config: The rules.
             run: The run directory.
-            max_epochs: Of the run.
-            data: Names the texts that the run is trained and judged on: scores on others can't be compared.
+            max_epochs: Planned epochs of the run.
+            data: Identifies the texts of the run: scores on other texts are not comparable.
 
         Raises:
             ArtifactError: The journal is damaged.
@@ -43,7 +43,7 @@ class Pruner:
         self._trial: Any = None
         self._study: Any = None
         self._reported: set[int] = set()
-        if config.name != "none" and (run.parent / PLAN).is_file():
+        if config.name != "none" and is_sweep(run.parent):
             with self._errors():
                 study = f"{max_epochs} epochs {data}".strip()
                 self._study = _open_study(config, self._journal, max_epochs, study)
@@ -57,7 +57,7 @@ class Pruner:
                 if self._trial is None:
                     self._trial = self._study.ask()
                     self._trial.set_user_attr("run", self._name)
-                if epoch not in self._reported:  # it is, if the run was killed before it could write its checkpoint
+                if epoch not in self._reported:  # a kill may have come before the checkpoint
                     self._trial.report(val.f1, epoch)
                 prune = self._trial.should_prune() or self._lags_behind(epoch, len(val.labels))
         if epoch == self._max_epochs:
@@ -67,11 +67,11 @@ class Pruner:
     def _lags_behind(self, epoch: int, n_texts: int) -> bool:
         """Whether this run's best val F1 is further behind the best of the others than training still changes.
 
-        Optuna's rules rank runs, which says little while many are equally good, and compare with finished runs
-        alone. The gap to the best run tells hopeless runs from late ones early, with any number of runs at a time.
-        One that has trained for fewer epochs counts as well: it can only get better.
+        Optuna's rules rank runs, which says little while many are equally good, and compare with finished runs only.
+        The gap to the best run separates hopeless runs from slow ones early, with any number of concurrent runs. A run
+        that has trained for fewer epochs counts as well: its best score can only rise.
 
-        A gap of two standard errors is no gap: that of a share f of ``n_texts`` texts is sqrt(f (1 - f) / n_texts).
+        A gap within two standard errors is ignored; that of a share f of n texts is sqrt(f (1 - f) / n).
         """
         if self._config.max_lag is None or epoch < 2:  # the first epoch is the warm-up
             return False
@@ -80,13 +80,13 @@ class Pruner:
             best = max((f1 for step, f1 in trial.intermediate_values.items() if step <= epoch), default=0.0)
             if trial.number == self._trial.number:
                 own = best
-            elif trial.user_attrs.get("run") != self._name:  # else of the same run, before it was removed
+            elif trial.user_attrs.get("run") != self._name:  # not an earlier trial of this run
                 top = max(top, best)
         allowed = top * self._config.max_lag * (1 - epoch / self._max_epochs) ** 2
         return own < top - max(allowed, 2 * math.sqrt(top * (1 - top) / n_texts))
 
     def end(self, val_f1: float | None, pruned: bool) -> None:
-        """Ends the trial, so that the other runs are compared with it."""
+        """Completes the trial, so that other runs are compared with it."""
         if self._trial is None:
             return
         from optuna.trial import TrialState
@@ -100,22 +100,22 @@ class Pruner:
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
-        """Names the file in what Optuna makes of a damaged journal."""
+        """Turns Optuna's errors about a damaged journal into one that names the file."""
         try:
             yield
         except (ValueError, KeyError, TypeError, AttributeError, IndexError, AssertionError) as error:
             raise ArtifactError(
                 f"{self._journal} is damaged: {type(error).__name__}: {first_line(error)}. Remove it and "
-                "start the sweep again: finished runs stay, and the pruner begins anew"
+                "start the sweep again: finished runs stay, and the pruner starts afresh"
             ) from error
 
 
 def has_collapsed(val: Evaluation) -> bool:
-    """Whether the network gives every text the same answer, so that there is nothing left to learn with.
+    """Whether the network gives every text the same probabilities, so that it has stopped learning.
 
-    A run that has learnt little yet may also predict few labels, and be the winner in the end; but its
-    probabilities differ from text to text. Hence the mutual information of text and predicted label in nats,
-    the mean over the texts of KL(p(label | text) || p(label)), has to vanish too.
+    A run that has learnt little yet may also predict one label only, and still win in the end; but its probabilities
+    differ from text to text. So the mutual information of text and predicted label in nats, the mean over the texts of
+    KL(p(label | text) || p(label)), must vanish as well.
     """
     if not val.finite or len(set(val.predictions.tolist())) > 1:
         return False
@@ -125,7 +125,7 @@ def has_collapsed(val: Evaluation) -> bool:
 
 
 class _FileLock:
-    """Optuna's interface of a lock, with one that the system frees when its holder dies."""
+    """Optuna's lock interface with a lock that the system releases when its holder dies."""
 
     def __init__(self, path: Path) -> None:
         self._lock = filelock.FileLock(path)
@@ -145,7 +145,7 @@ def _open_study(config: PrunerConfig, journal: Path, max_epochs: int, name: str)
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     if config.name == "median":
-        first = math.ceil(config.warmup_fraction * max_epochs) + 1  # Optuna counts the epoch that it may end
+        first = math.ceil(config.warmup_fraction * max_epochs) + 1  # Optuna includes the epoch at which it may prune
         rule: Any = optuna.pruners.MedianPruner(n_startup_trials=config.startup_runs, n_warmup_steps=first)
     else:
         rule = optuna.pruners.HyperbandPruner(config.min_epochs, max_epochs, config.reduction_factor)
@@ -153,13 +153,13 @@ def _open_study(config: PrunerConfig, journal: Path, max_epochs: int, name: str)
     _drop_torn_line(journal, lock)
     return optuna.create_study(
         study_name=name, direction="maximize", load_if_exists=True, pruner=rule,
-        sampler=optuna.samplers.RandomSampler(),  # asked for nothing: Hydra has chosen the values
+        sampler=optuna.samplers.RandomSampler(),  # never used: Hydra has chosen the values
         storage=JournalStorage(JournalFileBackend(str(journal), lock_obj=lock)),
     )  # fmt: skip
 
 
 def _drop_torn_line(journal: Path, lock: Any) -> None:
-    """Takes away what a full disk has left of a last line: the next one would be joined to it."""
+    """Removes an incomplete last line, which a full disk leaves: the next line would be appended to it."""
     lock.acquire()
     try:
         text = journal.read_bytes() if journal.is_file() else b""
@@ -170,7 +170,7 @@ def _drop_torn_line(journal: Path, lock: Any) -> None:
 
 
 def _unfinished_trial(study: Any, name: str) -> tuple[Any, set[int]]:
-    """The trial that the run ``name`` had before an interruption, and the epochs that it knows."""
+    """The trial of the run ``name`` before an interruption, and its reported epochs."""
     import optuna
 
     for known in reversed(study.get_trials(deepcopy=False)):

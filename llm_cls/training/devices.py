@@ -51,10 +51,10 @@ class Hardware:
 
 
 def resolve_hardware(config: TrainerConfig) -> Hardware:
-    """What "auto" means on this machine.
+    """The devices and precision that the configuration means on this machine.
 
     Raises:
-        ConfigError: More devices are asked for than there are, or a precision that they lack.
+        ConfigError: There are fewer devices than requested, or they do not support the precision.
     """
     found = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if config.accelerator == "gpu" and not found:
@@ -79,7 +79,7 @@ def check_fp8(hardware: Hardware) -> None:
     """Checks that engine=fp8 can run.
 
     Raises:
-        ConfigError: The device multiplies no 8-bit floats, or another precision than bf16 is asked for.
+        ConfigError: The device does not support products of 8-bit floats, or the precision is not bf16.
     """
     if hardware.accelerator != "gpu" or torch.cuda.get_device_capability(hardware.device) < (9, 0):
         raise ConfigError(
@@ -91,7 +91,7 @@ def check_fp8(hardware: Hardware) -> None:
 
 
 def peak_memory_gib(device: torch.device) -> float:
-    """Peak memory since the start of the run: on the GPU, or without one in main memory since that of the process."""
+    """Peak memory in GiB: on a GPU since the start of the run, otherwise main memory since the start of the process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**30
     import resource
@@ -102,6 +102,6 @@ def peak_memory_gib(device: torch.device) -> float:
 
 
 def reset_peak_memory(device: torch.device) -> None:
-    """Forgets the peak of earlier runs of this process on its GPU; that of main memory can't be forgotten."""
+    """Resets the peak on the GPU, which earlier runs of this process have set; that of main memory cannot be reset."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)

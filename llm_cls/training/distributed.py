@@ -26,12 +26,12 @@ class ReplicatedStrategy(DDPStrategy):
 
     def _setup_model(self, model: nn.Module) -> Any:
         for tensor in model.parameters():
-            if tensor.requires_grad:  # equal by their seed already; this makes it certain
+            if tensor.requires_grad:  # the seed makes them equal already; this guarantees it
                 dist.broadcast(tensor.data, src=0)
         return model
 
     def _register_ddp_hooks(self) -> None:
-        """There is no wrapper to hook into."""
+        """Does nothing, because there is no wrapper."""
 
 
 def is_distributed() -> bool:
@@ -77,11 +77,11 @@ def gather_logits(logits: list[Tensor], indices: list[int], n_texts: int, n_labe
     Raises:
         RuntimeError: Some text was scored twice or not at all.
     """
-    mine = torch.cat(logits).float().cpu().numpy() if logits else np.zeros((0, n_labels), np.float32)
-    parts: list[Any] = [(indices, mine)]
+    own = torch.cat(logits).float().cpu().numpy() if logits else np.zeros((0, n_labels), np.float32)
+    parts: list[Any] = [(indices, own)]
     if is_distributed():
         parts = [None] * dist.get_world_size()
-        dist.all_gather_object(parts, (indices, mine))
+        dist.all_gather_object(parts, (indices, own))
     order = np.concatenate([np.asarray(part[0], np.int64) for part in parts])
     if not np.array_equal(np.sort(order), np.arange(n_texts)):
         raise RuntimeError(f"{len(order)} scores for {n_texts} texts: some text was not scored exactly once")

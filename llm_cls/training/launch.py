@@ -3,6 +3,9 @@
 Lightning starts the other ranks by running ``sys.argv`` again, which under ``--multirun`` makes every rank
 run its own whole sweep. Here the run that Hydra composed writes ``config.yaml``, and every rank is a fresh
 process that reads that file: one configuration by construction, in a sweep as in a single run.
+
+torch's elastic launcher would start the ranks as well, but leaves them running when it is killed itself, and ends them
+after a fixed grace period whatever further signals arrive.
 """
 
 import os
@@ -14,11 +17,11 @@ import time
 from pathlib import Path
 from types import FrameType
 
-from llm_cls.errors import EXIT_UNEXPECTED
-from llm_cls.signals import heeded, interrupted_by
+from llm_cls.errors import EXIT_INTERRUPTED, EXIT_UNEXPECTED, RankError, RunInterrupted
+from llm_cls.signals import handled_signals, interrupted_by
 
-PARENT = "LLM_CLS_PARENT"  # the process that started a rank, and without which it must not go on
-_GRACE_SECONDS = 30.0  # a rank finishes its W&B run in them
+PARENT = "LLM_CLS_PARENT"  # id of the process that started a rank and without which the rank must end
+_GRACE_SECONDS = 30.0  # for the ranks to finish their W&B runs
 _POLL_SECONDS = 0.05
 
 
@@ -28,9 +31,9 @@ def is_first_process() -> bool:
 
 
 def started_together() -> int | None:
-    """How many ranks torchrun, srun or ``launch_ranks`` has started, this process among them; None: none of them has.
+    """The number of ranks that torchrun, srun or ``launch_ranks`` has started, this process included; None otherwise.
 
-    That a job of SLURM has several tasks doesn't count: only srun starts them.
+    Several tasks of a SLURM job alone do not count: only srun starts them.
     """
     if "LOCAL_RANK" in os.environ:
         return int(os.environ.get("WORLD_SIZE", "1"))
@@ -45,21 +48,21 @@ def usable_cores() -> int:
     return os.cpu_count() or 1
 
 
-def launch_ranks(directory: Path, devices: int) -> int:
+def launch_ranks(directory: Path, devices: int) -> None:
     """Runs ``llm_cls.training.rank`` once per device and waits for all of them.
 
-    If one fails the others are ended: they would wait for it forever.
-
-    Returns:
-        The exit code: 0, or that of the first rank that failed.
+    If one fails, the others are ended: they would wait for it forever.
 
     Raises:
-        RunInterrupted: A signal has come to this process.
+        RunInterrupted: A signal has come to this process or to one of them.
+        RankError: One of them has failed.
     """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    threads = os.environ.get("OMP_NUM_THREADS", "")  # of the whole run: more than there are cores wait for one another
+    threads = os.environ.get(
+        "OMP_NUM_THREADS", ""
+    )  # threads of the whole run: with more than there are cores they wait for one another
     cores = int(threads) if threads.isdecimal() else usable_cores()
     # Without SLURM's variables, from which Lightning would conclude that SLURM has started the ranks.
     inherited = {key: value for key, value in os.environ.items() if not key.startswith("SLURM_")}
@@ -76,13 +79,13 @@ def launch_ranks(directory: Path, devices: int) -> int:
     def interrupt(number: int, frame: FrameType | None) -> None:
         received.append(number)
 
-    handlers = {number: signal.signal(number, interrupt) for number in heeded()}
+    handlers = {number: signal.signal(number, interrupt) for number in handled_signals()}
     codes: list[int | None] = [None] * devices
     ranks: list[subprocess.Popen[bytes]] = []
     try:
         for rank in range(devices):
             command = [sys.executable, "-m", "llm_cls.training.rank", str(directory)]
-            # A session of its own: Ctrl-C reaches this process alone, which then ends the ranks together.
+            # In a new session, so that Ctrl-C reaches only this process, which then ends the ranks together.
             environment = base | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
             ranks.append(subprocess.Popen(command, env=environment, start_new_session=True))
         while None in codes and not (received or any(codes)):
@@ -94,8 +97,9 @@ def launch_ranks(directory: Path, devices: int) -> int:
             signal.signal(number, handler)
     if received:
         raise interrupted_by(received[0])
-    failed = [code for code in codes if code]
-    return next((code for code in failed if code > EXIT_UNEXPECTED), EXIT_UNEXPECTED if failed else 0)
+    if failed := [code for code in codes if code]:
+        code = next((code for code in failed if code > EXIT_UNEXPECTED), EXIT_UNEXPECTED)
+        raise RunInterrupted("Interrupted") if code == EXIT_INTERRUPTED else RankError(code)
 
 
 def _end(ranks: list[subprocess.Popen[bytes]], received: list[int]) -> None:

@@ -28,11 +28,11 @@ LOG_EVERY_STEPS = 10  # reading the loss waits for the device
 class ClassifierModule(LightningModule):
     """Trains and scores a ``TextClassifier``.
 
-    The optimizer is stepped by hand, because an optimizer step here is a fixed set of texts over all
+    The optimizer is stepped manually, because an optimizer step here is a fixed set of texts over all
     devices and micro batches: each micro batch adds its part of the mean over that set.
 
     Attributes:
-        evaluations: The latest judgement of "val" and "test".
+        evaluations: The latest evaluation of "val" and "test".
     """
 
     def __init__(self, classifier: TextClassifier, config: Config, data: TextDataModule) -> None:
@@ -41,13 +41,13 @@ class ClassifierModule(LightningModule):
         self.automatic_optimization = False
         self.strict_loading = False  # checkpoints hold what is trained; on_load_checkpoint checks that
         self.classifier, self._config, self._data = classifier, config, data
-        self._train_loss = SumMetric(nan_strategy="disable")  # a diverged run must show
+        self._train_loss = SumMetric(nan_strategy="disable")  # a NaN must reach the result
         self.evaluations: dict[str, Evaluation] = {}
         self._logits: list[Tensor] = []
         self._indices: list[int] = []
 
     def cpu(self) -> Self:
-        """Stays where it is: Lightning would move gigabytes off the device after each stage and back again."""
+        """Keeps the weights on the device: Lightning would move gigabytes off it after each stage and back."""
         return self
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
@@ -63,9 +63,9 @@ class ClassifierModule(LightningModule):
         self.classifier.train()
 
     def on_train_batch_start(self, batch: Step, batch_idx: int) -> None:
-        """Gives each epoch its own random numbers, so that a resumed run draws what it would have drawn.
+        """Seeds each epoch, so that a resumed run draws the same random numbers as an uninterrupted one.
 
-        Not earlier: what Lightning draws while it makes its data loader differs after a resume.
+        This hook runs after Lightning has made its data loader, whose use of random numbers differs after a resume.
         """
         if batch_idx == 0:
             stream = self.current_epoch * self.trainer.world_size + self.global_rank
@@ -73,7 +73,7 @@ class ClassifierModule(LightningModule):
 
     def training_step(self, step: Step, batch_idx: int) -> None:
         """One optimizer step over all devices."""
-        signals.check()
+        signals.raise_if_received()
         optimizer: Any = self.optimizers()
         total = torch.zeros((), device=self.device)
         for batch in self._parts(step):
@@ -98,7 +98,7 @@ class ClassifierModule(LightningModule):
         return total / len(self._data.tokens["train"])
 
     def _parts(self, step: Step) -> Iterator[Batch]:
-        """The micro batches, smaller ones where memory wants that."""
+        """The micro batches, split further where memory requires it."""
         for batch in step.micro_batches:
             yield from batch.split(self.classifier.max_tokens)
 
@@ -109,7 +109,7 @@ class ClassifierModule(LightningModule):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Keeps the logits of a batch."""
-        signals.check()
+        signals.raise_if_received()
         self._logits += [self.classifier(part) for part in batch.split(self.classifier.max_eval_tokens)]
         self._indices += batch.indices
 
@@ -118,15 +118,15 @@ class ClassifierModule(LightningModule):
         self.validation_step(batch, batch_idx)
 
     def on_validation_epoch_end(self) -> None:
-        """Judges the val split."""
-        self._judge("val")
+        """Scores the val split."""
+        self._evaluate("val")
         self.log("val/f1", self.evaluations["val"].f1, prog_bar=True, logger=False)
 
     def on_test_epoch_end(self) -> None:
-        """Judges the test split."""
-        self._judge("test")
+        """Scores the test split."""
+        self._evaluate("test")
 
-    def _judge(self, split: str) -> None:
+    def _evaluate(self, split: str) -> None:
         labels = self._data.labels(split)
         n_labels = len(self._data.corpus.labels)
         logits = gather_logits(self._logits, self._indices, len(labels), n_labels)
@@ -138,7 +138,7 @@ class ClassifierModule(LightningModule):
         return {name: p.detach().cpu().contiguous() for name, p in self.classifier.trainable_state().items()}
 
     def load_trainable_state(self, state: dict[str, Tensor], source: str) -> None:
-        """Puts back what ``trainable_state`` gave.
+        """Restores what ``trainable_state`` returned.
 
         Raises:
             ArtifactError: Some tensor is missing, unknown or of another shape; ``source`` names the file.
@@ -157,6 +157,6 @@ class ClassifierModule(LightningModule):
         checkpoint["state_dict"] = self.trainable_state()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Restores what is trained, and checks that all of it is there."""
+        """Restores what is trained, and checks that nothing is missing."""
         self.load_trainable_state(checkpoint["state_dict"], "checkpoints/last.ckpt")
         checkpoint["state_dict"] = {}

@@ -1,4 +1,4 @@
-"""New texts through a finished run."""
+"""Labels for new texts from a finished run."""
 
 from typing import TYPE_CHECKING
 
@@ -7,7 +7,7 @@ import numpy.typing as npt
 import torch
 from tqdm import tqdm
 
-from llm_cls.config.schema import Config, EngineConfig, TrainerConfig, read_config
+from llm_cls.config.schema import Config, EngineConfig, TrainerConfig
 from llm_cls.data.batches import EvalBatches
 from llm_cls.data.table import column, read_rows
 from llm_cls.data.template import render
@@ -18,7 +18,9 @@ from llm_cls.metrics.evaluation import log_softmax
 from llm_cls.model.artifact import load_artifact, read_labels, verify_artifact
 from llm_cls.model.classifier import TextClassifier
 from llm_cls.model.decoder import load_architecture, load_decoder
-from llm_cls.runs.schema import read_metrics
+from llm_cls.runs import layout
+from llm_cls.runs.config_file import read_config
+from llm_cls.runs.state import read_files
 from llm_cls.training.devices import Hardware, resolve_hardware
 from llm_cls.training.distributed import gather_logits
 
@@ -37,14 +39,14 @@ def predict_file(arguments: "PredictConfig") -> tuple[list[str], tuple[str, ...]
     """
     if not arguments.run.is_dir():
         raise ConfigError(f"run={arguments.run} is not a folder. Give the run directory that training printed")
-    metrics = read_metrics(arguments.run)
+    metrics = read_files(arguments.run).metrics
     if metrics is None:
         raise ArtifactError(f"run={arguments.run} is not a finished run: it has no metrics.json. Finish the training")
-    folder = arguments.run / "model"
+    folder = arguments.run / layout.MODEL
     if metrics.best_epoch is None:
         raise ArtifactError(f"run={arguments.run} diverged before its first epoch ended, so it has no model")
     verify_artifact(folder)
-    config = read_config(arguments.run / "config.yaml")
+    config = read_config(arguments.run / layout.CONFIG)
     ids, pieces = _read_texts(arguments, config)
     hardware = resolve_hardware(TrainerConfig(accelerator=arguments.accelerator))
     architecture = load_architecture(config.model)

@@ -1,7 +1,7 @@
 """What the runs of a sweep in one process have in common: read, downloaded and loaded once.
 
-Only what no run changes is kept. The decoder is one of the frozen kind, and every run gives it back as it
-was; one that a run trains as a whole, or that was in use when a run failed, is loaded anew.
+Only what no run changes is kept. A frozen decoder is returned by every run unchanged; one that a run trains as a
+whole, or that was in use when a run failed, is loaded again.
 """
 
 import gc
@@ -29,7 +29,7 @@ class Shared:
         self._kept: dict[str, tuple[str, Any]] = {}
 
     def __getstate__(self) -> dict[str, Any]:
-        """Nothing of it goes to another process."""
+        """Pickles as empty: nothing of it goes to another process."""
         return {"_kept": {}}
 
     def corpus(self, config: DataConfig) -> Corpus:
@@ -52,17 +52,17 @@ class Shared:
     def take_decoder(
         self, config: Config, architecture: PretrainedConfig, dtype: torch.dtype, device: torch.device
     ) -> PreTrainedModel:
-        """The decoder, for one run, which gives it back with ``return_decoder``; until then it is not kept."""
+        """The decoder, for one run, which returns it with ``return_decoder``; until then it is not kept."""
         key = _decoder_key(config, dtype, device)
         kept: PreTrainedModel | None = self._get("decoder", key)
         self._kept.pop("decoder", None)
-        collect()  # room for a new one, and for what the next run builds around a kept one
+        collect()  # frees memory for a new one, or for what the next run builds around a kept one
         if kept is not None:
             return kept
         return load_decoder(config.model, deepcopy(architecture), dtype, device, config.seed)
 
     def return_decoder(self, decoder: PreTrainedModel, config: Config) -> None:
-        """Keeps ``decoder``, which is as it was when it was taken, for the next run."""
+        """Keeps ``decoder``, which is unchanged since it was taken, for the next run."""
         self._keep("decoder", _decoder_key(config, decoder.dtype, decoder.device), decoder)
 
     def _get(self, kind: str, key: str) -> Any:
@@ -75,7 +75,7 @@ class Shared:
 
 
 def _decoder_key(config: Config, dtype: torch.dtype, device: torch.device) -> str:
-    seed = config.seed if config.model.weights == "random" else None  # which draws those
+    seed = config.seed if config.model.weights == "random" else None  # draws the random weights
     return sha256_json([config.model.model_dump(mode="json"), str(dtype), str(device), seed])
 
 

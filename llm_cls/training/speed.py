@@ -14,12 +14,12 @@ from lightning.pytorch.callbacks import Callback
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from llm_cls.config.schema import Config
 from llm_cls.data.batches import Batch, Step, collate
 from llm_cls.data.datamodule import TextDataModule
 from llm_cls.training.devices import peak_memory_gib, reset_peak_memory
 from llm_cls.training.module import ClassifierModule
-from llm_cls.training.run import Inputs, build_module
+from llm_cls.training.prepare import Inputs
+from llm_cls.training.run import build_module
 from llm_cls.training.shared import Shared
 
 
@@ -85,26 +85,25 @@ def _now(device: torch.device) -> float:
     return time.perf_counter()
 
 
-def measure(config: Config, inputs: Inputs, steps: int, warmup: int) -> dict[str, Any]:
+def measure(inputs: Inputs, steps: int, warmup: int) -> dict[str, Any]:
     """Speed and memory of one engine.
 
     Args:
-        config: The run; its first steps are trained, nothing is written.
-        inputs: Of ``run.prepare``.
+        inputs: The run; its first steps are trained, nothing is written.
         steps: Steps that are measured.
         warmup: Steps before them: compilation, the allocator, the clocks of the device.
 
     Returns:
         A row of the benchmark's results.
     """
-    hardware = inputs.hardware
+    config, hardware = inputs.config, inputs.hardware
     device = hardware.device
     if device.type == "cuda":
         torch.cuda.empty_cache()
         reset_peak_memory(device)
     began = time.perf_counter()
     data = TextDataModule(inputs.corpus, inputs.tokenizer, config.template, config.data, config.seed)
-    module = build_module(config, inputs, data, Shared())
+    module = build_module(inputs, data, Shared())
     clock = StepClock()
     trainer = Trainer(
         accelerator=hardware.accelerator, devices=1, precision=hardware.precision,  # type: ignore[arg-type]
@@ -171,10 +170,11 @@ def matmul_tflops(device: torch.device, dtype: torch.dtype) -> float:
     return 2 * size**3 / statistics.median(times[len(times) // 2 :]) / 1e12
 
 
-def largest_micro_batch(config: Config, inputs: Inputs) -> int:
+def largest_micro_batch(inputs: Inputs) -> int:
     """How many texts of full length fit into one forward and backward pass, up to the batch; 0 if none does."""
+    config = inputs.config
     data = TextDataModule(inputs.corpus, inputs.tokenizer, config.template, config.data, config.seed)
-    module = build_module(config, inputs, data, Shared())
+    module = build_module(inputs, data, Shared())
     tokens = data.tokens["train"]
     longest = np.argsort(-tokens.lengths)[: config.data.batch_size]
     module.classifier.train()

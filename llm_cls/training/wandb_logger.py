@@ -1,4 +1,4 @@
-"""W&B through Lightning's logger; never a prompt, never a stopped run because of it."""
+"""W&B through Lightning's logger. It never asks for input, and a failure of W&B never stops a run."""
 
 import logging
 import netrc
@@ -16,12 +16,15 @@ from llm_cls.config.schema import Config
 from llm_cls.data.corpus import Corpus
 from llm_cls.errors import first_line
 from llm_cls.metrics.evaluation import Evaluation
+from llm_cls.runs.content import plain
+from llm_cls.runs.directory import RunDirectory
+from llm_cls.runs.schema import Metrics, RunRecord
 
 log = logging.getLogger(__name__)
 
 
 class _TolerantLogger(WandbLogger):
-    """Lightning's logger, which logs no more once W&B has failed: its process may be killed, its disk full."""
+    """Lightning's logger, which stops logging once W&B has failed, for example because its process was killed."""
 
     failed = False
 
@@ -34,7 +37,7 @@ class _TolerantLogger(WandbLogger):
         self.attempt(lambda: super(_TolerantLogger, self).log_hyperparams(params))
 
     def attempt(self, action: Callable[[], None]) -> None:
-        """Logs something; whatever W&B raises, the training matters more."""
+        """Runs ``action``; an error of W&B is reported once and does not stop the training."""
         if self.failed:
             return
         try:
@@ -45,24 +48,25 @@ class _TolerantLogger(WandbLogger):
 
 
 class RunLogger:
-    """A W&B run, or nothing at all where W&B can't be used."""
+    """A W&B run, or nothing where W&B could not be started."""
 
     def __init__(self, logger: _TolerantLogger | None) -> None:
         """Wraps ``logger``."""
         self.lightning: _TolerantLogger | Literal[False] = logger or False
         self._wandb: Any = logger.experiment if logger else None
 
-    def log_results(self, metrics: dict[str, Any], test: Evaluation, corpus: Corpus) -> None:
+    def log_results(self, metrics: Metrics, test: Evaluation, corpus: Corpus) -> None:
         """Final figures, confusion matrix, per-class table and table of the test predictions."""
         if self.lightning:
             self.lightning.attempt(lambda: self._log_results(metrics, test, corpus))
 
-    def _log_results(self, metrics: dict[str, Any], test: Evaluation, corpus: Corpus) -> None:
+    def _log_results(self, metrics: Metrics, test: Evaluation, corpus: Corpus) -> None:
         import wandb
 
-        summary = {f"{split}/{k}": v for split in ("val", "test") for k, v in metrics[split].items()}
-        kept = ("status", "collapsed", "best_epoch", "epochs_run", "tokens_per_second", "peak_memory_gib")
-        summary |= {k: metrics[k] for k in kept} | {"total_seconds": metrics["seconds"]["total"]}
+        splits = {"val": metrics.val.model_dump(), "test": metrics.test.model_dump()}
+        summary = {f"{split}/{name}": value for split, scores in splits.items() for name, value in scores.items()}
+        kept = {"status", "collapsed", "best_epoch", "epochs_run", "tokens_per_second", "peak_memory_gib"}
+        summary |= metrics.model_dump(include=kept) | {"total_seconds": metrics.seconds.total}
         self._wandb.summary.update({f"best/{k}" if "/" in k else k: v for k, v in summary.items()})
         if not test.finite:
             return
@@ -72,7 +76,8 @@ class RunLogger:
             [text.id, text.title, text.label, names[best], text.label == names[best], *map(float, p)]
             for text, best, p in zip(corpus.splits["test"], test.predictions, test.probabilities, strict=True)
         ]
-        classes = [[name, *metrics["per_class"][name].values()] for name in names]
+        per_class = [(name, metrics.per_class[name]) for name in names]
+        classes = [[name, *scores.model_dump().values()] for name, scores in per_class if scores is not None]
         self._wandb.log(
             {
                 "test/confusion_matrix": wandb.plot.confusion_matrix(
@@ -85,17 +90,17 @@ class RunLogger:
 
 
 @contextmanager
-def run_logger(config: Config, directory: Path, record: dict[str, Any], first: bool = True) -> Iterator[RunLogger]:
-    """The run's logger; finished with the run's own exit code whatever happens.
+def run_logger(config: Config, directory: RunDirectory, record: RunRecord) -> Iterator[RunLogger]:
+    """The logger of a run; it is finished with the exit code of the run in any case.
 
     Online where an API key is configured and W&B answers, otherwise offline below ``directory``, with the
-    command that uploads it. Of several processes only the first logs.
+    command that uploads it. Of several processes only the one that writes logs.
     """
-    if config.logger.name == "none" or not first:
+    if config.logger.name == "none" or not directory.writes:
         yield RunLogger(None)
         return
     os.environ.setdefault("WANDB_SILENT", "true")  # its messages would break the progress bar
-    logger = RunLogger(_start(config, directory, record))
+    logger = RunLogger(_start(config, directory.path, record))
     code = 0
     try:
         yield logger
@@ -106,7 +111,7 @@ def run_logger(config: Config, directory: Path, record: dict[str, Any], first: b
         _finish(logger, code)
 
 
-def _start(config: Config, directory: Path, record: dict[str, Any]) -> _TolerantLogger | None:
+def _start(config: Config, directory: Path, record: RunRecord) -> _TolerantLogger | None:
     import wandb
 
     modes = ["offline"]
@@ -124,13 +129,16 @@ def _start(config: Config, directory: Path, record: dict[str, Any]) -> _Tolerant
                 entity=config.logger.entity,
                 group=config.logger.group,
                 tags=config.logger.tags,
-                config={**config.model_dump(mode="json"), "run": record},
+                config={
+                    **config.model_dump(mode="json"),
+                    "run": plain(record),
+                },
                 settings=settings,
             )
             logger = _TolerantLogger(experiment=run)
-        except Exception as error:  # whatever W&B raises, the training matters more
-            log.warning("W&B can't be used %s: %s", mode, first_line(error))
-            _forget_service()
+        except Exception as error:  # no error of W&B may stop the training
+            log.warning("W&B could not be started %s: %s", mode, first_line(error))
+            _drop_service()
         else:
             return logger
     return None
@@ -155,13 +163,13 @@ def _finish(logger: RunLogger, code: int) -> None:
         logger._wandb.finish(exit_code=code)
     except Exception as error:
         log.warning("W&B could not finish its run: %s", first_line(error))
-        _forget_service()
+        _drop_service()
     if offline and code == 0:
         log.info("W&B was offline. Upload this run with: wandb sync %s", os.path.relpath(folder))
 
 
-def _forget_service() -> None:
-    """Lets go of W&B's process, which may be dead, so that the next run of a sweep starts another."""
+def _drop_service() -> None:
+    """Drops W&B's process, which may be dead, so that the next run of a sweep starts another."""
     import wandb
 
     with suppress(Exception, SystemExit):

@@ -9,9 +9,9 @@ from pathlib import Path
 import pandas
 import pytest
 
-from llm_cls.config.schema import read_config
 from llm_cls.data.load import load_corpus
 from llm_cls.files import read_jsonl
+from llm_cls.runs.config_file import read_config
 
 from .conftest import Command
 

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, log_loss, precision_recall_fscore_support
 
-from llm_cls.config.schema import read_config
 from llm_cls.files import read_jsonl
+from llm_cls.runs.config_file import read_config
 
 from .conftest import TINY, Command
 

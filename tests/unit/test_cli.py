@@ -8,7 +8,7 @@ import pytest
 
 from llm_cls import dashboard, predict, report, status
 from llm_cls.cli import run_command, summarize
-from llm_cls.config.compose import CONF
+from llm_cls.config.groups import CONF
 from llm_cls.errors import ResourceError
 
 PROGRAM = "import sys; from llm_cls.cli import run_command, say; sys.exit(run_command(lambda: say('\\u65e5\\u672c')))"

@@ -17,7 +17,7 @@ def swallow():
 
 def main():
     swallow()
-    signals.check()
+    signals.raise_if_received()
     print("not reached")
 
 sys.exit(run_command(main))
@@ -32,7 +32,7 @@ def test_a_swallowed_signal_is_raised_at_the_next_check() -> None:
 def test_a_signal_counts_for_more_than_the_error_that_a_clean_up_makes_of_it() -> None:
     program = (
         "import os, signal, sys\nfrom llm_cls import signals\nfrom llm_cls.cli import run_command\n"
-        "def main():\n    with signals.before_errors():\n        try:\n"
+        "def main():\n    with signals.signals_first():\n        try:\n"
         "            os.kill(os.getpid(), signal.SIGINT)\n        finally:\n            {}['clean-up']\n"
         "sys.exit(run_command(main))"
     )

@@ -1,11 +1,11 @@
-"""The non-linearity of the MLP as Triton kernels; a program takes a piece of a row, or in 8-bit floats all of it."""
+"""The non-linearity of the MLP as Triton kernels; a program takes a piece of a row, or with float8 output all of it."""
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from llm_cls.engine.tensors import Form, Rows
+from llm_cls.engine.tensors import Operand, OperandFormat
 from llm_cls.engine.triton.norm import empty_fp8
 
 
@@ -45,36 +45,36 @@ def _derivative(x, KIND: tl.constexpr):
 
 
 @triton.jit
-def _activated(x, offset, row, cols, c, inside, KIND: tl.constexpr, GATED: tl.constexpr, OFFSET: tl.constexpr):
+def _activated(x, bias, row, cols, c, inside, KIND: tl.constexpr, GATED: tl.constexpr, HAS_BIAS: tl.constexpr):
     start = x + row * cols * (2 if GATED else 1)
     value = tl.load(start + c, mask=inside, other=0.0).to(tl.float32)
-    if OFFSET:
-        value += tl.load(offset + c, mask=inside, other=0.0).to(tl.float32)
+    if HAS_BIAS:
+        value += tl.load(bias + c, mask=inside, other=0.0).to(tl.float32)
     result = _function(value, KIND)
     if GATED:
         other = tl.load(start + cols + c, mask=inside, other=0.0).to(tl.float32)
-        if OFFSET:
-            other += tl.load(offset + cols + c, mask=inside, other=0.0).to(tl.float32)
+        if HAS_BIAS:
+            other += tl.load(bias + cols + c, mask=inside, other=0.0).to(tl.float32)
         result *= other
     return result
 
 
 @triton.jit
 def _activated_backward(
-    grad, x, offset, row, cols, c, inside, KIND: tl.constexpr, GATED: tl.constexpr, OFFSET: tl.constexpr
+    grad, x, bias, row, cols, c, inside, KIND: tl.constexpr, GATED: tl.constexpr, HAS_BIAS: tl.constexpr
 ):
     """Gradients with respect to the gate, or the only input, and to the value."""
     g = tl.load(grad + row * cols + c, mask=inside, other=0.0).to(tl.float32)
     start = x + row * cols * (2 if GATED else 1)
     value = tl.load(start + c, mask=inside, other=0.0).to(tl.float32)
-    if OFFSET:
-        value += tl.load(offset + c, mask=inside, other=0.0).to(tl.float32)
+    if HAS_BIAS:
+        value += tl.load(bias + c, mask=inside, other=0.0).to(tl.float32)
     first = g * _derivative(value, KIND)
     second = first
     if GATED:
         other = tl.load(start + cols + c, mask=inside, other=0.0).to(tl.float32)
-        if OFFSET:
-            other += tl.load(offset + cols + c, mask=inside, other=0.0).to(tl.float32)
+        if HAS_BIAS:
+            other += tl.load(bias + cols + c, mask=inside, other=0.0).to(tl.float32)
         second = g * _function(value, KIND)
         first *= other
     return first, second
@@ -82,46 +82,46 @@ def _activated_backward(
 
 @triton.jit
 def _activate_kernel(
-    x, offset, out, cols, KIND: tl.constexpr, GATED: tl.constexpr, OFFSET: tl.constexpr, BLOCK: tl.constexpr
+    x, bias, out, cols, KIND: tl.constexpr, GATED: tl.constexpr, HAS_BIAS: tl.constexpr, BLOCK: tl.constexpr
 ):
     row = tl.program_id(0).to(tl.int64)
     c = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = c < cols
-    result = _activated(x, offset, row, cols, c, inside, KIND, GATED, OFFSET)
+    result = _activated(x, bias, row, cols, c, inside, KIND, GATED, HAS_BIAS)
     tl.store(out + row * cols + c, result.to(out.dtype.element_ty), mask=inside)
 
 
 @triton.jit
 def _activate_fp8_kernel(
-    x, offset, out, fp8, scales, cols,
-    KIND: tl.constexpr, GATED: tl.constexpr, OFFSET: tl.constexpr, PLAIN: tl.constexpr, BLOCK: tl.constexpr,
+    x, bias, out, fp8, scales, cols,
+    KIND: tl.constexpr, GATED: tl.constexpr, HAS_BIAS: tl.constexpr, VALUES: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(0).to(tl.int64)
     top = tl.zeros((BLOCK,), tl.float32)
     for start in range(0, cols, BLOCK):
         c = start + tl.arange(0, BLOCK)
         inside = c < cols
-        result = _activated(x, offset, row, cols, c, inside, KIND, GATED, OFFSET)
+        result = _activated(x, bias, row, cols, c, inside, KIND, GATED, HAS_BIAS)
         top = tl.maximum(top, tl.where(inside, tl.abs(result), 0.0))
-        if PLAIN:
+        if VALUES:
             tl.store(out + row * cols + c, result.to(out.dtype.element_ty), mask=inside)
     scale = tl.maximum(tl.max(top, 0), 1e-12) / 448.0
     tl.store(scales + row, scale)
     for start in range(0, cols, BLOCK):
         c = start + tl.arange(0, BLOCK)
         inside = c < cols
-        result = _activated(x, offset, row, cols, c, inside, KIND, GATED, OFFSET)
+        result = _activated(x, bias, row, cols, c, inside, KIND, GATED, HAS_BIAS)
         tl.store(fp8 + row * cols + c, (result / scale).to(fp8.dtype.element_ty), mask=inside)
 
 
 @triton.jit
 def _activate_backward_kernel(
-    grad, x, offset, out, cols, KIND: tl.constexpr, GATED: tl.constexpr, OFFSET: tl.constexpr, BLOCK: tl.constexpr
+    grad, x, bias, out, cols, KIND: tl.constexpr, GATED: tl.constexpr, HAS_BIAS: tl.constexpr, BLOCK: tl.constexpr
 ):
     row = tl.program_id(0).to(tl.int64)
     c = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = c < cols
-    first, second = _activated_backward(grad, x, offset, row, cols, c, inside, KIND, GATED, OFFSET)
+    first, second = _activated_backward(grad, x, bias, row, cols, c, inside, KIND, GATED, HAS_BIAS)
     start = out + row * cols * (2 if GATED else 1)
     tl.store(start + c, first.to(out.dtype.element_ty), mask=inside)
     if GATED:
@@ -130,8 +130,8 @@ def _activate_backward_kernel(
 
 @triton.jit
 def _activate_backward_fp8_kernel(
-    grad, x, offset, out, fp8, scales, cols,
-    KIND: tl.constexpr, GATED: tl.constexpr, OFFSET: tl.constexpr, PLAIN: tl.constexpr, BLOCK: tl.constexpr,
+    grad, x, bias, out, fp8, scales, cols,
+    KIND: tl.constexpr, GATED: tl.constexpr, HAS_BIAS: tl.constexpr, VALUES: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(0).to(tl.int64)
     width = cols * (2 if GATED else 1)
@@ -139,9 +139,9 @@ def _activate_backward_fp8_kernel(
     for start in range(0, cols, BLOCK):
         c = start + tl.arange(0, BLOCK)
         inside = c < cols
-        first, second = _activated_backward(grad, x, offset, row, cols, c, inside, KIND, GATED, OFFSET)
+        first, second = _activated_backward(grad, x, bias, row, cols, c, inside, KIND, GATED, HAS_BIAS)
         top = tl.maximum(top, tl.where(inside, tl.maximum(tl.abs(first), tl.abs(second)), 0.0))
-        if PLAIN:
+        if VALUES:
             tl.store(out + row * width + c, first.to(out.dtype.element_ty), mask=inside)
             if GATED:
                 tl.store(out + row * width + cols + c, second.to(out.dtype.element_ty), mask=inside)
@@ -150,42 +150,44 @@ def _activate_backward_fp8_kernel(
     for start in range(0, cols, BLOCK):
         c = start + tl.arange(0, BLOCK)
         inside = c < cols
-        first, second = _activated_backward(grad, x, offset, row, cols, c, inside, KIND, GATED, OFFSET)
+        first, second = _activated_backward(grad, x, bias, row, cols, c, inside, KIND, GATED, HAS_BIAS)
         tl.store(fp8 + row * width + c, (first / scale).to(fp8.dtype.element_ty), mask=inside)
         if GATED:
             tl.store(fp8 + row * width + cols + c, (second / scale).to(fp8.dtype.element_ty), mask=inside)
 
 
 def _piece(cols: int) -> int:
-    """Columns per program: so many that few programs are half empty."""
+    """Columns per program, chosen so that few programs are half empty."""
     return 1024 if cols % 2048 else 2048
 
 
-def activate(x: Tensor, activation: str, gated: bool, offset: Tensor | None, form: Form) -> Rows:
+def activate(x: Tensor, activation: str, gated: bool, bias: Tensor | None, out_format: OperandFormat) -> Operand:
     """See ``kernels.activate``."""
     rows, cols = x.shape[0], x.shape[1] // (2 if gated else 1)
-    out = x.new_empty(rows, cols) if form.plain else None
+    out = x.new_empty(rows, cols) if out_format.values else None
     piece = _piece(cols)
-    kind = {"KIND": activation, "GATED": gated, "OFFSET": offset is not None, "BLOCK": piece}
-    if not form.fp8:
-        _activate_kernel[(rows, triton.cdiv(cols, piece))](x, offset, out, cols, **kind)
-        return Rows(out)
+    kind = {"KIND": activation, "GATED": gated, "HAS_BIAS": bias is not None, "BLOCK": piece}
+    if not out_format.fp8:
+        _activate_kernel[(rows, triton.cdiv(cols, piece))](x, bias, out, cols, **kind)
+        return Operand(out)
     fp8, scales = empty_fp8(rows, cols, x, True)
-    _activate_fp8_kernel[(rows,)](x, offset, out, fp8, scales, cols, PLAIN=form.plain, **kind)
-    return Rows(out, fp8, scales)
+    _activate_fp8_kernel[(rows,)](x, bias, out, fp8, scales, cols, VALUES=out_format.values, **kind)
+    return Operand(out, fp8, scales)
 
 
-def activate_backward(grad: Tensor, x: Tensor, activation: str, gated: bool, offset: Tensor | None, form: Form) -> Rows:
+def activate_backward(
+    grad: Tensor, x: Tensor, activation: str, gated: bool, bias: Tensor | None, out_format: OperandFormat
+) -> Operand:
     """See ``kernels.activate_backward``."""
     rows, cols = grad.shape
     out = None
-    if form.plain:
-        out = torch.empty_like(x) if gated or form.fp8 else grad
+    if out_format.values:
+        out = torch.empty_like(x) if gated or out_format.fp8 else grad
     piece = _piece(cols)
-    kind = {"KIND": activation, "GATED": gated, "OFFSET": offset is not None, "BLOCK": piece}
-    if not form.fp8:
-        _activate_backward_kernel[(rows, triton.cdiv(cols, piece))](grad, x, offset, out, cols, **kind)
-        return Rows(out)
+    kind = {"KIND": activation, "GATED": gated, "HAS_BIAS": bias is not None, "BLOCK": piece}
+    if not out_format.fp8:
+        _activate_backward_kernel[(rows, triton.cdiv(cols, piece))](grad, x, bias, out, cols, **kind)
+        return Operand(out)
     fp8, scales = empty_fp8(rows, x.shape[1], x, True)
-    _activate_backward_fp8_kernel[(rows,)](grad, x, offset, out, fp8, scales, cols, PLAIN=form.plain, **kind)
-    return Rows(out, fp8, scales)
+    _activate_backward_fp8_kernel[(rows,)](grad, x, bias, out, fp8, scales, cols, VALUES=out_format.values, **kind)
+    return Operand(out, fp8, scales)

@@ -1,10 +1,10 @@
 """Causal attention over packed short texts as Triton kernels, forward and backward.
 
 FlashAttention-2 (Dao, 2023) with blocks for texts of at most some hundred tokens. The general kernel works in blocks
-of 128 and, backward, keeps a float32 copy of the query's gradient in device memory; here blocks are smaller, so less
-of the causal triangle is computed in vain, each gradient is written once, and to where the next product reads it.
-The grid has one dimension, because the others end at 65,535, fewer than many short texts have heads. A text begins
-at a 64-bit offset; within it offsets have 32 bits, which saves a fifth of the forward kernel's registers.
+of 128 and, backward, keeps a float32 copy of the query's gradient in device memory. Here blocks are smaller, so that
+less is computed above the causal diagonal, and each gradient is written once, to where the next product reads it. The
+grid has one dimension, because the other dimensions end at 65,535, and many short texts have more heads than that. A
+text begins at a 64-bit offset; within it offsets have 32 bits, which saves a fifth of the forward kernel's registers.
 """
 
 from collections.abc import Sequence
@@ -18,14 +18,14 @@ from torch import Tensor
 
 @triton.jit
 def _forward_kernel(
-    q, k, v, out, lse, ends, blocks, q_row, q_head, kv_row, kv_head, heads, group, total, scale,
+    q, k, v, out, lse, cu_seqlens, blocks, q_row, q_head, kv_row, kv_head, heads, group, total, scale,
     M: tl.constexpr, N: tl.constexpr, D: tl.constexpr,
 ):  # fmt: skip
     block, pair = tl.program_id(0) % blocks, tl.program_id(0) // blocks
     first = (blocks - 1 - block) * M  # the long rows first
     text, head = pair // heads, pair % heads
-    start = tl.load(ends + text).to(tl.int64)
-    length = (tl.load(ends + text + 1) - start).to(tl.int32)
+    start = tl.load(cu_seqlens + text).to(tl.int64)
+    length = (tl.load(cu_seqlens + text + 1) - start).to(tl.int32)
     if first >= length:
         return
     r = first + tl.arange(0, M)
@@ -80,7 +80,7 @@ def _delta_kernel(out, grad, delta, heads, total, HEADS: tl.constexpr, D: tl.con
 
 @triton.jit
 def _key_value_kernel(
-    q, k, v, grad, lse, delta, dk, dv, ends, blocks, q_row, q_head, kv_row, kv_head, d_row, d_head,
+    q, k, v, grad, lse, delta, dk, dv, cu_seqlens, blocks, q_row, q_head, kv_row, kv_head, d_row, d_head,
     heads, group, total, scale, plain_scale,
     M: tl.constexpr, N: tl.constexpr, D: tl.constexpr,
 ):  # fmt: skip
@@ -88,8 +88,8 @@ def _key_value_kernel(
     first = block * N
     kv_heads = heads // group
     text, kv = pair // kv_heads, pair % kv_heads
-    start = tl.load(ends + text).to(tl.int64)
-    length = (tl.load(ends + text + 1) - start).to(tl.int32)
+    start = tl.load(cu_seqlens + text).to(tl.int64)
+    length = (tl.load(cu_seqlens + text + 1) - start).to(tl.int32)
     if first >= length:
         return
     c = first + tl.arange(0, N)
@@ -126,15 +126,15 @@ def _key_value_kernel(
 
 @triton.jit
 def _query_kernel(
-    q, k, v, grad, lse, delta, dq, ends, blocks, q_row, q_head, kv_row, kv_head, d_row, d_head,
+    q, k, v, grad, lse, delta, dq, cu_seqlens, blocks, q_row, q_head, kv_row, kv_head, d_row, d_head,
     heads, group, total, scale, plain_scale,
     M: tl.constexpr, N: tl.constexpr, D: tl.constexpr,
 ):  # fmt: skip
     block, pair = tl.program_id(0) % blocks, tl.program_id(0) // blocks
     first = (blocks - 1 - block) * M
     text, head = pair // heads, pair % heads
-    start = tl.load(ends + text).to(tl.int64)
-    length = (tl.load(ends + text + 1) - start).to(tl.int32)
+    start = tl.load(cu_seqlens + text).to(tl.int64)
+    length = (tl.load(cu_seqlens + text + 1) - start).to(tl.int32)
     if first >= length:
         return
     r = first + tl.arange(0, M)
@@ -164,45 +164,49 @@ def _query_kernel(
 
 _LOG2_E = 1.4426950408889634
 
-# Measured on an H200 with 22 heads of 128 and texts of 60 to 512 tokens; the key-value kernel on an H100, with 24 heads
-# in 8 groups, too. ``_forward_kernel`` needs an M that is a multiple of N: it masks no key below the diagonal.
+# Chosen by measurement on an H200 with 22 heads of 128 and texts of 60 to 512 tokens, and for the key-value kernel also
+# on an H100 with 24 heads in 8 groups. ``_forward_kernel`` needs an M that is a multiple of N, because it masks no key
+# below the diagonal.
 FORWARD: dict[str, Any] = {"M": 64, "N": 64, "num_warps": 4, "num_stages": 3}
 KEY_VALUE: dict[str, Any] = {"M": 32, "N": 64, "num_warps": 4, "num_stages": 3}
 QUERY: dict[str, Any] = {"M": 64, "N": 64, "num_warps": 4, "num_stages": 2}
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, ends: Tensor, longest: int, scaling: float) -> tuple[Tensor, Tensor]:
+def attend(
+    q: Tensor, k: Tensor, v: Tensor, cu_seqlens: Tensor, max_seqlen: int, scaling: float
+) -> tuple[Tensor, Tensor]:
     """Output and, for ``attend_backward``, the logarithm (base 2) of each score sum, shape ``(heads, tokens)``."""
     total, heads, size = q.shape
     out = q.new_empty(total, heads, size)
     lse = q.new_empty(heads, total, dtype=torch.float32)
-    blocks = triton.cdiv(longest, FORWARD["M"])
-    _forward_kernel[(blocks * (len(ends) - 1) * heads,)](
-        q, k, v, out, lse, ends, blocks, q.stride(0), q.stride(1), k.stride(0), k.stride(1), heads, heads // k.shape[1],
-        total, scaling * _LOG2_E, D=size, **FORWARD,
+    blocks = triton.cdiv(max_seqlen, FORWARD["M"])
+    _forward_kernel[(blocks * (len(cu_seqlens) - 1) * heads,)](
+        q, k, v, out, lse, cu_seqlens, blocks, q.stride(0), q.stride(1), k.stride(0), k.stride(1),
+        heads, heads // k.shape[1], total, scaling * _LOG2_E, D=size, **FORWARD,
     )  # fmt: skip
     return out, lse
 
 
 def attend_backward(
     q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, grad: Tensor, target: Sequence[Tensor],
-    ends: Tensor, longest: int, scaling: float,
+    cu_seqlens: Tensor, max_seqlen: int, scaling: float,
 ) -> None:  # fmt: skip
     """Writes the gradients with respect to ``q``, ``k`` and ``v`` into ``target``."""
     total, heads, size = q.shape
     dq, dk, dv = target
-    n, group = len(ends) - 1, heads // k.shape[1]
+    n, group = len(cu_seqlens) - 1, heads // k.shape[1]
     delta = torch.empty_like(lse)
     grad = grad.contiguous()
     _delta_kernel[(total,)](out, grad, delta, heads, total, HEADS=triton.next_power_of_2(heads), D=size)
     strides = q.stride(0), q.stride(1), k.stride(0), k.stride(1)
     scales = heads, group, total, scaling * _LOG2_E, scaling
-    blocks = triton.cdiv(longest, KEY_VALUE["N"])
+    blocks = triton.cdiv(max_seqlen, KEY_VALUE["N"])
     _key_value_kernel[(blocks * n * k.shape[1],)](
-        q, k, v, grad, lse, delta, dk, dv, ends, blocks, *strides, dk.stride(0), dk.stride(1), *scales,
+        q, k, v, grad, lse, delta, dk, dv, cu_seqlens, blocks, *strides, dk.stride(0), dk.stride(1), *scales,
         D=size, **KEY_VALUE,
     )  # fmt: skip
-    blocks = triton.cdiv(longest, QUERY["M"])
+    blocks = triton.cdiv(max_seqlen, QUERY["M"])
     _query_kernel[(blocks * n * heads,)](
-        q, k, v, grad, lse, delta, dq, ends, blocks, *strides, dq.stride(0), dq.stride(1), *scales, D=size, **QUERY
-    )
+        q, k, v, grad, lse, delta, dq, cu_seqlens, blocks, *strides, dq.stride(0), dq.stride(1), *scales,
+        D=size, **QUERY,
+    )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Norms and rounding to 8-bit floats as Triton kernels; a program holds a row."""
+"""Norms and quantization to float8 as Triton kernels; a program holds a row."""
 
 from collections.abc import Sequence
 
@@ -7,7 +7,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from llm_cls.engine.tensors import Form, Norm, Normed, Rows
+from llm_cls.engine.tensors import Norm, NormOutput, Operand, OperandFormat
 
 
 @triton.jit
@@ -20,8 +20,8 @@ def _store_fp8(result, inside, out, scales, row, c, cols):
 
 @triton.jit
 def _norm_kernel(
-    x, a, b, offset, weight, bias, total, out, fp8, scales, stats, cols, out_row, eps,
-    ADDENDS: tl.constexpr, OFFSET: tl.constexpr, RMS: tl.constexpr, PLAIN: tl.constexpr, FP8: tl.constexpr,
+    x, a, b, pending_bias, weight, bias, total, out, fp8, scales, stats, cols, out_row, eps,
+    ADDENDS: tl.constexpr, HAS_PENDING_BIAS: tl.constexpr, RMS: tl.constexpr, VALUES: tl.constexpr, FP8: tl.constexpr,
     BLOCK: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(0).to(tl.int64)
@@ -32,10 +32,10 @@ def _norm_kernel(
         value += tl.load(a + row * cols + c, mask=inside, other=0.0).to(tl.float32)
     if ADDENDS == 2:
         value += tl.load(b + row * cols + c, mask=inside, other=0.0).to(tl.float32)
-    if OFFSET:
-        value += tl.load(offset + c, mask=inside, other=0.0).to(tl.float32)
+    if HAS_PENDING_BIAS:
+        value += tl.load(pending_bias + c, mask=inside, other=0.0).to(tl.float32)
     if ADDENDS >= 1:
-        rounded = value.to(total.dtype.element_ty)  # the norm is that of the sum as it is kept
+        rounded = value.to(total.dtype.element_ty)  # the norm is that of the sum as it is stored
         tl.store(total + row * cols + c, rounded, mask=inside)
         value = rounded.to(tl.float32)
     w = tl.load(weight + c, mask=inside, other=0.0).to(tl.float32)
@@ -48,7 +48,7 @@ def _norm_kernel(
     result = value * scale * w
     if not RMS:
         result += tl.load(bias + c, mask=inside, other=0.0).to(tl.float32)
-    if PLAIN:
+    if VALUES:
         tl.store(out + row * out_row + c, result.to(out.dtype.element_ty), mask=inside)
     if FP8:
         _store_fp8(result, inside, fp8, scales, row, c, cols)
@@ -94,49 +94,51 @@ def _row_warps(block: int) -> int:
 
 
 def empty_fp8(rows: int, cols: int, like: Tensor, wanted: bool) -> tuple[Tensor | None, Tensor | None]:
-    """Room for a tensor in float8 and its scales on the device of ``like``, where it is wanted."""
+    """Memory for a tensor in float8 and its scales on the device of ``like``; None, None unless ``wanted``."""
     if not wanted:
         return None, None
     return like.new_empty(rows, cols, dtype=torch.float8_e4m3fn), like.new_empty(rows, 1, dtype=torch.float32)
 
 
-def norm(x: Tensor, addends: Sequence[Tensor], parameters: Norm, offset: Tensor | None, form: Form) -> Normed:
+def norm(
+    x: Tensor, addends: Sequence[Tensor], parameters: Norm, pending_bias: Tensor | None, out_format: OperandFormat
+) -> NormOutput:
     """See ``kernels.norm``."""
     rows, cols = x.shape
-    out = x.new_empty(rows, cols + form.spare)[:, :cols] if form.plain else None
-    fp8, scales = empty_fp8(rows, cols, x, form.fp8)
+    out = x.new_empty(rows, cols + out_format.extra_columns)[:, :cols] if out_format.values else None
+    fp8, scales = empty_fp8(rows, cols, x, out_format.fp8)
     total = torch.empty_like(x) if addends else x
     stats = x.new_empty(rows, 2, dtype=torch.float32)
     a, b = [*addends, None, None][:2]
     block = triton.next_power_of_2(cols)
     _norm_kernel[(rows,)](
-        x, a, b, offset, parameters.weight, parameters.bias, total, out, fp8, scales, stats,
-        cols, cols + form.spare, parameters.eps,
-        ADDENDS=len(addends), OFFSET=offset is not None, RMS=parameters.rms, PLAIN=form.plain, FP8=form.fp8,
-        BLOCK=block, num_warps=_row_warps(block),
+        x, a, b, pending_bias, parameters.weight, parameters.bias, total, out, fp8, scales, stats,
+        cols, cols + out_format.extra_columns, parameters.eps,
+        ADDENDS=len(addends), HAS_PENDING_BIAS=pending_bias is not None, RMS=parameters.rms,
+        VALUES=out_format.values, FP8=out_format.fp8, BLOCK=block, num_warps=_row_warps(block),
     )  # fmt: skip
-    return Normed(total, Rows(out, fp8, scales), stats)
+    return NormOutput(total, Operand(out, fp8, scales), stats)
 
 
 def norm_backward(
-    grad: Tensor, x: Tensor, stats: Tensor, parameters: Norm, residual: Tensor | None, form: Form
-) -> Rows:
+    grad: Tensor, x: Tensor, stats: Tensor, parameters: Norm, residual: Tensor | None, out_format: OperandFormat
+) -> Operand:
     """See ``kernels.norm_backward``."""
     rows, cols = x.shape
     out = torch.empty_like(x)
-    fp8, scales = empty_fp8(rows, cols, x, form.fp8)
+    fp8, scales = empty_fp8(rows, cols, x, out_format.fp8)
     block = triton.next_power_of_2(cols)
     _norm_backward_kernel[(rows,)](
         grad.contiguous(), x, parameters.weight, residual, out, fp8, scales, stats, cols,
-        RESIDUAL=residual is not None, RMS=parameters.rms, FP8=form.fp8, BLOCK=block, num_warps=_row_warps(block),
+        RESIDUAL=residual is not None, RMS=parameters.rms, FP8=out_format.fp8, BLOCK=block, num_warps=_row_warps(block),
     )  # fmt: skip
-    return Rows(out, fp8, scales)
+    return Operand(out, fp8, scales)
 
 
-def quantize(x: Tensor) -> Rows:
-    """``x`` and its float8 form."""
+def quantize(x: Tensor) -> Operand:
+    """``x`` and the same in float8."""
     rows, cols = x.shape
     fp8, scales = empty_fp8(rows, cols, x, True)
     block = triton.next_power_of_2(cols)
     _quantize_kernel[(rows,)](x, fp8, scales, cols, BLOCK=block, num_warps=_row_warps(block))
-    return Rows(x, fp8, scales)
+    return Operand(x, fp8, scales)

@@ -25,14 +25,14 @@ def _rotate_rows(x, out, x_head, out_head, heads, co, si, c, half, rest,
 
 @triton.jit
 def _rotate_kernel(
-    q, k, v, q_out, k_out, v_out, positions, cos, sin, heads, kv_heads, half, rest, size,
+    q, k, v, q_out, k_out, v_out, position_ids, cos, sin, heads, kv_heads, half, rest, size,
     q_row, q_head, kv_row, kv_head, qo_row, qo_head, kvo_row, kvo_head, sign,
     COPY: tl.constexpr, HEADS: tl.constexpr, KV_HEADS: tl.constexpr,
     HALF: tl.constexpr, REST: tl.constexpr, SIZE: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(0).to(tl.int64)
     part = tl.program_id(1)
-    if part == 2:  # v is only brought to its place
+    if part == 2:  # v is only copied
         h = tl.arange(0, KV_HEADS)[:, None]
         d = tl.arange(0, SIZE)[None, :]
         inside = (h < kv_heads) & (d < size)
@@ -40,7 +40,7 @@ def _rotate_kernel(
         tl.store(v_out + row * kvo_row + h * kvo_head + d, value, mask=inside)
     else:
         c = tl.arange(0, HALF)[None, :]
-        angle = tl.load(positions + row) * half + c
+        angle = tl.load(position_ids + row) * half + c
         co = tl.load(cos + angle, mask=c < half, other=0.0)
         si = tl.load(sin + angle, mask=c < half, other=0.0) * sign
         if part == 0:
@@ -52,7 +52,7 @@ def _rotate_kernel(
 
 
 def rotate(
-    source: Sequence[Tensor], target: Sequence[Tensor], positions: Tensor, cos: Tensor, sin: Tensor, sign: int
+    source: Sequence[Tensor], target: Sequence[Tensor], position_ids: Tensor, cos: Tensor, sin: Tensor, sign: int
 ) -> None:
     """See ``kernels.rotate``."""
     (q, k, v), (q_out, k_out, v_out) = source, target
@@ -61,7 +61,7 @@ def rotate(
     rest = size - 2 * half
     in_place = q is q_out
     _rotate_kernel[(rows, 2 if in_place else 3)](
-        q, k, v, q_out, k_out, v_out, positions, cos, sin, heads, k.shape[1], half, rest, size,
+        q, k, v, q_out, k_out, v_out, position_ids, cos, sin, heads, k.shape[1], half, rest, size,
         q.stride(0), q.stride(1), k.stride(0), k.stride(1),
         q_out.stride(0), q_out.stride(1), k_out.stride(0), k_out.stride(1), sign,
         COPY=rest > 0 and not in_place, HEADS=triton.next_power_of_2(heads),

@@ -10,7 +10,7 @@ from hydra import compose, initialize_config_dir
 from torch import Tensor
 from transformers import AutoModel
 
-from llm_cls.config.compose import CONF
+from llm_cls.config.groups import CONF
 from llm_cls.config.schema import Config, ModelConfig, parse_config
 from llm_cls.data.batches import Batch
 from llm_cls.errors import ConfigError

@@ -9,10 +9,12 @@ from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
-from llm_cls.config.compose import CONF, accept_plain_values
+from llm_cls.config.compose import accept_plain_values
+from llm_cls.config.groups import CONF
 from llm_cls.errors import ConfigError
+from llm_cls.multirun.grid import latest, plan, spread
 from llm_cls.multirun.ray_launcher import RayLauncher, _gpus
-from llm_cls.multirun.sweeper import GridSweeper, _latest, plan, spread
+from llm_cls.multirun.sweeper import GridSweeper
 
 accept_plain_values()
 
@@ -36,20 +38,20 @@ def test_experiments_are_the_published_grids(name: str, axes: dict[str, int]) ->
 def test_only_what_differs_names_a_run() -> None:
     entries = plan([["a=1", "b=1", "c=x"], ["a=1", "b=2", "c=x"], ["a=1", "b=1", "c=x"]])
     assert [(e.directory, e.overrides, e.swept) for e in entries] == [
-        ("b=1", ("a=1", "b=1", "c=x"), ("b=1",)),
-        ("b=2", ("a=1", "b=2", "c=x"), ("b=2",)),
+        ("b=1", ["a=1", "b=1", "c=x"], ["b=1"]),
+        ("b=2", ["a=1", "b=2", "c=x"], ["b=2"]),
     ]
     assert [e.directory for e in plan([["a=1"]])] == ["run"]
 
 
 def test_the_last_override_of_a_key_counts_with_any_prefix() -> None:
     given = ["lr=1,2", "~lora", "template=1", "++lr=3", "+template@other=2"]
-    found = _latest(OverridesParser.create().parse_overrides(given))
+    found = latest(OverridesParser.create().parse_overrides(given))
     assert [override.input_line for override in found] == ["++lr=3", "~lora", "template=1", "+template@other=2"]
 
 
 def test_what_belongs_to_the_sweep_is_not_swept() -> None:
-    with pytest.raises(ConfigError, match=r"sweep\.name can't be swept"):
+    with pytest.raises(ConfigError, match=r"sweep\.name cannot be swept"):
         plan([["sweep.name=a"], ["sweep.name=b"]])
     with pytest.raises(ConfigError, match="The grid is empty"):
         plan([])
@@ -61,7 +63,7 @@ def test_an_interval_is_no_axis_of_a_grid(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         sweeper.sweep(["seed=1,2", "optimizer.lr=interval(1e-4,1e-3)", "+lora.r=interval(1,2)"])
     first, second = str(caught.value).splitlines()
-    assert first.startswith("optimizer.lr=interval(1e-4,1e-3) names no values") and "optimizer.lr=range(" in first
+    assert first.startswith("optimizer.lr=interval(1e-4,1e-3) lists no values") and "optimizer.lr=range(" in first
     assert second.startswith("+lora.r=interval(1,2) ")
     assert not list(tmp_path.iterdir())
 

@@ -159,7 +159,7 @@ def test_it_may_differ_between_splits_with_the_same_test_texts(loads: list[str],
 
 
 def test_texts_that_changed_are_refused(run: Run, loads: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("test_report_baseline.DIGEST", "e" * 64)
+    monkeypatch.setattr("tests.unit.reporting.test_baseline.DIGEST", "e" * 64)
     assert baseline.baseline_of([run]) == (None, "the texts on this machine are not those of the runs")
 
 

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from llm_cls.config.schema import read_config
 from llm_cls.errors import ConfigError
 from llm_cls.reporting.corpora import same_data
 from llm_cls.reporting.runs import read_runs
 from llm_cls.reporting.settings import as_number, best, best_per, group, shown_lr_series
+from llm_cls.runs.config_file import read_config
 from tests.unit.reporting.run_directories import make_run, replace_json
 
 
@@ -33,7 +33,7 @@ def test_runs_of_every_state_are_listed_and_only_finished_ones_scored(tmp_path: 
     (tmp_path / "notes").mkdir()
     runs = read_runs(tmp_path)
     assert {run.name: run.state for run in runs} == {
-        "only_config": "unfinished", "unfinished": "unfinished",
+        "only_config": "planned", "unfinished": "interrupted",
         "x/diverged": "diverged", "x/ok": "finished", "x/pruned": "pruned",
     }  # fmt: skip
     assert [run.name for run in runs if run.scored] == ["x/ok"]
@@ -52,7 +52,7 @@ def test_failed_runs_are_listed_with_the_reason(tmp_path: Path) -> None:
     found = {run.name: (run.state, run.reason) for run in read_runs(tmp_path)}
     assert found["early"] == ("failed", "lora.r must be >= 1, got 0")
     assert found["late"] == ("failed", "CUDA out of memory")
-    assert found["tried_again"] == ("finished", "") and found["odd"][0] == "unfinished"
+    assert found["tried_again"] == ("finished", "") and found["odd"][0] == "damaged"
     with (late / ".lock").open("w") as lock:  # being tried again
         fcntl.flock(lock, fcntl.LOCK_EX)
         assert _states(tmp_path)["late"] == "running"
@@ -67,7 +67,7 @@ def test_a_run_whose_lock_is_held_is_running(tmp_path: Path) -> None:
         assert _states(tmp_path) == {"a": "running"}, "its process may mend it still"
     assert _states(tmp_path) == {"a": "damaged"}
     (run / "history.jsonl").unlink()
-    assert _states(tmp_path) == {"a": "unfinished"}
+    assert _states(tmp_path) == {"a": "interrupted"}
 
 
 def figures(value: float | None) -> dict[str, float | None]:

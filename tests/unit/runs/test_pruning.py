@@ -8,7 +8,8 @@ import pytest
 from llm_cls.config.schema import PrunerConfig
 from llm_cls.errors import ArtifactError
 from llm_cls.metrics.evaluation import Evaluation, evaluate
-from llm_cls.runs.pruning import JOURNAL, Pruner, has_collapsed
+from llm_cls.runs.layout import JOURNAL
+from llm_cls.runs.pruning import Pruner, has_collapsed
 from llm_cls.runs.sweep import Entry, write_plan
 
 RANDOM = np.random.default_rng(0)
@@ -45,7 +46,7 @@ def test_an_untrained_network_has_not_collapsed() -> None:
 
 
 def sweep(path: Path, n: int) -> list[Path]:
-    write_plan(path, [Entry(f"r{i}", (), ()) for i in range(n)])
+    write_plan(path, [Entry(directory=f"r{i}", overrides=[], swept=[]) for i in range(n)])
     return [path / f"r{i}" for i in range(n)]
 
 

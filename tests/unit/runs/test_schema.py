@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 
 from llm_cls.errors import ArtifactError
-from llm_cls.runs.schema import Failure, read_json, read_metrics, read_object, read_run_files
+from llm_cls.runs.content import read_content
+from llm_cls.runs.schema import Failure
+from llm_cls.runs.state import read_files
 
 FIGURES: dict[str, Any] = {"loss": 0.2, "accuracy": 0.9, "precision": 0.9, "recall": 0.9, "f1": 0.9}
 NULL: dict[str, Any] = dict.fromkeys(FIGURES)
@@ -19,7 +21,7 @@ METRICS: dict[str, Any] = {
 }  # fmt: skip
 RECORD: dict[str, Any] = {
     "schema": 1, "run_id": "0", "identity": {"trainer.max_epochs": 2, "seed": 1}, "overrides": ["seed=1"],
-    "data": {"name": "sample", "digest": "d", "n_train": 8, "n_val": 1, "n_test": 1, "labels": ["x"]},
+    "data": {"name": "sample", "digest": "d", "n_train": 8, "n_val": 3, "n_test": 3, "labels": ["x"]},
     "model": {"name": "m", "revision": None},
 }  # fmt: skip
 HISTORY: list[dict[str, Any]] = [
@@ -36,21 +38,20 @@ def write(run: Path, metrics: Any = METRICS, record: Any = RECORD, history: Any 
 
 
 def test_a_run_of_any_age_is_read(tmp_path: Path) -> None:
-    found = read_run_files(tmp_path)
+    found = read_files(tmp_path)
     assert (found.record, found.history, found.metrics) == (None, [], None), "not begun"
-    found = read_run_files(write(tmp_path))
+    found = read_files(write(tmp_path))
     assert found.record is not None and found.record.identity is not None and found.metrics is not None
-    assert found.record.identity.max_epochs == 2
+    assert found.record.max_epochs == 2
     assert [epoch.val.f1 for epoch in found.history] == [0.9, 0.9]
     assert found.metrics.test.f1_ci95 == [0.8, 1.0]
     (tmp_path / "metrics.json").unlink()
-    assert read_metrics(tmp_path) is None, "not over"
-    assert read_object(tmp_path / "run.json") == RECORD, "what no schema names is there too"
+    assert read_files(tmp_path).metrics is None, "not complete"
 
 
 def test_a_diverged_run_has_no_scores(tmp_path: Path) -> None:
     nothing = {"val": NULL | {"n": 3}, "test": NULL | {"n": 3, "f1_ci95": None}, "best_epoch": None}
-    found = read_metrics(write(tmp_path, METRICS | {"status": "diverged", "collapsed": True} | nothing))
+    found = read_files(write(tmp_path, METRICS | {"status": "diverged", "collapsed": True} | nothing)).metrics
     assert found is not None and found.val.f1 is None and found.test.f1_ci95 is None
 
 
@@ -68,7 +69,7 @@ def test_a_diverged_run_has_no_scores(tmp_path: Path) -> None:
         ({"val": FIGURES | {"n": 3, "f1": None}}, "val: accuracy, precision, recall and f1 must all be numbers"),
         ({"val": NULL | {"n": 3}}, "status is finished, but val.f1 is null"),
         ({"test": None}, "test must be an object, got None"),
-        ({"test": FIGURES | {"n": 3, "f1_ci95": None}}, "test: f1 and f1_ci95 must both be there"),
+        ({"test": FIGURES | {"n": 3, "f1_ci95": None}}, "test: f1 and f1_ci95 must both be numbers"),
         ({"test": FIGURES | {"n": 3, "f1_ci95": [0.5]}}, "test.f1_ci95 "),
         ({"seconds": {"total": -1.0}}, "seconds.total must be greater than or equal to 0, got -1.0"),
     ],
@@ -77,7 +78,7 @@ def test_figures_that_can_not_be(tmp_path: Path, changes: dict[str, Any], part: 
     write(tmp_path, METRICS | changes)
     line = f"{tmp_path / 'metrics.json'} is damaged: {part}"
     with pytest.raises(ArtifactError) as caught:
-        read_run_files(tmp_path)
+        read_files(tmp_path)
     assert str(caught.value).startswith(line)
     assert "\n" not in str(caught.value) and str(caught.value).endswith("Restore it, or remove it and run again")
 
@@ -97,7 +98,7 @@ DAMAGES: dict[str, Callable[[Path], object]] = {
 def test_a_damaged_file_is_one_line_with_its_fix(tmp_path: Path, name: str, damage: str) -> None:
     DAMAGES[damage](write(tmp_path) / name)
     with pytest.raises(ArtifactError) as caught:
-        read_run_files(tmp_path)
+        read_files(tmp_path)
     message = str(caught.value)
     assert message.startswith(str(tmp_path / name)) and "\n" not in message and len(message) < 400
     assert "Restore it, or remove " in message
@@ -107,23 +108,23 @@ def test_a_damaged_file_is_one_line_with_its_fix(tmp_path: Path, name: str, dama
 def test_an_empty_file_is_damaged(tmp_path: Path, name: str) -> None:
     (write(tmp_path) / name).write_text("")
     with pytest.raises(ArtifactError, match="is damaged: Invalid JSON: EOF"):
-        read_run_files(tmp_path)
+        read_files(tmp_path)
 
 
 def test_the_damaged_line_is_named(tmp_path: Path) -> None:
     write(tmp_path, history=[HISTORY[0], {"epoch": 2, "seconds": 1.0}])
     with pytest.raises(ArtifactError, match=r"history.jsonl, line 2, is damaged: val is missing"):
-        read_run_files(tmp_path)
+        read_files(tmp_path)
 
 
 def test_a_result_without_its_record_is_damaged(tmp_path: Path) -> None:
     (write(tmp_path) / "run.json").unlink()
     with pytest.raises(ArtifactError, match=r"run.json is missing, but there is a metrics.json"):
-        read_run_files(tmp_path)
+        read_files(tmp_path)
 
 
 def test_the_fix_is_the_callers(tmp_path: Path) -> None:
     (tmp_path / "failed.json").write_text('{"reason": "why"}')
     with pytest.raises(ArtifactError) as caught:
-        read_json(tmp_path / "failed.json", Failure, "Try again")
+        read_content(tmp_path / "failed.json", Failure, "Try again")
     assert str(caught.value) == f"{tmp_path / 'failed.json'} is damaged: exit_code is missing. Try again"

@@ -1,42 +1,35 @@
-"""The state of every planned run, from what lies on the disk."""
+"""The plan of a sweep and the state of each of its runs."""
 
-import errno
-import fcntl
 import json
 import os
-import subprocess
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from unittest.mock import Mock
 
-import filelock
 import pytest
 
 from llm_cls.errors import ArtifactError
+from llm_cls.runs.directory import RunDirectory
+from llm_cls.runs.layout import FAILURE, LOCK, PLAN
+from llm_cls.runs.schema import Durations, Metrics, TestScores, ValScores
+from llm_cls.runs.state import RunState, StateName
 from llm_cls.runs.sweep import (
-    COMPLETE,
-    FAILED,
-    LOCK,
-    PLAN,
     Entry,
-    State,
+    PlannedRun,
     directory_name,
     duration,
-    is_locked,
     progress_line,
     read_plan,
     read_states,
-    record_failure,
     remaining_seconds,
     write_plan,
 )
-from llm_cls.train import _remove_if_empty
+from tests.unit.runs.conftest import held
+
+COMPLETE = ("finished", "diverged", "pruned")
 
 
 def entry(name: str) -> Entry:
-    return Entry(name, (f"x={name}",), (f"x={name}",))
+    return Entry(directory=name, overrides=[f"x={name}"], swept=[f"x={name}"])
 
 
 def write(path: Path, value: object) -> None:
@@ -86,64 +79,13 @@ def write_run(run: Path, status: str = "") -> None:
         write(run / "metrics.json", result | {"val": val, "test": test})
 
 
+def fail(run: Path, reason: str, exit_code: int) -> None:
+    run.mkdir(exist_ok=True)
+    RunDirectory(run).record_failure(reason, exit_code)
+
+
 def figures(value: float | None) -> dict[str, object]:
     return dict.fromkeys(("accuracy", "precision", "recall", "f1"), value)
-
-
-@contextmanager
-def held(path: Path) -> Iterator[None]:
-    """Another process holds this lock, and is killed in the end."""
-    program = "import sys, filelock as f; x = f.FileLock(sys.argv[1]); x.acquire(); print('held', flush=True); input()"
-    holder = subprocess.Popen(
-        [sys.executable, "-c", program, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
-    assert holder.stdout is not None and holder.stdout.readline() == "held\n"
-    try:
-        yield
-    finally:
-        holder.kill()
-        holder.communicate()
-
-
-@pytest.mark.parametrize("shared", [True, False])
-def test_a_held_lock_is_seen_with_and_without_shared_locks(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shared: bool
-) -> None:
-    def refuse(*_: object) -> None:
-        raise OSError(errno.ENOSYS, "not here")
-
-    assert not is_locked(tmp_path)
-    with held(tmp_path / LOCK):
-        if not shared:
-            monkeypatch.setattr(fcntl, "flock", refuse)
-            monkeypatch.setattr(filelock.FileLock, "acquire", Mock(side_effect=filelock.Timeout("")))
-        assert is_locked(tmp_path)
-    monkeypatch.undo()
-    assert not is_locked(tmp_path)
-
-
-def test_those_who_ask_for_a_lock_do_not_take_one_another_for_its_holder(tmp_path: Path) -> None:
-    (tmp_path / LOCK).touch()
-    with (tmp_path / LOCK).open("rb") as file:
-        fcntl.flock(file, fcntl.LOCK_SH)
-        assert not is_locked(tmp_path)
-
-
-def test_a_run_that_did_not_begin_leaves_nothing_behind_but_what_another_process_holds(tmp_path: Path) -> None:
-    run = tmp_path / "runs" / "today" / "run"
-    run.mkdir(parents=True)
-    (tmp_path / "mine").touch()
-    (run / "train.log").touch()
-    with held(run / LOCK):
-        _remove_if_empty(run)
-        assert {path.name for path in run.iterdir()} == {"train.log", LOCK}
-    _remove_if_empty(run)
-    assert [path.name for path in tmp_path.iterdir()] == ["mine"]
-    _remove_if_empty(run)  # another rank has done it
-    (tmp_path / "own").mkdir()
-    (tmp_path / "own" / "notes.txt").touch()
-    _remove_if_empty(tmp_path / "own")
-    assert [path.name for path in (tmp_path / "own").iterdir()] == ["notes.txt"]
 
 
 def test_a_plan_that_is_known_already_is_left_alone(tmp_path: Path) -> None:
@@ -151,8 +93,8 @@ def test_a_plan_that_is_known_already_is_left_alone(tmp_path: Path) -> None:
     os.utime(tmp_path / PLAN, (1, 1))
     write_plan(tmp_path, [entry("b")])
     assert (tmp_path / PLAN).stat().st_mtime == 1
-    write_plan(tmp_path, [Entry("b", ("other",), ())])
-    assert read_plan(tmp_path) == [entry("a"), Entry("b", ("other",), ())]
+    write_plan(tmp_path, [Entry(directory="b", overrides=["other"], swept=[])])
+    assert read_plan(tmp_path) == [entry("a"), Entry(directory="b", overrides=["other"], swept=[])]
 
 
 def test_states(tmp_path: Path) -> None:
@@ -160,42 +102,43 @@ def test_states(tmp_path: Path) -> None:
     write_plan(tmp_path, [entry(name) for name in names])
     for name in names[1:]:
         write_run(tmp_path / name, name if name in COMPLETE else "")
-    record_failure(tmp_path / "failed", "Out of memory", 4)
-    record_failure(tmp_path / "finished", "an earlier attempt", 4)
+    fail(tmp_path / "failed", "Out of memory", 4)
+    fail(tmp_path / "finished", "an earlier attempt", 4)
     (tmp_path / "planned").mkdir()
     with held(tmp_path / "running" / LOCK):
-        states = {state.entry.directory: state for state in read_states(tmp_path)}
+        states = {run.entry.directory: run.state for run in read_states(tmp_path)}
     assert {name: state.name for name, state in states.items()} == {name: name for name in names}
     assert (states["running"].epochs, states["running"].max_epochs, states["running"].val_f1) == (1, 4, 0.5)
     assert (states["failed"].reason, states["failed"].exit_code) == ("Out of memory", 4)
     assert (states["finished"].val_f1, states["finished"].seconds, states["finished"].reason) == (0.75, 7.0, "")
     assert states["diverged"].val_f1 is None
     assert {(states[name].epochs, states[name].max_epochs) for name in COMPLETE} == {(2, 4)}, "of those planned"
-    after = {state.entry.directory: state.name for state in read_states(tmp_path)}
+    after = {run.entry.directory: run.state.name for run in read_states(tmp_path)}
     assert after["running"] == "interrupted", "the lock of a process that died is free"
 
 
-@pytest.mark.parametrize("name", ["run.json", "history.jsonl", "metrics.json", FAILED])
+@pytest.mark.parametrize("name", ["run.json", "history.jsonl", "metrics.json", FAILURE])
 def test_a_damaged_run_takes_no_other_along(tmp_path: Path, name: str) -> None:
     write_plan(tmp_path, [entry("bad"), entry("good")])
     for run in ("bad", "good"):
         write_run(tmp_path / run, "finished" if name == "metrics.json" else "")
-    record_failure(tmp_path / "bad", "why", 1)
+    fail(tmp_path / "bad", "why", 1)
     (tmp_path / "bad" / name).write_text("{", encoding="utf-8")
     bad, good = read_states(tmp_path)
-    assert (bad.name, bad.exit_code, bad.is_complete, bad.is_hopeless) == ("damaged", 5, False, False)
-    assert bad.reason.startswith(f"{tmp_path / 'bad' / name}") and "is damaged: " in bad.reason
-    assert good.name in ("finished", "interrupted")
+    state = bad.state
+    assert (state.name, state.exit_code, state.is_complete, bad.is_hopeless) == ("damaged", 5, False, False)
+    assert state.reason.startswith(f"{tmp_path / 'bad' / name}") and "is damaged: " in state.reason
+    assert good.state.name in ("finished", "interrupted")
     assert "1 damaged" in progress_line([bad, good])
     with held(tmp_path / "bad" / LOCK):
-        assert read_states(tmp_path)[0].name == "running", "its process may mend it still"
+        assert read_states(tmp_path)[0].state.name == "running", "its process may mend it still"
 
 
 def test_a_failure_is_forgotten_where_there_is_a_result(tmp_path: Path) -> None:
     write_plan(tmp_path, [entry("a")])
     write_run(tmp_path / "a", "finished")
-    (tmp_path / "a" / FAILED).write_text("{", encoding="utf-8")
-    assert read_states(tmp_path)[0].name == "finished"
+    (tmp_path / "a" / FAILURE).write_text("{", encoding="utf-8")
+    assert read_states(tmp_path)[0].state.name == "finished"
 
 
 @pytest.mark.parametrize(
@@ -225,14 +168,28 @@ def test_a_damaged_plan_names_the_line(tmp_path: Path, line: str, part: str) -> 
 @pytest.mark.parametrize(("code", "hopeless"), [(1, False), (2, True), (3, True), (4, False), (5, False)])
 def test_what_is_not_worth_another_try(tmp_path: Path, code: int, hopeless: bool) -> None:
     write_plan(tmp_path, [entry("a")])
-    record_failure(tmp_path / "a", "why", code)
+    fail(tmp_path / "a", "why", code)
     assert read_states(tmp_path)[0].is_hopeless is hopeless
-    assert (tmp_path / "a" / FAILED).is_file()
+    assert (tmp_path / "a" / FAILURE).is_file()
+
+
+def planned_run(directory: str, name: StateName, epochs: int, seconds: float) -> PlannedRun:
+    """A run of ten epochs in the given state."""
+    record = Mock(max_epochs=10)
+    if name in COMPLETE:
+        scores = {"accuracy": 0.5, "precision": 0.5, "recall": 0.5, "f1": 0.5, "n": 9}
+        metrics = Metrics(
+            status=name, collapsed=False, best_epoch=1, epochs_run=epochs, val=ValScores(**scores),
+            test=TestScores(**scores, f1_ci95=[0.4, 0.6]), seconds=Durations(total=seconds),
+        )  # fmt: skip
+        return PlannedRun(entry(directory), RunState(name, record, (), metrics))
+    history = [Mock(seconds=seconds / max(epochs, 1))] * epochs
+    return PlannedRun(entry(directory), RunState(name, record, history))
 
 
 def test_expected_time() -> None:
-    def states(*given: tuple[str, int, float]) -> list[State]:
-        return [State(entry(str(i)), name, epochs, 10, 0.5, s) for i, (name, epochs, s) in enumerate(given)]
+    def states(*given: tuple[StateName, int, float]) -> list[PlannedRun]:
+        return [planned_run(str(i), name, epochs, seconds) for i, (name, epochs, seconds) in enumerate(given)]
 
     assert remaining_seconds(states(("planned", 0, 0))) is None, "nothing to go by"
     assert remaining_seconds(states(("finished", 10, 60))) is None, "nothing left"

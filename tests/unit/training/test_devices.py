@@ -10,7 +10,8 @@ from lightning import LightningModule
 
 from llm_cls.config.schema import TrainerConfig
 from llm_cls.errors import ConfigError
-from llm_cls.training import callbacks
+from llm_cls.runs.directory import RunDirectory
+from llm_cls.training import recorder
 from llm_cls.training.devices import check_fp8, peak_memory_gib, reset_peak_memory, resolve_hardware
 
 
@@ -33,10 +34,10 @@ def test_main_memory_is_measured_without_a_gpu() -> None:
 
 def test_each_run_of_a_process_begins_with_that(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     forgotten: list[torch.device] = []
-    monkeypatch.setattr(callbacks, "reset_peak_memory", forgotten.append)
+    monkeypatch.setattr(recorder, "reset_peak_memory", forgotten.append)
     device = torch.device("cuda", 1)
     trainer: Any = SimpleNamespace(strategy=SimpleNamespace(root_device=device))
-    callbacks.RunRecorder(tmp_path, 1, "id", None).on_fit_start(trainer, LightningModule())
+    recorder.RunRecorder(RunDirectory(tmp_path), 1, "id", None).on_fit_start(trainer, LightningModule())
     assert forgotten == [device]
 
 

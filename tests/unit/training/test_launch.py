@@ -10,7 +10,7 @@ from unittest.mock import Mock
 
 import pytest
 
-from llm_cls.errors import RunInterrupted
+from llm_cls.errors import RankError, RunInterrupted
 from llm_cls.training import launch
 
 
@@ -47,7 +47,7 @@ def test_ranks_share_the_threads_of_the_run(
     started = Mock(return_value=Mock(poll=Mock(return_value=0)))
     monkeypatch.setattr(launch.subprocess, "Popen", started)
     monkeypatch.setattr(launch, "usable_cores", lambda: 12)
-    assert launch.launch_ranks(tmp_path, devices) == 0
+    launch.launch_ranks(tmp_path, devices)
     environments = [call.kwargs["env"] for call in started.call_args_list]
     assert [environment["OMP_NUM_THREADS"] for environment in environments] == [threads] * devices
     assert [environment["RANK"] for environment in environments] == [str(rank) for rank in range(devices)]
@@ -55,7 +55,7 @@ def test_ranks_share_the_threads_of_the_run(
 
 @pytest.fixture
 def stubborn(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """Ranks that heed no SIGTERM, and of which the first one fails where ``fails`` exists."""
+    """Ranks that ignore SIGTERM, and of which the first one fails where ``fails`` exists."""
     script = tmp_path / "rank"
     script.write_text(
         f"""#!{sys.executable}
@@ -107,7 +107,9 @@ def test_a_signal_is_not_lost_while_failed_ranks_are_ended(stubborn: Path, monke
 def test_the_failure_of_a_rank_is_that_of_the_run(stubborn: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (stubborn / "fails").touch()
     monkeypatch.setattr(launch, "_GRACE_SECONDS", 0.1)
-    assert launch.launch_ranks(stubborn, 2) == 4
+    with pytest.raises(RankError) as caught:
+        launch.launch_ranks(stubborn, 2)
+    assert caught.value.exit_code == 4
     assert not (stubborn / "ended-1").exists(), "the other was not waited for"
 
 

@@ -18,14 +18,17 @@ from llm_cls.cli import printable, report
 from llm_cls.config.schema import OptimizerConfig
 from llm_cls.data.batches import EvalBatches, TrainSteps, step_indices
 from llm_cls.data.tokens import Tokens
-from llm_cls.errors import ArtifactError, ConfigError, OtherRunError, ResourceError
-from llm_cls.files import read_jsonl, write_json
+from llm_cls.errors import ArtifactError, ConfigError, OtherRunError
+from llm_cls.files import read_jsonl
 from llm_cls.metrics.evaluation import evaluate
-from llm_cls.runs.record import check_same_run, forget_unless_begun, run_id
-from llm_cls.training.callbacks import LAST, AtomicCheckpointIO, RunRecorder
+from llm_cls.runs.directory import RunDirectory
+from llm_cls.runs.identity import run_id
+from llm_cls.training.checkpoints import AtomicCheckpointIO
 from llm_cls.training.devices import Hardware
 from llm_cls.training.module import ClassifierModule
 from llm_cls.training.optimizer import build_optimizer, build_schedule
+from llm_cls.training.recorder import RunRecorder
+from llm_cls.training.run import _finished
 
 
 def test_weight_decay_spares_vectors() -> None:
@@ -151,54 +154,15 @@ def test_each_process_of_a_machine_has_a_device_of_its_own(
     assert Hardware("gpu", 4, 1, "32-true", torch.float32).device == torch.device("cuda", index)
 
 
-def test_same_run_is_recognised_and_another_refused(tmp_path: Path) -> None:
-    parts = {"seed": 1, "lora": {"r": 4}, "trainer.max_epochs": 2}
-    assert check_same_run(tmp_path, parts) is None
-    data = {"name": "sample", "digest": "d", "n_train": 8, "n_val": 1, "n_test": 1, "labels": ["x"]}
-    record = {"run_id": "0", "identity": parts, "data": data, "model": {"name": "m"}, "of a later version": 1}
-    write_json(tmp_path / "run.json", record)
-    assert check_same_run(tmp_path, dict(parts)) == record
-    with pytest.raises(ConfigError, match=r"\(lora: there .*4.*, here .*8.*; seed: there 1, here 2\)"):
-        check_same_run(tmp_path, parts | {"seed": 2, "lora": {"r": 8}})
-
-
-@pytest.mark.parametrize(
-    ("changes", "part"),
-    [
-        ({"identity": None}, "run.json is damaged: identity is missing"),
-        ({"identity": {"seed": 1}}, "run.json is damaged: identity.trainer.max_epochs is missing"),
-        ({"model": None}, "run.json is damaged: model "),
-    ],
-)
-def test_a_damaged_record_is_not_written_over(tmp_path: Path, changes: dict[str, object], part: str) -> None:
-    data = {"name": "sample", "digest": "d", "n_train": 8, "n_val": 1, "n_test": 1, "labels": ["x"]}
-    record = {"run_id": "0", "identity": {"trainer.max_epochs": 2}, "data": data, "model": {"name": "m"}}
-    write_json(tmp_path / "run.json", record | changes)
-    with pytest.raises(ArtifactError) as caught:
-        check_same_run(tmp_path, {"trainer.max_epochs": 2})
-    assert part in str(caught.value) and "start again" in str(caught.value)
-
-
-@pytest.mark.parametrize("begun", ["", "checkpoints/last.ckpt", "history.jsonl"])
-def test_a_failed_run_is_forgotten_unless_it_can_go_on(tmp_path: Path, begun: str) -> None:
-    (tmp_path / "checkpoints").mkdir()
-    names = {"config.yaml", "run.json", "checkpoints/best-001.safetensors"} | ({begun} if begun else set())
-    for name in names:
-        (tmp_path / name).touch()
-    forget_unless_begun(tmp_path)
-    left = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*")}
-    assert left == (names | {"checkpoints"} if begun else set())
-
-
-def test_history_is_written_again_where_a_kill_came_before_it(tmp_path: Path) -> None:
-    recorder = RunRecorder(tmp_path, 100, "id", None)
-    recorder.on_fit_start(Mock(is_global_zero=True), Mock())
+def test_history_is_rewritten_where_a_kill_came_before_it(tmp_path: Path) -> None:
+    recorder = RunRecorder(RunDirectory(tmp_path), 100, "id", None)
+    recorder.on_fit_start(Mock(), Mock())
     assert not list(tmp_path.iterdir()), "a run that begins has none"
     state = {"best_epoch": 1, "best_f1": 0.5, "diverged": False, "pruned": False, "done": True}
-    history = [{"epoch": 1, "seconds": 2.0}]
-    recorder.load_state_dict({"history": history, **state})
-    recorder.on_fit_start(Mock(is_global_zero=True), Mock())
-    assert read_jsonl(tmp_path / "history.jsonl") == history
+    scores = dict.fromkeys(("accuracy", "precision", "recall", "f1"), 0.5)
+    recorder.load_state_dict({"history": [{"epoch": 1, "val": scores, "seconds": 2.0}], **state})
+    recorder.on_fit_start(Mock(), Mock())
+    assert read_jsonl(tmp_path / "history.jsonl") == [{"epoch": 1, "val": scores, "seconds": 2.0}]
 
 
 def test_control_characters_of_users_do_not_reach_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
@@ -248,7 +212,7 @@ def test_importing_the_package_does_no_work() -> None:
 
 @pytest.mark.parametrize("content", [b"", b"x", None])
 def test_what_is_no_checkpoint_is_called_damaged(tmp_path: Path, content: bytes | None) -> None:
-    path = tmp_path / LAST
+    path = tmp_path / "last.ckpt"
     path.write_bytes(content or b"")
     if content is None:
         torch.save({"weights": 1}, path)
@@ -256,30 +220,21 @@ def test_what_is_no_checkpoint_is_called_damaged(tmp_path: Path, content: bytes 
         AtomicCheckpointIO().load_checkpoint(path)
 
 
-def test_a_checkpoint_belongs_to_its_run_alone(tmp_path: Path) -> None:
-    """``run.json`` may have been removed; nobody may go on with the weights of another learning rate."""
-    parts = {"optimizer": {"lr": 1e-3}}
-    recorder = RunRecorder(tmp_path, 1, run_id(parts), None)
-    (tmp_path / "checkpoints").mkdir()
-    state = {"callbacks": {recorder.state_key: recorder.state_dict()}}
-    AtomicCheckpointIO().save_checkpoint(state, tmp_path / "checkpoints" / LAST)
-    assert check_same_run(tmp_path, parts) is None
-    with pytest.raises(OtherRunError, match=r"last.ckpt is of another configuration, and .*run.json is missing"):
-        check_same_run(tmp_path, {"optimizer": {"lr": 3e-3}})
-
-
-@pytest.mark.parametrize(("removed", "error"), [(True, ResourceError), (False, FileNotFoundError)])
-def test_a_removed_run_directory_is_the_reason_of_what_fails_for_it(
-    tmp_path: Path, removed: bool, error: type[Exception]
-) -> None:
-    if not removed:
-        (tmp_path / "run.json").write_text("{}")
-    with pytest.raises(error), RunRecorder(tmp_path, 1, "id", None).explain_removal():
-        (tmp_path / "history.jsonl").read_bytes()
-
-
 def test_a_rank_whose_parent_is_gone_ends_at_once(tmp_path: Path) -> None:
     environment = os.environ | {"LLM_CLS_PARENT": "1000000000", "RANK": "0"}  # nobody's number
     command = [sys.executable, "-m", "llm_cls.training.rank", str(tmp_path)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stdout, done.stderr) == (75, "", "")
+
+
+def test_a_checkpoint_belongs_to_its_run_alone(tmp_path: Path) -> None:
+    """``run.json`` may have been removed; no other run may resume with these weights."""
+    parts = {"optimizer.lr": 1e-3}
+    directory = RunDirectory(tmp_path)
+    recorder = RunRecorder(directory, 1, run_id(parts), None)
+    directory.last_checkpoint.parent.mkdir()
+    state = {"callbacks": {recorder.state_key: recorder.state_dict()}}
+    AtomicCheckpointIO().save_checkpoint(state, directory.last_checkpoint)
+    assert _finished(directory, Mock(identity=parts)) is None
+    with pytest.raises(OtherRunError, match=r"last.ckpt belongs to a run of another configuration"):
+        _finished(directory, Mock(identity={"optimizer.lr": 3e-3}))

@@ -1,0 +1,174 @@
+"""The sections that choose the texts and the form in which the network reads them."""
+
+import string
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, model_validator
+from typing_extensions import Self
+
+from llm_cls.config.fields import AtLeastThree, AtLeastTwo, Name, NonNegativeInt, PositiveInt, Section, Seed
+
+
+class TemplateConfig(Section):
+    """How title and body of a text become one string."""
+
+    name: Name = Field(description="Name of the template in reports.", examples=["template=2"])
+    text: str = Field(
+        description="The string, with {title} if there is one and, exactly once, {body}.",
+        examples=["'template.text=\"{title}: {body}\"'"],
+    )
+
+    @model_validator(mode="after")
+    def _fields_are_known(self) -> Self:
+        try:
+            parsed = [part for part in string.Formatter().parse(self.text) if part[1] is not None]
+        except ValueError as error:
+            raise ValueError(f"text is not a template: {error}") from None
+        fields = [str(field) for _, field, _, _ in parsed]
+        if any(form or conversion for _, _, form, conversion in parsed):
+            raise ValueError("text takes no formats. Write {title} and {body} without ':' and '!'")
+        if unknown := sorted(set(fields) - {"title", "body"}):
+            raise ValueError(f"text may contain {{title}} and {{body}} only, got {{{unknown[0]}}}")
+        if fields.count("body") != 1:
+            raise ValueError(f"text must contain {{body}} exactly once, got {fields.count('body')} times")
+        return self
+
+    @property
+    def uses_title(self) -> bool:
+        """Whether ``{title}`` occurs."""
+        return any(field == "title" for _, field, _, _ in string.Formatter().parse(self.text))
+
+
+class DataConfig(Section):
+    """Which texts, how they are split, cut and grouped into steps."""
+
+    name: Literal["livedoor", "sample", "table"] = Field(
+        description="Where the texts come from: the livedoor corpus, the shipped sample, or a table of yours.",
+        examples=["data=sample"],
+    )
+    cache_dir: Path = Field(
+        description="Folder for the downloaded archive and for the token cache.",
+        examples=["data.cache_dir=/scratch/llm_cls"],
+        json_schema_extra={"default": "$LLM_CLS_CACHE, or ~/.cache/llm_cls"},
+    )
+    url: str | None = Field(
+        None,
+        description="Address of the livedoor archive (data=livedoor).",
+        examples=["data.url=https://www.rondhuit.com/download/ldcc-20140209.tar.gz"],
+    )
+    archive: Path | None = Field(
+        None,
+        description="Local copy of the livedoor archive, instead of the download (data=livedoor).",
+        examples=["data.archive=ldcc-20140209.tar.gz"],
+    )
+    file: Path | None = Field(
+        None, description="Table that is split into train, val and test (data=table).", examples=["data.file=texts.csv"]
+    )
+    train_file: Path | None = Field(
+        None,
+        description="Table of the training texts, where the split is given (data=table).",
+        examples=["data.train_file=train.csv"],
+    )
+    val_file: Path | None = Field(
+        None,
+        description="Table of the validation texts, where the split is given (data=table).",
+        examples=["data.val_file=val.csv"],
+    )
+    test_file: Path | None = Field(
+        None,
+        description="Table of the test texts, where the split is given (data=table).",
+        examples=["data.test_file=test.csv"],
+    )
+    text: Name | None = Field(
+        None, description="Name of the column with the text (data=table).", examples=["data.text=text"]
+    )
+    title: Name | None = Field(
+        None,
+        description="Name of the column with the title, beside data.body (data=table).",
+        examples=["data.title=title"],
+    )
+    body: Name | None = Field(
+        None,
+        description="Name of the column with the body, instead of data.text (data=table).",
+        examples=["data.body=body"],
+    )
+    label: Name | None = Field(
+        None, description="Name of the column with the label (data=table).", examples=["data.label=label"]
+    )
+    id: Name | None = Field(
+        None,
+        description="Name of the column with the id of each text; null numbers the rows (data=table).",
+        examples=["data.id=id"],
+    )
+    split_seed: Seed = Field(
+        42, description="Seed of the split into train, val and test.", examples=["data.split_seed=7"]
+    )
+    folds: AtLeastThree | None = Field(
+        None,
+        description="Number of folds of a cross-validation; null splits 8:1:1 instead.",
+        examples=["data.folds=5"],
+    )
+    fold: NonNegativeInt = Field(
+        0, description="Fold that is the test split, counted from 0; the next fold is val.", examples=["data.fold=1"]
+    )
+    limit: PositiveInt | None = Field(
+        None, description="Only the first texts of each split, for trials; null takes all.", examples=["data.limit=100"]
+    )
+    max_length: AtLeastTwo = Field(
+        512, description="Tokens per text at most, EOS included.", examples=["data.max_length=128"]
+    )
+    truncation: Literal["body", "end"] = Field(
+        "body",
+        description="What a text that is too long loses: the end of its body, or the end of the whole sequence "
+        "as in the published experiment.",
+        examples=["data.truncation=end"],
+    )
+    batch_size: PositiveInt = Field(
+        32, description="Texts per optimizer step, over all devices.", examples=["data.batch_size=8"]
+    )
+    micro_batch_size: PositiveInt | None = Field(
+        None,
+        description="Texts per forward and backward pass on one device; it changes memory and speed only; "
+        "null: all of the step's texts on that device.",
+        examples=["data.micro_batch_size=4"],
+    )
+    eval_batch_size: PositiveInt | None = Field(
+        None,
+        description="Texts per evaluation batch on one device; null: twice the micro batch, at least 32.",
+        examples=["data.eval_batch_size=64"],
+    )
+
+    @model_validator(mode="after")
+    def _fold_exists(self) -> Self:
+        if self.fold and self.folds is None:
+            raise ValueError(f"data.fold={self.fold} needs data.folds. Try data.folds=5")
+        if self.folds is not None and self.fold >= self.folds:
+            raise ValueError(
+                f"data.fold must be < data.folds ({self.folds}), got {self.fold}. The first is data.fold=0"
+            )
+        if self.folds is not None and self.train_file is not None:
+            raise ValueError("data.folds splits one file. Try data.file instead of data.train_file")
+        return self
+
+    @model_validator(mode="after")
+    def _table_is_described(self) -> Self:
+        if self.name != "table":
+            return self
+        faults = []
+        separate = [self.train_file, self.val_file, self.test_file]
+        if self.file is None and not any(separate):
+            faults.append("data.file is missing. Try data.file=texts.csv")
+        elif self.file is not None and any(separate):
+            faults.append("data.file and data.train_file exclude each other. Give one of them")
+        elif self.file is None and not all(separate):
+            faults.append("data.train_file, data.val_file and data.test_file go together. Give all three, or data.file")
+        if self.text is None and self.body is None:
+            faults.append("data.text is missing. Try data.text=COLUMN, or data.title=COLUMN data.body=COLUMN")
+        elif self.text is not None and (self.body is not None or self.title is not None):
+            faults.append("data.text excludes data.title and data.body. Give one or the other")
+        if self.label is None:
+            faults.append("data.label is missing. Try data.label=COLUMN")
+        if faults:
+            raise ValueError("\n".join(faults))
+        return self

@@ -1,0 +1,60 @@
+"""What all sections of the configuration are built from: the base class and the types of the keys."""
+
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic.fields import FieldInfo
+
+
+def _refuse_bool(value: Any) -> Any:
+    """Refuses true and false where a number is expected, because bool is an int in Python."""
+    if isinstance(value, bool):
+        raise ValueError("must be a number")
+    return value
+
+
+def _number_to_text(value: Any) -> Any:
+    """Turns the numbers of ``template=2`` and ``data.label=1`` into the names that they stand for."""
+    return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
+
+
+PositiveInt = Annotated[int, BeforeValidator(_refuse_bool), Field(ge=1)]
+NonNegativeInt = Annotated[int, BeforeValidator(_refuse_bool), Field(ge=0)]
+AtLeastTwo = Annotated[int, BeforeValidator(_refuse_bool), Field(ge=2)]
+AtLeastThree = Annotated[int, BeforeValidator(_refuse_bool), Field(ge=3)]
+Seed = Annotated[int, BeforeValidator(_refuse_bool), Field(ge=0, lt=2**32)]
+Name = Annotated[str, BeforeValidator(_number_to_text), Field(min_length=1)]
+
+
+class Section(BaseModel):
+    """Base of all sections: unknown keys are refused, and values do not change after validation.
+
+    Each field gives in ``Field``:
+        description: What the key means, in one sentence. The help and the documentation show it.
+        examples: Overrides as one types them. An error message suggests the first.
+        json_schema_extra: ``must_be``, the words of an error message where those of the type are not clear enough;
+            ``default``, the words of the help where the default depends on the moment or on the machine.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+def extra(field: FieldInfo, name: str) -> str | None:
+    """The text ``name`` in ``json_schema_extra`` of ``field``; None where there is none."""
+    value = field.json_schema_extra.get(name) if isinstance(field.json_schema_extra, dict) else None
+    return value if isinstance(value, str) else None
+
+
+def section_of(field: FieldInfo) -> type[BaseModel] | None:
+    """The section that ``field`` holds; None where it holds a value."""
+    annotation = field.annotation
+    return annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else None
+
+
+def fields(schema: type[BaseModel], prefix: str = "") -> dict[str, FieldInfo]:
+    """All values of ``schema``, by their dotted keys."""
+    found: dict[str, FieldInfo] = {}
+    for name, field in schema.model_fields.items():
+        section = section_of(field)
+        found |= {prefix + name: field} if section is None else fields(section, f"{prefix}{name}.")
+    return found

@@ -1,0 +1,123 @@
+"""The sections that choose where a run is trained, where its curves go, and what belongs to a sweep."""
+
+import re
+from typing import Literal
+
+from pydantic import Field, model_validator
+from typing_extensions import Self
+
+from llm_cls.config.fields import AtLeastTwo, Name, NonNegativeInt, PositiveInt, Section
+
+
+class TrainerConfig(Section):
+    """Where and how long training runs."""
+
+    accelerator: Literal["auto", "cpu", "gpu"] = Field(
+        "auto", description="Kind of device; auto takes a GPU where there is one.", examples=["trainer=cpu"]
+    )
+    devices: PositiveInt | Literal["auto"] = Field(
+        1,
+        description="Processes per machine, each with one device; auto takes all GPUs.",
+        examples=["trainer.devices=2"],
+        json_schema_extra={"must_be": "a whole number >= 1, or auto"},
+    )
+    num_nodes: PositiveInt = Field(1, description="Number of machines.", examples=["trainer.num_nodes=2"])
+    precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed"] = Field(
+        "auto",
+        description="Lightning's precision; auto: bf16 on GPUs that support it, 16-bit on others, float32 on CPUs.",
+        examples=["trainer.precision=bf16-mixed"],
+    )
+    max_epochs: PositiveInt = Field(10, description="Epochs at most.", examples=["trainer.max_epochs=10"])
+    early_stopping_patience: PositiveInt | None = Field(
+        None,
+        description="Epochs without a better val F1 after which training stops; null never stops early.",
+        examples=["trainer.early_stopping_patience=3"],
+    )
+    progress_bar: bool = Field(
+        True, description="Whether a progress bar is shown.", examples=["trainer.progress_bar=false"]
+    )
+
+
+class LoggerConfig(Section):
+    """Where curves and tables go besides the run directory."""
+
+    name: Literal["wandb", "none"] = Field(
+        "wandb", description="wandb logs to Weights & Biases, none logs nowhere else.", examples=["logger=none"]
+    )
+    mode: Literal["auto", "online", "offline"] = Field(
+        "auto",
+        description="Whether W&B uploads; auto uploads where an API key is configured.",
+        examples=["logger.mode=offline"],
+    )
+    project: Name = Field("llm_cls", description="W&B project.", examples=["logger.project=news"])
+    entity: Name | None = Field(
+        None, description="W&B user or team; null takes your default.", examples=["logger.entity=my-team"]
+    )
+    group: Name | None = Field(
+        None, description="W&B group that the run belongs to; null for no group.", examples=["logger.group=ranks"]
+    )
+    tags: list[str] = Field(default_factory=list, description="W&B tags of the run.", examples=["logger.tags=[trial]"])
+
+
+class SweepConfig(Section):
+    """How the runs of a ``--multirun`` belong together; nothing of it changes a result."""
+
+    name: Name = Field(
+        "sweep",
+        description="Folder below outputs/sweeps; the name of an earlier sweep continues it.",
+        examples=["sweep.name=first"],
+        json_schema_extra={"default": "the time of the start"},
+    )
+    isolate: bool = Field(
+        False,
+        description="Whether every run gets its own process, instead of one process that shares the loaded decoder.",
+        examples=["sweep.isolate=true"],
+    )
+    retries: NonNegativeInt = Field(
+        1, description="How often a failed run is retried before the sweep ends.", examples=["sweep.retries=0"]
+    )
+
+    @model_validator(mode="after")
+    def _name_is_a_folder(self) -> Self:
+        if not re.fullmatch(r"(?!\.)[^/\\\x00-\x1f]{1,120}", self.name):
+            raise ValueError(f"sweep.name must be the name of a folder, without slashes, got {self.name!r}")
+        return self
+
+
+class PrunerConfig(Section):
+    """Which runs of a sweep end early."""
+
+    name: Literal["none", "median", "hyperband"] = Field(
+        "none",
+        description="Rule of Optuna that ends runs by their val F1 per epoch; none ends no run by comparison.",
+        examples=["pruner=median"],
+    )
+    stop_collapsed: bool = Field(
+        False,
+        description="Whether a run ends after the first epoch that shows that it has collapsed or diverged.",
+        examples=["pruner.stop_collapsed=true"],
+    )
+    max_lag: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        description="Fraction of the best run's val F1 by which a run may lag behind after as many epochs, from the "
+        "second epoch on; it shrinks towards the end of training, down to two standard errors; null: no such rule.",
+        examples=["pruner.max_lag=0.25"],
+    )
+    startup_runs: PositiveInt = Field(
+        4, description="Runs that must have ended before median ends others.", examples=["pruner.startup_runs=8"]
+    )
+    warmup_fraction: float = Field(
+        0.8,
+        ge=0,
+        le=1,
+        description="Fraction of trainer.max_epochs during which median ends no run.",
+        examples=["pruner.warmup_fraction=0.5"],
+    )
+    min_epochs: PositiveInt = Field(
+        1, description="Epochs that hyperband gives every run.", examples=["pruner.min_epochs=2"]
+    )
+    reduction_factor: AtLeastTwo = Field(
+        3, description="One of so many runs survives a rung of hyperband.", examples=["pruner.reduction_factor=4"]
+    )

@@ -1,0 +1,112 @@
+"""Faults of values as the lines that a user reads: the key, what was expected, what was found, the fix."""
+
+import difflib
+from collections.abc import Sequence
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails
+
+from llm_cls.config.fields import extra, fields, section_of
+from llm_cls.errors import ConfigError
+
+T = TypeVar("T", bound=BaseModel)
+
+
+def validate(schema: type[T], values: Any) -> T:
+    """``values`` as an instance of ``schema``.
+
+    Raises:
+        ConfigError: With one line for every fault: key, value, fix.
+    """
+    try:
+        return schema.model_validate(values)
+    except ValidationError as error:
+        lines: dict[str, str] = {}
+        for fault in error.errors(include_url=False):
+            for line in _describe(schema, fault):
+                lines.setdefault(line.split()[0], line)  # a key of several types has one fault for each of them
+        raise ConfigError("\n".join(lines.values())) from None
+
+
+def nearest(name: str, known: Sequence[str]) -> str:
+    """The question "Did you mean 'x'?" for the known name nearest to ``name``, or the list of all."""
+    if match := difflib.get_close_matches(name, known, n=1, cutoff=0.5):
+        return f"Did you mean {match[0]!r}?"
+    return f"Known: {', '.join(known)}."
+
+
+def unknown_key(key: str, known: Sequence[str]) -> str:
+    """The line for a key that does not exist."""
+    return f"{key} is not a key. {nearest(key, known)}"
+
+
+def missing_key(key: str, field: FieldInfo | None) -> str:
+    """The line for a key without a value."""
+    return f"{key} is missing. Try {field.examples[0] if field is not None and field.examples else f'{key}=...'}"
+
+
+def _describe(schema: type[BaseModel], fault: ErrorDetails) -> list[str]:
+    """One fault of pydantic as the lines that the user reads."""
+    location = [str(part) for part in fault["loc"]]
+    if fault["type"] == "extra_forbidden":
+        return [unknown_key(".".join(location), list(fields(schema)))]
+    path, field = _locate(schema, location)
+    key = ".".join(path)
+    if fault["type"] == "missing" and len(path) == len(location):
+        return [missing_key(key, field)]
+    if field is None or (section_of(field) is not None and fault["type"] == "value_error"):
+        # Raised by a section's validator, whose message names the keys and the fixes.
+        message = str(fault.get("ctx", {}).get("error", fault["msg"]))
+        return [line if "." in line.split()[0] or not key else f"{key}: {line}" for line in message.splitlines()]
+    value = fault["input"]
+    shown = "null" if value is None else repr(value) if isinstance(value, str) else str(value)
+    hint = f" Try {field.examples[0]}." if field.examples else ""
+    return [f"{key} must {_expected(field, fault)}, got {shown}.{hint}"]
+
+
+def _locate(schema: type[BaseModel], location: Sequence[str]) -> tuple[list[str], FieldInfo | None]:
+    """The part of ``location`` that names a key, and its field; the rest is an element or a type of a union."""
+    path: list[str] = []
+    field, section = None, schema
+    for part in location:
+        if part not in section.model_fields:
+            break
+        path.append(part)
+        field = section.model_fields[part]
+        if (inner := section_of(field)) is None:
+            break
+        section = inner
+    return path, field
+
+
+_LIMITS = {
+    "greater_than_equal": ("ge", ">="),
+    "greater_than": ("gt", ">"),
+    "less_than_equal": ("le", "<="),
+    "less_than": ("lt", "<"),
+}
+
+
+def _expected(field: FieldInfo, fault: ErrorDetails) -> str:
+    """What the value must be, after "must"."""
+    kind, context = fault["type"], fault.get("ctx", {})
+    if (wording := extra(field, "must_be")) is not None:
+        return f"be {wording}"
+    if kind in _LIMITS:
+        name, sign = _LIMITS[kind]
+        return f"be {sign} {context[name]}"
+    if kind == "literal_error":
+        return f"be {context['expected']}"
+    if kind.startswith("int"):
+        return "be a whole number"
+    if kind.startswith("float") or kind == "finite_number":
+        return "be a number"
+    if kind.startswith("bool"):
+        return "be true or false"
+    if kind == "path_type":
+        return "be a path"
+    if kind in ("string_too_short", "too_short"):
+        return "not be empty"
+    return "be " + fault["msg"].removeprefix("Input should be ").removeprefix("Value error, must be ")

@@ -1,0 +1,119 @@
+"""The faults of a command line that Hydra refused.
+
+Hydra stops at its first fault, in its own terms. The overrides are therefore checked against the groups and the
+schema, so that all faults are reported together; Hydra's message is shown only where none of them is found.
+"""
+
+from collections.abc import Sequence
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import ChoiceSweep, Override, OverrideType
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from llm_cls.config.compose import compose_tree, to_type_quoted
+from llm_cls.config.groups import GROUPS, choices
+from llm_cls.config.messages import nearest, unknown_key
+from llm_cls.config.schema import keys, parse_config
+from llm_cls.errors import ConfigError, first_line
+
+
+def explain(error: Exception, overrides: Sequence[str], multirun: bool = False) -> ConfigError:
+    """All faults of ``overrides``, for which Hydra or OmegaConf raised ``error``.
+
+    Args:
+        error: What was raised. It is shown if the overrides have no fault, as where a file of ``conf/`` has one.
+        overrides: The command line without its flags.
+        multirun: Whether a key may have several values.
+    """
+    own = [text for text in overrides if not text.lstrip("+~").startswith("hydra")]
+    own_choices = any(text.lstrip("+").startswith("hydra.searchpath") for text in overrides)
+    faults: list[str] = []
+    refused: set[str] = set()
+    accepted: list[Override] = []
+    for text in own:
+        override = _parse(text)
+        fault = override if isinstance(override, str) else _fault(override, multirun, own_choices)
+        if fault is not None:
+            faults.append(fault)
+            refused.add(text.lstrip("+~").partition("=")[0].partition("@")[0])
+        elif isinstance(override, Override) and not override.is_sweep_override():
+            accepted.append(override)
+    try:
+        unused, tree = _apply(accepted)
+        faults += unused.values()
+        refused |= unused.keys()
+        parse_config(tree)
+    except ConfigError as invalid:
+        # A key or group that is refused above seems to be missing here.
+        faults += [line for line in str(invalid).splitlines() if line.split()[0].rstrip(",") not in refused]
+    except (HydraException, OmegaConfBaseException) as remaining:
+        faults = faults or [_hydra_line(remaining)]
+    return ConfigError("\n".join(dict.fromkeys(faults)) or _hydra_line(error))
+
+
+def _parse(text: str) -> Override | str:
+    """The parsed override, or the line about its form."""
+    try:
+        return OverridesParser.create().parse_overrides([text])[0]
+    except OverrideParseException:
+        key, equals, value = text.partition("=")
+        if not equals:
+            return f"{key} is not of the form key=value"
+        return f"{text} could not be parsed. Quote the value for Hydra and the shell: {to_type_quoted(key, value)}"
+
+
+def _fault(override: Override, multirun: bool, own_choices: bool) -> str | None:
+    """The line about a key that does not exist, a choice that does not exist, or several values for one run."""
+    key, known = override.key_or_group, keys()
+    value = (override.input_line or "").partition("=")[2]
+    if key not in GROUPS and not _exists(key, known):
+        return unknown_key(key, known if "." in key else [*GROUPS, *(k for k in known if "." not in k)])
+    if override.is_sweep_override() and not multirun:
+        line = f"{key}={value} has several values. Add --multirun to try each, or write [{value}] for a list"
+        return f"{line}, or {to_type_quoted(key, value)} for one value with a comma"
+    if key in GROUPS and not override.is_delete() and not own_choices:
+        for name in _names(override):
+            if name not in (known_choices := choices(key)):
+                return f"{key}={name} is not a choice. {nearest(name, known_choices)}"
+    return None
+
+
+def _exists(key: str, known: Sequence[str]) -> bool:
+    """Whether ``key`` is a key of the schema, a section of it, or a key of transformers."""
+    return key.startswith("model.architecture.") or any(k == key or k.startswith(f"{key}.") for k in known)
+
+
+def _names(override: Override) -> list[str]:
+    """The choices that ``override`` names."""
+    value = override.value()
+    if isinstance(value, ChoiceSweep):
+        value = value.list
+    return [str(name) for name in (value if isinstance(value, list) else [value])]
+
+
+def _apply(overrides: Sequence[Override]) -> tuple[dict[str, str], DictConfig]:
+    """Lines about the keys that the choices do not use, and the tree with the values of all others."""
+    values = [o for o in overrides if o.key_or_group not in GROUPS and o.type == OverrideType.CHANGE]
+    tree = compose_tree([o.input_line or "" for o in overrides if o not in values])
+    OmegaConf.set_struct(tree, False)
+    lines: dict[str, str] = {}
+    for override in values:
+        section, _, name = override.key_or_group.rpartition(".")
+        parent = OmegaConf.select(tree, section) if section else tree
+        if isinstance(parent, DictConfig) and name in parent:
+            OmegaConf.update(tree, override.key_or_group, override.value())
+        else:
+            key, group = override.key_or_group, override.key_or_group.partition(".")[0]
+            lines[key] = f"{key} has no effect with this choice of {group}. Choose another one, or write +{key}=..."
+    return lines, tree
+
+
+def _hydra_line(error: Exception) -> str:
+    """Hydra's own message in one line."""
+    if isinstance(error, MissingConfigException) and error.options is not None:
+        group, _, choice = (error.missing_cfg_file or "").rpartition("/")
+        return f"{group}={choice} is not a choice. {nearest(choice, sorted(error.options))}"
+    line = " ".join(part.strip() for part in str(error).splitlines()[:2])
+    return f"{line} {first_line(error.__cause__)}" if error.__cause__ is not None else line

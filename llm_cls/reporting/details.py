@@ -1,0 +1,151 @@
+"""What the winner gets right and wrong, text by text, and what it is compared with: data for the page."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from llm_cls.metrics.scores import Floats, confusion_matrix, per_class
+from llm_cls.metrics.statistics import Ints, Reliability, reliability
+from llm_cls.reporting.comparison import Comparison
+from llm_cls.reporting.predictions import Predictions
+from llm_cls.reporting.tables import Column, Table
+
+MAX_TEXTS = 100
+_ARTICLE = "https://news.livedoor.com/article/detail/{}/"
+_TEXTS = (
+    Column("text", "Text"),
+    Column("label", "Label"),
+    Column("prediction", "Prediction"),
+    Column("confidence", "p\N{NO-BREAK SPACE}(%)", "percent"),
+    Column("probabilities", "Most probable labels, and the true one"),
+)
+
+
+@dataclass(frozen=True)
+class Confusion:
+    """A confusion matrix for the page: a row for each true label, with the count and the CSS class of each cell."""
+
+    names: tuple[str, ...]
+    rows: tuple[tuple[str, tuple[tuple[int, str], ...]], ...]
+
+
+def confusion_of(texts: Predictions) -> Confusion:
+    """The confusion matrix; shades of right cells are shares of the label, those of wrong ones of the worst cell."""
+    counts = confusion_matrix(texts.labels, texts.predictions, len(texts.names))
+    right = np.ceil(4 * counts / np.maximum(1, counts.sum(axis=1, keepdims=True))).astype(int)
+    most = max(1, int((counts - np.diag(np.diag(counts))).max()))
+    wrong = np.ceil(4 * counts / most).astype(int)
+    rows = []
+    for i, name in enumerate(texts.names):
+        shades = [f"h{right[i, j]}" if i == j else f"w{wrong[i, j]}" for j in range(len(texts.names))]
+        cells = zip(counts[i].tolist(), shades, strict=True)
+        rows.append((name, tuple((count, shade if count else "zero") for count, shade in cells)))
+    return Confusion(texts.names, tuple(rows))
+
+
+def per_label_table(texts: Predictions) -> Table:
+    """Precision, recall and F1 of each label."""
+    found = per_class(confusion_matrix(texts.labels, texts.predictions, len(texts.names)))
+    columns = (
+        Column("label", "Label"),
+        Column("precision", "Precision", "percent"),
+        Column("recall", "Recall", "percent"),
+        Column("f1", "F1", "percent"),
+        Column("support", "Texts", "number"),
+    )
+    values = (texts.names, *(getattr(found, column.key).tolist() for column in columns[1:]))
+    keys = [column.key for column in columns]
+    rows = tuple(dict(zip(keys, row, strict=True)) for row in zip(*values, strict=True))
+    return Table("per_label", "Per label", "Scores of each label on test.", columns, rows)
+
+
+def calibration_of(texts: Predictions) -> Reliability:
+    """How far the probability of the prediction agrees with how often it is right."""
+    return reliability(_confidence(texts), texts.predictions == texts.labels)
+
+
+def texts_tables(texts: Predictions, is_livedoor: bool) -> tuple[Table, Table]:
+    """The misclassified texts, the most confident first, and the texts with the least confident predictions.
+
+    Args:
+        texts: The predictions of a run.
+        is_livedoor: Whether the ids name articles of the livedoor corpus, which get a link.
+    """
+    confidence = _confidence(texts)
+    wrong = np.flatnonzero(texts.predictions != texts.labels)
+    wrong = wrong[np.argsort(-confidence[wrong], kind="stable")]
+    uncertain = np.argsort(confidence, kind="stable")[: MAX_TEXTS // 2]
+    limit = f", the first {MAX_TEXTS} shown" if len(wrong) > MAX_TEXTS else ""
+    note = f"{len(wrong):,} of {len(texts.ids):,} texts{limit}; the most confident predictions come first."
+    return (
+        _texts_table("Misclassified texts", note, texts, wrong[:MAX_TEXTS], is_livedoor),
+        _texts_table("Least certain texts", "Right or wrong, by the probability of the prediction.",
+                     texts, uncertain, is_livedoor),
+    )  # fmt: skip
+
+
+def _texts_table(title: str, note: str, texts: Predictions, chosen: Ints, is_livedoor: bool) -> Table:
+    rows = tuple(_text_row(texts, int(i), is_livedoor) for i in chosen)
+    return Table("texts", title, note, _TEXTS, rows)
+
+
+def _text_row(texts: Predictions, i: int, is_livedoor: bool) -> dict[str, Any]:
+    number = re.search(r"-([0-9]{1,12})(\.txt)?$", texts.ids[i]) if is_livedoor else None
+    p = texts.probabilities[i]
+    ranked = np.argsort(-p, kind="stable").tolist()
+    listed = [j for place, j in enumerate(ranked) if (place < 3 and p[j] >= 0.0005) or j == texts.labels[i]]
+    return {
+        "text": texts.titles[i] or texts.ids[i],
+        "link": _ARTICLE.format(number[1]) if number else None,
+        "label": texts.names[texts.labels[i]],
+        "prediction": texts.names[texts.predictions[i]],
+        "confidence": float(p[texts.predictions[i]]),
+        "probabilities": ", ".join(f"{texts.names[j]} {100 * p[j]:.1f}\N{NO-BREAK SPACE}%" for j in listed),
+    }
+
+
+def _confidence(texts: Predictions) -> Floats:
+    """Probability of the predicted label, shape ``(n,)``."""
+    confidence: Floats = texts.probabilities[np.arange(len(texts.labels)), texts.predictions]
+    return confidence
+
+
+def comparisons_table(comparisons: Sequence[Comparison], winner: str) -> Table:
+    """The winner against each other setting; ``comparisons`` is not empty."""
+    columns = (
+        Column("other", "Winner against"),
+        Column("difference", "Difference", "points"),
+        Column("low", "95 % low", "points"),
+        Column("high", "95 % high", "points"),
+        Column("p_bootstrap", "p (bootstrap)", "number"),
+        Column("p_mcnemar", "p (McNemar)", "number"),
+        Column("only_winner", "Only winner right", "number"),
+        Column("only_other", "Only other right", "number"),
+        Column("significant", "Significant"),
+    )
+    rows = tuple(
+        {
+            "other": pair.other, "difference": pair.difference, "low": pair.interval[0], "high": pair.interval[1],
+            "p_bootstrap": float(f"{pair.p_bootstrap:.2g}"), "p_mcnemar": float(f"{pair.p_mcnemar:.2g}"),
+            "only_winner": pair.only_winner, "only_other": pair.only_other, "significant": _significance(pair),
+        }
+        for pair in comparisons
+    )  # fmt: skip
+    n_texts = {pair.n_texts for pair in comparisons}  # they differ where a setting lacks a fold
+    texts = " to ".join(f"{n:,}" for n in sorted({min(n_texts), max(n_texts)}))
+    note = (
+        f"Test F1 of the winner ({winner}) minus that of another setting, in points, on the same {texts} texts. Each "
+        "setting is named by what differs from the winner. p-values are Holm-corrected over "
+        f"{len(rows)} pair{'s' if len(rows) > 1 else ''}. Significant: the bootstrap p is below 0.05 and, where both "
+        "sides have several runs, the difference is more than twice its standard error over them."
+    )
+    return Table("comparisons", "Comparisons", note, columns, rows)
+
+
+def _significance(pair: Comparison) -> str:
+    if not pair.significant:
+        return "no"
+    return "yes" if pair.exceeds_run_error else "on these runs only"

@@ -1,0 +1,222 @@
+"""The plots of the report: which settings they show, on which axes."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from llm_cls.files import read_jsonl
+from llm_cls.metrics.statistics import Reliability, mean_sd
+from llm_cls.reporting.drawing import MARKERS, Axis, Plot, Point, Series, draw
+from llm_cls.reporting.formatting import rate
+from llm_cls.reporting.names import full_name, name_common, name_setting
+from llm_cls.reporting.runs import Run
+from llm_cls.reporting.settings import Setting, axes_of, best_per, shown_lr_series, sort_key
+
+# A setting further below the best one is an arrow on the lower edge: a longer axis would hide the other differences.
+_SHOWN_RANGE = 15
+# A learning curve starts low, and its rise is of interest.
+_SHOWN_CURVE = 30
+
+
+def by_lr(settings: Sequence[Setting], baseline: float | None, runs: Sequence[Run]) -> Plot | None:
+    """Test F1 over the learning rate, a line for each combination of the other axes; None without such a line.
+
+    Args:
+        settings: The scored settings.
+        baseline: Test F1 of the classical baseline, a fraction.
+        runs: All runs; those that diverged are crosses.
+    """
+    series = shown_lr_series(settings)
+    if not series:
+        return None
+    names = _without_lr([one[0] for one in series])
+    lines = [
+        Series(name_setting(name, names), [_point(s, float(s.axes["lr"])) for s in one])
+        for name, one in zip(names, series, strict=True)
+    ]
+    y = _f1_axis(lines, baseline=baseline)
+    diverged = [(axes_of(run.config)["lr"], run.name) for run in runs if run.state == "diverged"]
+    crosses = [
+        Point(float(lr), 0.0, label=f"{name}: diverged", crossed=True) for lr, name in diverged if sort_key(lr)[0] == 0
+    ]
+    if crosses:
+        lines.append(Series("diverged, not scored", crosses, line=False))
+    rates = sorted({point.x for line in lines for point in line.points})
+    lines += _baseline_series(baseline, y, rates[0], rates[-1])
+    margin = (rates[-1] / rates[0]) ** 0.06
+    x = Axis("learning rate", rates[0] / margin, rates[-1] * margin, [(r, rate(r)) for r in rates], log=True)
+    description = "Test F1 with 95 % intervals; crosses mark collapsed runs, arrows values below the axis"
+    caption = "Crosses are collapsed or diverged runs, arrows on the lower edge settings too far below to show."
+    return draw("lr", "F1 over learning rate", description, caption + common_note(settings), lines, x, y)
+
+
+def common_note(settings: Sequence[Setting]) -> str:
+    """What all lines over the learning rate have in common and other settings do not."""
+    series = shown_lr_series(settings)
+    common = name_common(_without_lr([s[0] for s in series]), _without_lr(settings)) if series else ""
+    return f" All lines: {common}." if common else ""
+
+
+def by_axis(settings: Sequence[Setting], axis: str, label: str) -> Plot | None:
+    """Test F1 of the best setting for each value of ``axis``, a series for each model; None for a single value."""
+    values = sorted({s.axes[axis] for s in settings}, key=sort_key)
+    ranked = sorted(settings, key=lambda s: -s.val_f1)
+    series = []
+    for model in dict.fromkeys(s.axes["model"] for s in ranked):
+        chosen = best_per([s for s in settings if s.axes["model"] == model], axis)
+        if len(chosen) > 1:
+            chosen.sort(key=lambda s: sort_key(s.axes[axis]))
+            points = [_point(s, values.index(s.axes[axis])) for s in chosen]
+            series.append(Series(str(model), points, line=axis != "template"))
+    if not series:
+        return None
+    x = _categories(label, ["none" if v is None else str(v) for v in values])
+    description = "Test F1 with 95 % intervals of the setting with the best val F1 for each value"
+    caption = f"Best setting for each {label}."
+    return draw(axis, f"F1 by {label}", description, caption, series[: len(MARKERS)], x, _f1_axis(series))
+
+
+def by_model(settings: Sequence[Setting], baseline: float | None) -> Plot | None:
+    """Test F1 of the best setting of each model; None for a single model."""
+    chosen = sorted(best_per(settings, "model"), key=lambda s: -s.test("f1"))
+    if len(chosen) < 2:
+        return None
+    series = [Series(str(s.axes["model"]), [_point(s, i)], line=False) for i, s in enumerate(chosen)]
+    y = _f1_axis(series, baseline=baseline)
+    series += _baseline_series(baseline, y, -0.5, len(chosen) - 0.5)
+    x = _categories("models, in the order of the table", [str(i + 1) for i in range(len(chosen))])
+    description = "Test F1 with 95 % intervals of the best setting of each model"
+    return draw("best", "F1 by model", description, "Best setting of each model, scored on test.", series, x, y)
+
+
+def learning_curves(settings: Sequence[Setting]) -> list[Plot]:
+    """Val F1 and both losses by epoch, of the best run of each setting; none for a single epoch."""
+    f1: list[Series] = []
+    losses: list[Series] = []
+    for i, setting in enumerate(settings[: len(MARKERS)]):
+        name, rows = name_setting(setting, settings), _history(setting.best_run)
+        marks = len(rows) <= 15
+        f1.append(Series(name, _curve(rows, "val", "f1", 100), marks=marks))
+        losses.append(Series(name, _curve(rows, "val", "loss"), marks=marks, style=i))
+        losses.append(Series(name, _curve(rows, None, "train_loss"), marks=False, dashed=True, style=i))
+    last = max((point.x for one in [*f1, *losses] for point in one.points), default=0.0)
+    if last < 2:
+        return []
+    epochs = Axis("epoch", 1, last, integer=True)
+    y = _f1_axis(f1, "val F1 (%)", _SHOWN_CURVE)
+    description, caption = "Learning curves of the best settings", "The best epoch is chosen on this curve."
+    plots = [draw("curves", "Val F1 by epoch", description, caption, f1, epochs, y)]
+    if values := [point.y for one in losses for point in one.points]:
+        y = Axis("loss", 0, max(values) * 1.05)
+        description = "Val loss of the same settings; dashed lines are the train loss"
+        caption = "The same runs in the same colours; dashed: train loss."
+        plots.append(draw("losses", "Loss by epoch", description, caption, losses, epochs, y, with_legend=False))
+    return plots
+
+
+def reliability_plot(found: Reliability) -> Plot:
+    """Accuracy over confidence."""
+    points = [
+        Point(100 * c, 100 * a, label=f"{n} texts: confidence {100 * c:.1f} %, accuracy {100 * a:.1f} %", note=str(n))
+        for c, a, n in zip(found.confidence.tolist(), found.accuracy.tolist(), found.counts.tolist(), strict=True)
+    ]
+    x, y = Axis("confidence (%)", 0, 100), Axis("accuracy (%)", 0, 108)
+    description = "Accuracy in bins of confidence, with the number of texts"
+    caption = (
+        f"Expected calibration error {100 * found.ece:.2f} points over ten bins; numbers are texts. Points below the "
+        "diagonal are overconfident: the predictions are right less often than their probability says."
+    )
+    return draw("calibration", "Reliability", description, caption, [Series("winner", points)], x, y, diagonal=True)
+
+
+def cost(settings: Sequence[Setting], field: str, label: str, caption: str) -> Plot | None:
+    """Test F1 of each setting over what a run costs; None where no run recorded it.
+
+    Args:
+        settings: The scored settings.
+        field: "seconds" (multiplied by the number of devices) or "memory".
+        label: Unit of the horizontal axis.
+        caption: Text below the plot.
+    """
+    points: dict[str, list[Point]] = {}
+    for setting in settings:
+        if known := [spent for run in setting.runs if (spent := _cost_of(run, field))]:
+            mean = mean_sd(known)[0]
+            point = _point(setting, mean, interval=False, more=f", {mean:,.4g} {label}")
+            points.setdefault(str(setting.axes["model"]), []).append(point)
+    values = [point.x for one in points.values() for point in one]
+    if not values:
+        return None
+    series = [Series(model, one, line=False) for model, one in points.items()][: len(MARKERS)]
+    low, high = min(values), max(values)
+    if high > 4 * low:
+        margin = (high / low) ** 0.06
+        x = Axis(label, low / margin, high * margin, log=True)
+    else:
+        margin = 0.05 * (high - low) or 0.1 * high
+        x = Axis(label, max(0.0, low - margin), high + margin)
+    return draw(field, f"F1 over {label}", "Test F1 of each setting", caption, series, x, _f1_axis(series))
+
+
+def _cost_of(run: Run, field: str) -> float | None:
+    if run.metrics is None or run.record is None:
+        return None
+    return run.metrics.seconds.total * run.record.world_size if field == "seconds" else run.metrics.peak_memory_gib
+
+
+def _point(setting: Setting, x: float, interval: bool = True, more: str = "") -> Point:
+    """Test F1 of a setting, in percent."""
+    f1 = 100 * setting.test("f1")
+    low, high = (100 * bound for bound in setting.interval) if interval and setting.interval else (None, None)
+    words = f", 95 % {low:.2f} to {high:.2f}" if low is not None and high is not None else ""
+    label = f"{full_name(setting)}: F1 {f1:.2f}{words}{more}" + (", collapsed" if setting.collapsed else "")
+    return Point(x, f1, low, high, label, setting.collapsed)
+
+
+def _baseline_series(baseline: float | None, y: Axis, first: float, last: float) -> list[Series]:
+    """A dashed line across the plot; none where the baseline lies outside of the plot."""
+    if baseline is None or not y.low <= 100 * baseline <= y.high:
+        return []
+    points = [Point(x, 100 * baseline) for x in (first, last)]
+    return [Series("TF-IDF baseline", points, marks=False, dashed=True)]
+
+
+def _f1_axis(
+    series: Sequence[Series], label: str = "test F1 (%)", shown: float = _SHOWN_RANGE, baseline: float | None = None
+) -> Axis:
+    """An axis with the best point, what is within ``shown`` points below it, and the baseline unless it is far away."""
+    points = [point for one in series for point in one.points]
+    best = max((p.y for p in points), default=100.0)
+    near = [p for p in points if p.y >= best - shown]
+    low = min((p.y if p.low is None else p.low for p in near), default=0.0)
+    high = max((p.y if p.high is None else p.high for p in near), default=100.0)
+    if baseline is not None and abs(100 * baseline - best) <= shown:
+        low, high = min(low, 100 * baseline), max(high, 100 * baseline)
+    margin = max(0.2, 0.05 * (high - low))
+    return Axis(label, max(0.0, low - margin), min(100.0, high + margin))
+
+
+def _categories(label: str, names: Sequence[str]) -> Axis:
+    """An axis with a place for each name, at 0, 1, 2, ..."""
+    return Axis(label, -0.5, len(names) - 0.5, list(enumerate(names)))
+
+
+def _without_lr(settings: Sequence[Setting]) -> list[Setting]:
+    """The settings without their learning rate, for names that leave it out."""
+    return [Setting({**s.axes, "lr": None}, s.extras, s.rest("lr"), s.runs) for s in settings]
+
+
+def _history(run: Run) -> list[dict[str, Any]]:
+    try:
+        return [row for row in read_jsonl(run.path / "history.jsonl") if isinstance(row, dict)]
+    except (OSError, ValueError):
+        return []
+
+
+def _curve(rows: Sequence[dict[str, Any]], part: str | None, name: str, factor: float = 1) -> list[Point]:
+    points = []
+    for row in rows:
+        epoch, values = row.get("epoch"), row if part is None else row.get(part)
+        y = values.get(name) if isinstance(values, dict) else None
+        if isinstance(epoch, int) and isinstance(y, int | float):
+            points.append(Point(epoch, factor * y, label=f"epoch {epoch}: {y:.4f}"))
+    return points

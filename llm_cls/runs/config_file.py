@@ -1,0 +1,49 @@
+"""``config.yaml``: the full resolved configuration of a run."""
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from llm_cls.config.schema import Config, validate
+from llm_cls.errors import ArtifactError, ConfigError, first_line
+
+_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the C one is ten times as fast
+
+
+def dump_config(config: Config) -> str:
+    """The full configuration as YAML."""
+    return yaml.safe_dump(config.model_dump(mode="json"), allow_unicode=True, sort_keys=False)
+
+
+def read_config(path: Path) -> Config:
+    """The configuration that a run wrote.
+
+    Raises:
+        ArtifactError: The file is missing or damaged.
+    """
+    values = read_values(path)
+    if values is None:
+        raise ArtifactError(f"{path} is missing. Restore it or train the run again")
+    try:
+        return validate(Config, values)
+    except ConfigError as error:
+        raise ArtifactError(f"{path} is damaged: {first_line(error)}. Restore it or train the run again") from None
+
+
+def read_values(path: Path) -> dict[str, Any] | None:
+    """What is in the file, whatever version of the package wrote it; None where there is no file.
+
+    Raises:
+        ArtifactError: It is not YAML with keys and values.
+    """
+    try:
+        values = yaml.load(path.read_text(encoding="utf-8"), Loader=_LOADER)
+        if not isinstance(values, dict):
+            raise ValueError("it must hold keys and values")
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+        fault = error.strerror if isinstance(error, OSError) else " ".join(str(error).split())
+        raise ArtifactError(f"{path} is damaged: {fault}. Restore it or train the run again") from None
+    return values

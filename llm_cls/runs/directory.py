@@ -1,0 +1,245 @@
+"""The run directory: the only place that creates, judges, completes and cleans it.
+
+A run begins with ``config.yaml`` and ``run.json`` and is complete once ``metrics.json`` exists, which is written last.
+Everything else about its state is read from the files, so a killed process leaves nothing to repair.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import filelock
+
+from llm_cls.config.schema import Config
+from llm_cls.errors import ArtifactError, OtherRunError, ResourceError
+from llm_cls.files import write_text
+from llm_cls.runs import layout
+from llm_cls.runs.config_file import dump_config, read_config
+from llm_cls.runs.content import read_lines, write_content, write_lines
+from llm_cls.runs.identity import differences, identity
+from llm_cls.runs.lock import hold, is_locked
+from llm_cls.runs.schema import SCHEMA, Epoch, Failure, Metrics, Prediction, RunRecord
+from llm_cls.runs.state import RunState, read_files, read_state
+
+_OTHER = "Give another hydra.run.dir, or in a sweep another sweep.name"
+
+
+class RunDirectory:
+    """One run directory.
+
+    Of the processes of a run, one writes: in the others all methods that write do nothing.
+
+    Attributes:
+        path: The directory.
+        writes: Whether this process is the one that writes.
+    """
+
+    def __init__(self, path: Path, writes: bool = True) -> None:
+        """Touches nothing yet."""
+        self.path = path
+        self.writes = writes
+
+    # Reading
+
+    @property
+    def state(self) -> RunState:
+        """How far the run is."""
+        return read_state(self.path)
+
+    @property
+    def has_metrics(self) -> bool:
+        """Whether the run is complete, damaged or not."""
+        return (self.path / layout.METRICS).is_file()
+
+    def result(self, parts: dict[str, Any]) -> Metrics | None:
+        """The metrics of the run with the identity ``parts``, if it is complete.
+
+        Raises:
+            OtherRunError: The directory belongs to another run.
+            ArtifactError: A file of the run is damaged.
+        """
+        if not self.writes and is_locked(self.path):
+            return None  # the process that writes is already working; all of them compare identities before training
+        self._same_run(parts)
+        metrics = read_files(self.path).metrics
+        if metrics is not None:
+            self._remove_temporary_files(finished=True)
+        return metrics
+
+    # The life of a run
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Holds the directory; the lock of a process that died is free.
+
+        Raises:
+            LockedError: Another process holds it.
+        """
+        if not self.writes:
+            yield
+            return
+        with hold(self.path):
+            yield
+
+    def begin(self, config: Config, record: RunRecord) -> RunRecord:
+        """Begins the run, or resumes it if it has begun; returns the record that counts.
+
+        Raises:
+            OtherRunError: The directory belongs to another run.
+            ArtifactError: A file of the run is damaged; nothing is overwritten.
+        """
+        if not self.writes:
+            return record
+        assert record.identity is not None
+        known = self._same_run(record.identity)
+        if known is not None:  # what began the run stays on record
+            same = {"schema_version": SCHEMA, "identity": record.identity, "run_id": record.run_id}
+            record = known.model_copy(update=same)
+        self._remove_temporary_files()
+        self.clear_failure()
+        write_text(self.path / layout.CONFIG, dump_config(config))
+        write_content(self.path / layout.RECORD, record)
+        return record
+
+    def commit(self, record: RunRecord, metrics: Metrics) -> None:
+        """Completes the run; all its other files must be written. ``metrics.json`` comes last."""
+        if self.writes:
+            write_content(self.path / layout.RECORD, record)
+            write_content(self.path / layout.METRICS, metrics)
+            self.clear_failure()
+            self._remove_temporary_files(finished=True)
+
+    def discard(self) -> None:
+        """Removes what a run wrote that failed before the end of its first epoch.
+
+        There is nothing to resume, and the corrected command is another run, which would be refused the directory.
+        """
+        begun = (self.last_checkpoint, self.path / layout.HISTORY)
+        if not self.writes or any(path.exists() for path in begun):
+            return
+        checkpoints = self.path / layout.CHECKPOINTS
+        for path in (
+            self.path / layout.CONFIG,
+            self.path / layout.RECORD,
+            *checkpoints.glob(layout.BEST_CHECKPOINTS),
+        ):
+            path.unlink(missing_ok=True)
+        with suppress(OSError):  # it is missing or not empty
+            checkpoints.rmdir()
+
+    def remove_if_empty(self) -> None:
+        """Removes the folder of a run that ended before it began, unless another process is about to begin there."""
+        traces = [self.path / layout.LOG, self.path / layout.LOCK]
+        if not self.writes or not self.path.is_dir() or set(self.path.iterdir()) - set(traces):
+            return
+        with suppress(OSError, filelock.Timeout), filelock.FileLock(self.path / layout.LOCK, blocking=False):
+            if not set(self.path.iterdir()) - set(traces):
+                for path in traces:
+                    path.unlink(missing_ok=True)
+        with suppress(OSError):  # stops at the first folder that holds something
+            for folder in (self.path, *list(self.path.parents)[:3]):
+                if folder == Path.cwd():
+                    break
+                folder.rmdir()
+
+    # Files
+
+    @property
+    def last_checkpoint(self) -> Path:
+        """What the run resumes from."""
+        return self.path / layout.CHECKPOINTS / layout.LAST_CHECKPOINT
+
+    @property
+    def orphan_checkpoint(self) -> Path | None:
+        """A checkpoint whose ``run.json`` is missing, so that only its content tells whose it is."""
+        path = self.last_checkpoint
+        return path if path.is_file() and not (self.path / layout.RECORD).exists() else None
+
+    def best_checkpoint(self, epoch: int) -> Path:
+        """The trained weights of the best epoch, counted from 1."""
+        return self.path / layout.CHECKPOINTS / layout.best_checkpoint(epoch)
+
+    def keep_best_checkpoint(self, epoch: int) -> None:
+        """Removes the weights of all other epochs."""
+        for path in (self.path / layout.CHECKPOINTS).glob(layout.BEST_CHECKPOINTS):
+            if self.writes and path != self.best_checkpoint(epoch):
+                path.unlink()
+
+    def write_history(self, epochs: Sequence[Epoch]) -> None:
+        """Replaces ``history.jsonl``."""
+        if self.writes:
+            write_lines(self.path / layout.HISTORY, epochs)
+
+    def write_predictions(self, split: str, lines: Iterator[Prediction]) -> None:
+        """Replaces the predictions of a split."""
+        if self.writes:
+            write_lines(self.path / layout.PREDICTIONS / f"{split}.jsonl", lines)
+
+    def read_predictions(self, split: str) -> list[Prediction]:
+        """The predictions of a split; none where there is no file.
+
+        Raises:
+            ArtifactError: The file is damaged.
+        """
+        path = self.path / layout.PREDICTIONS / f"{split}.jsonl"
+        return read_lines(path, Prediction, "Restore it, or train the run again")
+
+    def record_failure(self, reason: str, exit_code: int) -> None:
+        """Writes why the run failed."""
+        with suppress(FileNotFoundError):  # another process has removed the folder in the meantime
+            write_content(self.path / layout.FAILURE, Failure(reason=reason, exit_code=exit_code))
+
+    def clear_failure(self) -> None:
+        """Removes the record of an earlier failure."""
+        (self.path / layout.FAILURE).unlink(missing_ok=True)
+
+    def check_exists(self) -> None:
+        """Checks that nobody has removed the directory during the run.
+
+        Raises:
+            ResourceError: Somebody has.
+        """
+        if self.writes and not (self.path / layout.RECORD).is_file():
+            raise ResourceError(f"{self.path} was removed during the run. Start it again")
+
+    @contextmanager
+    def explain_removal(self) -> Iterator[None]:
+        """Reports a removed directory as the reason of whatever failed because of it."""
+        try:
+            yield
+        except Exception:
+            self.check_exists()
+            raise
+
+    def _same_run(self, parts: dict[str, Any]) -> RunRecord | None:
+        """The record in this directory, which is that of the run ``parts``; None where there is none."""
+        record = read_files(self.path).record
+        if record is None:
+            return None
+        if record.identity is None:
+            raise ArtifactError(
+                f"{self.path / layout.RECORD} is damaged: identity is missing. Remove {self.path} and start again"
+            )
+        before = record.identity
+        if record.schema_version < SCHEMA:  # the same facts, and config.yaml has the rest
+            before = identity(read_config(self.path / layout.CONFIG), before)
+        if differing := differences(before, parts):
+            raise OtherRunError(f"{self.path} holds a run of another configuration ({'; '.join(differing)}). {_OTHER}")
+        return record
+
+    def _remove_temporary_files(self, finished: bool = False) -> None:
+        """Removes what a killed process was writing; of a finished run also the checkpoints."""
+        if not self.writes:
+            return
+        checkpoints = self.path / layout.CHECKPOINTS
+        left = [
+            path
+            for folder in (self.path, checkpoints, self.path / layout.PREDICTIONS)
+            for path in folder.glob(".*.tmp")
+        ]
+        if finished:
+            left += checkpoints.glob("*")
+        for path in left:
+            with suppress(OSError):  # another process does the same, or the folder is read-only
+                path.unlink()

@@ -1,0 +1,144 @@
+"""Which run a run is: everything that can change its result, and nothing else.
+
+This is the only definition. A run compares it before it writes into a directory, a sweep finds the runs that it already
+has by it, and the report groups runs by it. Every key of the configuration counts unless it is listed below with the
+reason, so that a new key counts from the start.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from llm_cls.config.schema import Config
+from llm_cls.files import sha256_json
+from llm_cls.runs.content import flatten
+
+# Keys and sections that change no result.
+NO_EFFECT: Mapping[str, str] = {
+    "logger": "decides where curves go",
+    "sweep": "decides how the runs of a sweep are organised",
+    "trainer.accelerator": "the precision that it implies counts",
+    "trainer.devices": "the texts of an optimizer step are the same on any number of devices",
+    "trainer.num_nodes": "the texts of an optimizer step are the same on any number of machines",
+    "trainer.progress_bar": "changes the display only",
+    "data.cache_dir": "a folder for downloads and tokens",
+    "data.micro_batch_size": "splits an optimizer step to save memory; the gradient is the same sum",
+    "data.eval_batch_size": "groups texts for scoring; each text is scored on its own",
+    "engine.gradient_checkpointing": "recomputes the same activations to save memory",
+    "model.trust_remote_code": "a permission; the code itself is part of the revision",
+    "template.name": "a label; template.text counts",
+}
+
+# Keys whose value only names something. What they resolve to counts instead: a fact with this name.
+RESOLVED: Mapping[str, str] = {
+    "data.name": "data.digest",
+    "data.url": "data.digest",
+    "data.archive": "data.digest",
+    "data.file": "data.digest",
+    "data.train_file": "data.digest",
+    "data.val_file": "data.digest",
+    "data.test_file": "data.digest",
+    "data.text": "data.digest",
+    "data.title": "data.digest",
+    "data.body": "data.digest",
+    "data.label": "data.digest",
+    "data.id": "data.digest",
+    "data.limit": "data.split",
+    "model.name": "model.name",
+    "model.revision": "model.revision",
+    "model.tokenizer": "model.tokenizer",
+    "model.tokenizer_kind": "model.tokenizer",
+    "model.add_bos": "model.tokenizer",
+    "trainer.precision": "trainer.precision",
+}
+
+FACTS = tuple(dict.fromkeys(RESOLVED.values()))
+# Facts that say which texts a score is a score of.
+TEXT_KEYS = ("data.digest", "data.split", "data.split_seed", "data.folds", "data.fold")
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What the names in a configuration resolve to.
+
+    Attributes:
+        digest: Of the corpus: changes with any text, label or id.
+        split: Number of texts of each split.
+        model_name: The hub id; None where the revision already identifies the weights by their content.
+        revision: The hub's commit, or a digest of local weights.
+        tokenizer: Fingerprint of the vocabulary, and the ids of BOS and EOS.
+        precision: Lightning's name of the precision; never "auto".
+    """
+
+    digest: str
+    split: Mapping[str, int]
+    model_name: str | None
+    revision: str
+    tokenizer: tuple[str, int | None, int]
+    precision: str
+
+    def as_keys(self) -> dict[str, Any]:
+        """The facts by the names in ``FACTS``."""
+        values = (
+            self.digest, dict(self.split), self.model_name, self.revision, list(self.tokenizer), self.precision
+        )  # fmt: skip
+        return dict(zip(FACTS, values, strict=True))
+
+
+def changes_result(key: str) -> bool:
+    """Whether a dotted key of the configuration can change the result of a run."""
+    return key not in NO_EFFECT and key.partition(".")[0] not in NO_EFFECT
+
+
+def settings(config: Config) -> dict[str, Any]:
+    """All keys of ``config`` that can change the result, dotted; None for a key that has no effect here."""
+    values = dict(_flat(config))
+    unused = _unused(config)
+    return {key: None if key.startswith(unused) else value for key, value in values.items() if changes_result(key)}
+
+
+def identity(config: Config, facts: Facts | Mapping[str, Any]) -> dict[str, Any]:
+    """What identifies the run of ``config``, as JSON values by key."""
+    resolved = facts.as_keys() if isinstance(facts, Facts) else {key: facts[key] for key in FACTS}
+    parts = {key: value for key, value in settings(config).items() if key not in RESOLVED} | resolved
+    result: dict[str, Any] = json.loads(json.dumps(parts, sort_keys=True))
+    return result
+
+
+def run_id(parts: Mapping[str, Any]) -> str:
+    """A short hash of an ``identity``."""
+    return sha256_json(parts)[:16]
+
+
+def text_id(parts: Mapping[str, Any]) -> str:
+    """A hash of the texts that a run is trained and scored on."""
+    return sha256_json({key: parts[key] for key in TEXT_KEYS})
+
+
+def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
+    """The keys in which two identities differ, with both values."""
+    keys = sorted(key for key in before.keys() | after.keys() if before.get(key) != after.get(key))
+    return [f"{key}: {before.get(key)} there, {after.get(key)} here" for key in keys]
+
+
+def _flat(config: Config) -> Any:
+    values = config.model_dump(mode="json")
+    architecture = values["model"].pop("architecture")  # one value, whatever keys it has
+    return [*flatten(values), ("model.architecture", architecture)]
+
+
+def _unused(config: Config) -> tuple[str, ...]:
+    """Beginnings of the keys that have no effect because of another key."""
+    unused: list[str] = []
+    if config.model.weights != "random":
+        unused.append("model.architecture")
+    if not config.lora.enabled:
+        unused += [f"lora.{name}" for name in type(config.lora).model_fields if name not in ("enabled", "full")]
+    if config.engine.name == "reference":
+        unused.append("engine.compile")
+    if config.pruner.name == "none":
+        unused += [
+            f"pruner.{name}" for name in type(config.pruner).model_fields if name not in ("name", "stop_collapsed")
+        ]
+    return tuple(unused)

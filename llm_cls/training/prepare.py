@@ -1,0 +1,109 @@
+"""Everything about a run that can be checked before any weight is loaded."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from transformers import PretrainedConfig
+
+from llm_cls.config.schema import Config
+from llm_cls.data.corpus import Corpus
+from llm_cls.data.tokenizer import Tokenizer
+from llm_cls.errors import ConfigError
+from llm_cls.model.decoder import positions
+from llm_cls.runs.identity import Facts, identity
+from llm_cls.runs.record import new_record
+from llm_cls.runs.schema import DataRecord, ModelRecord, RunRecord
+from llm_cls.training.devices import Hardware, check_fp8, resolve_hardware
+from llm_cls.training.launch import started_together
+from llm_cls.training.shared import Shared
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a run starts from.
+
+    Attributes:
+        config: The validated configuration.
+        hardware: The devices.
+        corpus: The texts, split.
+        architecture: The ``transformers`` configuration of the model.
+        tokenizer: The tokenizer of the model.
+        revision: Identifies the weights: the hub's commit, or a digest of local ones.
+    """
+
+    config: Config
+    hardware: Hardware
+    corpus: Corpus
+    architecture: PretrainedConfig
+    tokenizer: Tokenizer
+    revision: str
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """See ``runs.identity``."""
+        facts = Facts(
+            digest=self.corpus.digest,
+            split={split: len(texts) for split, texts in self.corpus.splits.items()},
+            model_name=None if self.revision.startswith("sha256:") else self.config.model.name,
+            revision=self.revision,
+            tokenizer=(self.tokenizer.fingerprint, self.tokenizer.bos_id, self.tokenizer.eos_id),
+            precision=self.hardware.precision,
+        )
+        return identity(self.config, facts)
+
+    def record(self, overrides: Sequence[str]) -> RunRecord:
+        """``run.json`` of a run that begins now with this command line."""
+        sizes = {f"n_{split}": len(texts) for split, texts in self.corpus.splits.items()}
+        data = DataRecord(
+            name=self.corpus.name, digest=self.corpus.digest, **sizes, labels=list(self.corpus.labels),
+            warnings=list(self.corpus.warnings),
+        )  # fmt: skip
+        model = ModelRecord(name=self.config.model.name, revision=self.revision)
+        return new_record(self.identity, overrides, data, model, self.hardware.description, self.hardware.world_size)
+
+
+def prepare(config: Config, shared: Shared) -> Inputs:
+    """Reads corpus, tokenizer and architecture, and checks that they fit one another and this machine.
+
+    Raises:
+        LlmClsError: With one line that tells the user what to change.
+    """
+    hardware = resolve_hardware(config.trainer)
+    if config.engine.name == "fp8":
+        check_fp8(hardware)
+    _check_ranks(hardware)
+    architecture, revision, tokenizer = shared.model(config.model)
+    limit = positions(architecture)
+    if limit is not None and config.data.max_length > limit:
+        raise ConfigError(
+            f"data.max_length must be <= {limit}, the positions of {config.model.name}, "
+            f"got {config.data.max_length}. Try data.max_length={limit}"
+        )
+    if tokenizer.vocab_size > architecture.vocab_size:
+        raise ConfigError(
+            f"model.tokenizer has {tokenizer.vocab_size} tokens, but {config.model.name} has embeddings for "
+            f"{architecture.vocab_size}. Give the tokenizer that belongs to the model"
+        )
+    corpus = shared.corpus(config.data)
+    if hardware.world_size > config.data.batch_size:
+        raise ConfigError(
+            f"trainer.devices must be <= data.batch_size ({config.data.batch_size}), got {hardware.world_size}"
+        )
+    return Inputs(config, hardware, corpus, architecture, tokenizer, revision)
+
+
+def _check_ranks(hardware: Hardware) -> None:
+    """Compares the number of processes that torchrun or srun has started with the configuration."""
+    ranks = started_together()
+    if ranks not in (None, hardware.world_size):
+        raise ConfigError(
+            f"torchrun or srun has started {ranks} processes, but trainer.devices={hardware.devices} and "
+            f"trainer.num_nodes={hardware.num_nodes} make {hardware.world_size}. Start that many"
+        )
+    if hardware.num_nodes > 1 and ranks is None:
+        raise ConfigError(
+            f"trainer.num_nodes={hardware.num_nodes} needs a process on every machine. Start it with SLURM, or on "
+            f"each of them with torchrun --nnodes={hardware.num_nodes} --nproc-per-node={hardware.devices} ... "
+            "-m llm_cls.train ..."
+        )

@@ -1,0 +1,185 @@
+"""What happens at the end of each epoch: best weights, checkpoint, history."""
+
+import logging
+import time
+from typing import Any
+
+import torch
+from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint
+from safetensors.torch import load_file, save_file
+
+from llm_cls.errors import ArtifactError
+from llm_cls.files import atomic_path
+from llm_cls.metrics.evaluation import Evaluation
+from llm_cls.runs.directory import RunDirectory
+from llm_cls.runs.pruning import Pruner
+from llm_cls.runs.schema import Epoch, Scores, Status
+from llm_cls.training.checkpoints import RECORDER_KEY
+from llm_cls.training.devices import peak_memory_gib, reset_peak_memory
+from llm_cls.training.distributed import check_same_on_all
+from llm_cls.training.module import ClassifierModule
+
+log = logging.getLogger(__name__)
+
+
+class RunRecorder(Checkpoint):
+    """Keeps the run directory in step with the training.
+
+    After each epoch it writes the best weights so far, then the checkpoint, then the history. A kill between any two of
+    them loses at most this epoch, which is trained again with the same numbers.
+
+    Attributes:
+        history: The epochs so far.
+        best_epoch: Counted from 1; None while no epoch gave finite scores.
+        diverged: Whether the loss or a score stopped being a number.
+        pruned: Whether the run was ended early.
+        done: Whether training has ended.
+        earlier_seconds: Duration of the epochs that earlier processes have trained.
+    """
+
+    def __init__(self, directory: RunDirectory, tokens_per_epoch: int, run_id: str, pruner: Pruner | None) -> None:
+        """Starts with an empty history.
+
+        Args:
+            directory: Where to write.
+            tokens_per_epoch: Number of tokens of the training texts.
+            run_id: The id of the run as this process computed it.
+            pruner: Decides when to end the run early; None in all processes of a run but the first.
+        """
+        self._directory, self._tokens_per_epoch, self._run_id = directory, tokens_per_epoch, run_id
+        self._pruner = pruner
+        self.history: list[Epoch] = []
+        self.best_epoch: int | None = None
+        self.diverged = self.pruned = self.done = False
+        self.earlier_seconds = 0.0
+        self._best_f1 = float("-inf")
+        self._started = 0.0
+        self._train_seconds = 0.0
+
+    @property
+    def state_key(self) -> str:
+        """Name in the checkpoint."""
+        return RECORDER_KEY
+
+    def state_dict(self) -> dict[str, Any]:
+        """What resuming needs."""
+        return {
+            "run_id": self._run_id,
+            "history": [epoch.model_dump() for epoch in self.history],
+            "best_epoch": self.best_epoch,
+            "best_f1": self._best_f1,
+            "diverged": self.diverged,
+            "pruned": self.pruned,
+            "done": self.done,
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Resumes from ``state_dict``."""
+        self.history = [Epoch(**epoch) for epoch in state_dict["history"]]
+        self.earlier_seconds = float(sum(epoch.seconds for epoch in self.history))
+        self.best_epoch, self._best_f1 = state_dict["best_epoch"], state_dict["best_f1"]
+        self.diverged, self.pruned, self.done = (state_dict[key] for key in ("diverged", "pruned", "done"))
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Stops at once where the last epoch was the last one of the run."""
+        trainer.should_stop = bool(checkpoint["callbacks"][self.state_key]["done"])
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Refuses to train with processes that have another configuration, other data or another directory."""
+        reset_peak_memory(trainer.strategy.root_device)  # a sweep trains many runs in one process
+        check_same_on_all(self._run_id, "configuration or data", "Give all the same command")
+        check_same_on_all(str(self._directory.path.resolve()), "run directory", "Give all the same hydra.run.dir")
+        if self.history:  # a process that was killed after its last checkpoint may not have written it
+            self._directory.write_history(self.history)
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Starts the clock."""
+        self._started = time.perf_counter()
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Stops the clock of the training part."""
+        if trainer.state.fn == "fit":
+            if pl_module.device.type == "cuda":
+                torch.cuda.synchronize(pl_module.device)
+            self._train_seconds = time.perf_counter() - self._started
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Records the epoch, and decides whether the run goes on."""
+        assert isinstance(pl_module, ClassifierModule)
+        self._directory.check_exists()
+        number, val = trainer.current_epoch + 1, pl_module.evaluations["val"]
+        epoch = self._measured(number, val, pl_module)
+        self.history.append(epoch)
+        self.diverged = not val.finite or epoch.train_loss is None
+        better = val.finite and val.f1 > self._best_f1  # the first one on a tie
+        if better:
+            self.best_epoch, self._best_f1 = number, val.f1
+            if self._directory.writes:
+                with atomic_path(self._directory.best_checkpoint(number)) as temporary:
+                    save_file(pl_module.trainable_state(), temporary)
+        if self.diverged:  # a weight that is not a number stays so
+            trainer.should_stop = True
+        else:
+            prune = self._pruner is not None and self._pruner.should_stop(number, val)
+            self.pruned = bool(trainer.strategy.broadcast(prune))
+            trainer.should_stop = trainer.should_stop or self.pruned
+        self.done = trainer.should_stop or number == trainer.max_epochs
+        trainer.save_checkpoint(self._directory.last_checkpoint)
+        self._directory.write_history(self.history)
+        if self.best_epoch is not None:
+            self._directory.keep_best_checkpoint(self.best_epoch)
+        self._log(trainer, epoch, val, better)
+
+    def _measured(self, number: int, val: Evaluation, module: ClassifierModule) -> Epoch:
+        optimizer: Any = module.optimizers()
+        return Epoch(
+            epoch=number,
+            train_loss=module.take_train_loss(),
+            val=Scores(**val.figures()),
+            lr=optimizer.param_groups[0]["lr"],
+            seconds=time.perf_counter() - self._started,
+            tokens_per_second=self._tokens_per_epoch / self._train_seconds,
+            peak_memory_gib=peak_memory_gib(module.device),
+        )
+
+    def _log(self, trainer: Trainer, epoch: Epoch, val: Evaluation, better: bool) -> None:
+        """One line for people, and the figures for W&B."""
+        if self._directory.writes:
+            log.info(
+                "Epoch %d/%d: train loss %.4f, val loss %.4f, val F1 %.4f%s, %.0f s%s",
+                epoch.epoch, trainer.max_epochs, _or_nan(epoch.train_loss), val.loss, val.f1,
+                " (best)" if better else "", epoch.seconds, "; ended early: it cannot win" if self.pruned else "",
+            )  # fmt: skip
+        figures = {f"val/{name}": value for name, value in val.figures().items() if value is not None}
+        figures |= epoch.model_dump(include={"lr", "seconds", "tokens_per_second", "peak_memory_gib"})
+        for logger in trainer.loggers:
+            loss = _or_nan(epoch.train_loss)
+            logger.log_metrics({"epoch": epoch.epoch, "train/loss": loss, **figures}, step=epoch.epoch)
+
+    @property
+    def status(self) -> Status:
+        """How the run ended, for ``metrics.json``."""
+        return "diverged" if self.diverged else "pruned" if self.pruned else "finished"
+
+    def load_best(self, module: ClassifierModule) -> bool:
+        """Puts the weights of the best epoch into ``module``; False where there is none.
+
+        Raises:
+            ArtifactError: The file is missing or damaged.
+        """
+        if self.best_epoch is None:
+            return False
+        path = self._directory.best_checkpoint(self.best_epoch)
+        try:
+            state = load_file(path)
+        except Exception as error:
+            raise ArtifactError(
+                f"{path} is missing or damaged: {error}. Remove the run directory and start again"
+            ) from None
+        module.load_trainable_state(state, str(path))
+        return True
+
+
+def _or_nan(value: float | None) -> float:
+    return float("nan") if value is None else value

@@ -1,0 +1,48 @@
+"""Lightning's trainer as a run uses it."""
+
+from typing import Any
+
+from lightning import Trainer
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
+from lightning.pytorch.callbacks import Callback, EarlyStopping
+
+from llm_cls.runs.directory import RunDirectory
+from llm_cls.training.checkpoints import AtomicCheckpointIO
+from llm_cls.training.distributed import ReplicatedStrategy
+from llm_cls.training.prepare import Inputs
+from llm_cls.training.progress import ProgressBar
+from llm_cls.training.recorder import RunRecorder
+from llm_cls.training.wandb_logger import RunLogger
+
+
+def build_trainer(
+    inputs: Inputs, directory: RunDirectory, recorder: RunRecorder, logger: RunLogger, steps_per_epoch: int
+) -> Trainer:
+    """The trainer of one run."""
+    config, hardware = inputs.config.trainer, inputs.hardware
+    callbacks: list[Callback] = [recorder]
+    plugins: list[Any] = [AtomicCheckpointIO()]
+    if hardware.world_size == 1:  # whatever SLURM's variables say about the tasks of its job
+        plugins.append(LightningEnvironment())
+    if config.progress_bar:
+        callbacks.append(ProgressBar(steps_per_epoch))
+    if (patience := config.early_stopping_patience) is not None:
+        callbacks.append(EarlyStopping("val/f1", mode="max", patience=patience, check_finite=False))
+    one_gpu = hardware.accelerator == "gpu" and hardware.devices == 1
+    return Trainer(
+        accelerator=hardware.accelerator,
+        devices=[hardware.device.index] if one_gpu else hardware.devices,
+        num_nodes=hardware.num_nodes,
+        strategy=ReplicatedStrategy() if hardware.world_size > 1 else "auto",
+        precision=hardware.precision,  # type: ignore[arg-type]
+        max_epochs=config.max_epochs,
+        callbacks=callbacks,
+        plugins=plugins,
+        logger=logger.lightning,
+        default_root_dir=directory.path,
+        enable_progress_bar=config.progress_bar,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,  # batches.py distributes the texts, each exactly once
+        reload_dataloaders_every_n_epochs=1,  # each epoch has its own order
+    )

@@ -1,0 +1,214 @@
+"""The life of a run in its directory: begin, resume, complete, discard, and who may write."""
+
+import errno
+import fcntl
+from pathlib import Path
+from typing import Any
+from unittest.mock import Mock
+
+import filelock
+import pytest
+
+from llm_cls.errors import ArtifactError, LockedError, OtherRunError, ResourceError
+from llm_cls.files import write_json
+from llm_cls.runs import layout
+from llm_cls.runs.config_file import dump_config
+from llm_cls.runs.directory import RunDirectory
+from llm_cls.runs.identity import FACTS, identity
+from llm_cls.runs.layout import LOCK
+from llm_cls.runs.lock import is_locked
+from llm_cls.runs.record import new_record
+from llm_cls.runs.schema import (
+    DataRecord,
+    Durations,
+    Epoch,
+    Metrics,
+    ModelRecord,
+    RunRecord,
+    Scores,
+    TestScores,
+    ValScores,
+)
+from llm_cls.runs.state import find_run_directories
+from tests.unit.runs.conftest import held
+from tests.unit.runs.test_identity import FACT_VALUES, config
+
+SCORES: dict[str, Any] = dict.fromkeys(("loss", "accuracy", "precision", "recall", "f1"), 0.5)
+
+
+def record(**overrides: Any) -> RunRecord:
+    data = DataRecord(name="sample", digest="d", n_train=8, n_val=1, n_test=1, labels=["x"])
+    return new_record(identity(config(**overrides), FACT_VALUES), ["seed=1"], data, ModelRecord(name="m"), "cpu", 1)
+
+
+def metrics() -> Metrics:
+    return Metrics(
+        schema_version=2, status="finished", collapsed=False, best_epoch=1, epochs_run=1, val=ValScores(**SCORES, n=1),
+        test=TestScores(**SCORES, n=1, f1_ci95=[0.4, 0.6]), per_class={}, seconds=Durations(total=1.0),
+    )  # fmt: skip
+
+
+def test_a_run_begins_resumes_and_completes(tmp_path: Path) -> None:
+    directory = RunDirectory(tmp_path / "run")
+    parts = record().identity
+    assert parts is not None
+    assert directory.state.name == "planned" and directory.result(parts) is None
+    with directory.lock():
+        first = directory.begin(config(), record())
+        (directory.path / ".x.tmp").touch()
+        directory.write_history([Epoch(epoch=1, val=Scores(**SCORES), seconds=1.0)])
+        assert directory.state.name == "running"
+    assert directory.state.name == "interrupted"
+    directory.record_failure("out of memory", 4)
+    assert (directory.state.name, directory.state.reason) == ("failed", "out of memory")
+    with directory.lock():
+        again = directory.begin(config(), record().model_copy(update={"started_at": "later", "overrides": []}))
+        assert again == first, "what began the run stays on record"
+        assert not (directory.path / ".x.tmp").exists() and not (directory.path / layout.FAILURE).exists()
+        directory.last_checkpoint.parent.mkdir()
+        directory.last_checkpoint.touch()
+        directory.commit(again.model_copy(update={"finished_at": "now"}), metrics())
+    assert directory.result(parts) == metrics()
+    assert (directory.state.name, directory.state.epochs, directory.state.max_epochs) == ("finished", 1, 10)
+    assert not directory.last_checkpoint.exists()
+
+
+def test_a_directory_of_another_run_is_refused_with_the_keys(tmp_path: Path) -> None:
+    directory = RunDirectory(tmp_path)
+    directory.begin(config(), record())
+    other = record(seed=7)
+    assert other.identity is not None
+    for attempt in (lambda: directory.begin(config(seed=7), other), lambda: directory.result(other.identity or {})):
+        with pytest.raises(OtherRunError, match=r"another configuration \(seed: 42 there, 7 here\)"):
+            attempt()
+    assert directory.begin(config(), record()).identity == record().identity, "nothing was overwritten"
+
+
+def test_a_run_of_schema_1_resumes(tmp_path: Path) -> None:
+    directory = RunDirectory(tmp_path)
+    old = record().model_dump(mode="json", by_alias=True)
+    old["identity"] = {key: old["identity"][key] for key in (*FACTS, "seed", "trainer.max_epochs")} | {
+        "lora": {"r": 32}
+    }
+    write_json(tmp_path / layout.RECORD, old | {"schema": 1, "started_at": "2026-01-31T12:00:00+00:00"})
+    (tmp_path / layout.CONFIG).write_text(dump_config(config()), encoding="utf-8")
+    found = directory.begin(config(), record())
+    assert (found.schema_version, found.identity) == (2, record().identity)
+    assert found.started_at == "2026-01-31T12:00:00+00:00"
+    other = record(seed=7)
+    with pytest.raises(OtherRunError, match="seed: 42 there, 7 here"):
+        directory.begin(config(seed=7), other)
+
+
+@pytest.mark.parametrize(
+    ("changes", "part"),
+    [
+        ({"identity": None}, "run.json is damaged: identity is missing"),
+        ({"identity": {"seed": 1}}, "run.json is damaged: identity: trainer.max_epochs must be"),
+        ({"model": None}, "run.json is damaged: model "),
+    ],
+)
+def test_a_damaged_record_is_not_overwritten(tmp_path: Path, changes: dict[str, object], part: str) -> None:
+    write_json(tmp_path / layout.RECORD, record().model_dump(mode="json", by_alias=True) | changes)
+    before = (tmp_path / layout.RECORD).read_bytes()
+    with pytest.raises(ArtifactError) as caught:
+        RunDirectory(tmp_path).begin(config(), record())
+    assert part in str(caught.value) and "start again" in str(caught.value)
+    assert (tmp_path / layout.RECORD).read_bytes() == before
+
+
+@pytest.mark.parametrize("begun", ["", "checkpoints/last.ckpt", "history.jsonl"])
+def test_a_failed_run_is_discarded_unless_it_can_resume(tmp_path: Path, begun: str) -> None:
+    (tmp_path / "checkpoints").mkdir()
+    names = {"config.yaml", "run.json", "checkpoints/best-001.safetensors"} | ({begun} if begun else set())
+    for name in names:
+        (tmp_path / name).touch()
+    RunDirectory(tmp_path).discard()
+    left = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*")}
+    assert left == (names | {"checkpoints"} if begun else set())
+
+
+def test_only_the_weights_of_the_best_epoch_are_kept(tmp_path: Path) -> None:
+    directory = RunDirectory(tmp_path)
+    directory.best_checkpoint(1).parent.mkdir()
+    for epoch in (1, 2, 12):
+        directory.best_checkpoint(epoch).touch()
+    directory.keep_best_checkpoint(2)
+    assert list(directory.best_checkpoint(1).parent.iterdir()) == [directory.best_checkpoint(2)]
+
+
+def test_processes_that_do_not_write_leave_no_trace(tmp_path: Path) -> None:
+    directory = RunDirectory(tmp_path / "run", writes=False)
+    with directory.lock():
+        directory.begin(config(), record())
+        directory.write_history([])
+        directory.write_predictions("val", iter([]))
+        directory.commit(record(), metrics())
+        directory.discard()
+        directory.check_exists()
+    assert not directory.path.exists()
+
+
+def test_a_removed_directory_is_the_reason_of_what_fails_because_of_it(tmp_path: Path) -> None:
+    directory = RunDirectory(tmp_path)
+    with pytest.raises(ResourceError, match="was removed during the run"), directory.explain_removal():
+        raise FileNotFoundError("x")
+    directory.begin(config(), record())
+    with pytest.raises(FileNotFoundError), directory.explain_removal():
+        raise FileNotFoundError("x")
+
+
+def test_only_directories_of_runs_are_found(tmp_path: Path) -> None:
+    for name in ("b/metrics.json", "b/model/config.yaml", "a/run.json", "c/notes.txt", "d/e/failed.json"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "link").symlink_to(tmp_path / "b")
+    found = [path.relative_to(tmp_path).as_posix() for path in find_run_directories(tmp_path)]
+    assert found == ["a", "b", "d/e"], "nothing below a run, no links"
+
+
+def test_a_directory_in_use_is_refused(tmp_path: Path) -> None:
+    directory = RunDirectory(tmp_path)
+    with held(tmp_path / LOCK), pytest.raises(LockedError, match="in use by another process"), directory.lock():
+        pass
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_a_held_lock_is_seen_with_and_without_shared_locks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shared: bool
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOSYS, "not here")
+
+    assert not is_locked(tmp_path)
+    with held(tmp_path / LOCK):
+        if not shared:
+            monkeypatch.setattr(fcntl, "flock", refuse)
+            monkeypatch.setattr(filelock.FileLock, "acquire", Mock(side_effect=filelock.Timeout("")))
+        assert is_locked(tmp_path)
+    monkeypatch.undo()
+    assert not is_locked(tmp_path)
+
+
+def test_readers_of_a_lock_are_not_taken_for_its_holder(tmp_path: Path) -> None:
+    (tmp_path / LOCK).touch()
+    with (tmp_path / LOCK).open("rb") as file:
+        fcntl.flock(file, fcntl.LOCK_SH)
+        assert not is_locked(tmp_path)
+
+
+def test_a_run_that_did_not_begin_leaves_only_what_another_process_holds(tmp_path: Path) -> None:
+    run = tmp_path / "runs" / "today" / "run"
+    run.mkdir(parents=True)
+    (tmp_path / "mine").touch()
+    (run / "train.log").touch()
+    with held(run / LOCK):
+        RunDirectory(run).remove_if_empty()
+        assert {path.name for path in run.iterdir()} == {"train.log", LOCK}
+    RunDirectory(run).remove_if_empty()
+    assert [path.name for path in tmp_path.iterdir()] == ["mine"]
+    RunDirectory(run).remove_if_empty()  # another rank has done it
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "notes.txt").touch()
+    RunDirectory(tmp_path / "own").remove_if_empty()
+    assert [path.name for path in (tmp_path / "own").iterdir()] == ["notes.txt"]

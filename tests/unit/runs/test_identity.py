@@ -1,0 +1,83 @@
+"""Every key of the configuration counts, or is listed with a reason."""
+
+from typing import Any
+
+import pytest
+
+from llm_cls.config.compose import compose_tree
+from llm_cls.config.schema import Config, keys, parse_config
+from llm_cls.runs.identity import (
+    FACTS,
+    NO_EFFECT,
+    RESOLVED,
+    Facts,
+    changes_result,
+    differences,
+    identity,
+    run_id,
+    settings,
+    text_id,
+)
+
+# from tests.unit.config.different import different_value
+
+FACT_VALUES = Facts("d" * 64, {"train": 8, "val": 1, "test": 1}, None, "sha256:0", ("f" * 64, None, 2), "32-true")
+KEYS = keys(Config)
+
+
+def config(**overrides: Any) -> Config:
+    """The quickstart's configuration, with other values."""
+    overridden = [f"{key}={value}" for key, value in overrides.items()]
+    return parse_config(compose_tree(["model=ja-mini", "data=sample", *overridden]))
+
+
+BASE = config()
+PARTS = identity(BASE, FACT_VALUES)
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_every_key_changes_the_identity_or_is_excluded_with_a_reason(key: str) -> None:
+    before, after = (identity(part, FACT_VALUES) for part in different_value(key))
+    excluded = not changes_result(key) or key in RESOLVED
+    assert (differences(before, after) == []) == excluded, f"{key} neither changes the identity nor is excluded"
+    if not excluded:
+        assert any(line.startswith(f"{key}: ") for line in differences(before, after))
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_what_a_name_resolves_to_counts_for_sweeps_too(key: str) -> None:
+    before, after = (settings(part) for part in different_value(key))
+    assert (before == after) == (not changes_result(key)), "a sweep knows no facts, so the names count"
+
+
+def test_the_exclusions_are_keys_with_reasons() -> None:
+    sections = {key.partition(".")[0] for key in KEYS}
+    assert set(NO_EFFECT) <= {*KEYS, *sections} and set(RESOLVED) <= set(KEYS)
+    assert all(len(reason) > 10 for reason in NO_EFFECT.values())
+    assert not set(NO_EFFECT) & set(RESOLVED)
+
+
+@pytest.mark.parametrize("fact", FACTS)
+def test_every_fact_counts(fact: str) -> None:
+    assert run_id(PARTS) != run_id(PARTS | {fact: "another"})
+
+
+def test_keys_without_effect_do_not_count() -> None:
+    def same(*pairs: dict[str, Any]) -> bool:
+        return len({run_id(identity(config(**pair), FACT_VALUES)) for pair in pairs}) == 1
+
+    without = {"lora": "none"}
+    assert same(without, without | {"++lora.r": 4}), "there is no adapter"
+    assert same({"engine": "reference"}, {"engine": "reference", "++engine.compile": "true"})
+    assert same({}, {"++pruner.max_lag": 0.5}) and not same({}, {"pruner": "median"})
+
+
+def test_the_identity_survives_json() -> None:
+    assert identity(BASE, PARTS) == PARTS, "the facts are read back from it"
+    assert differences(PARTS, PARTS) == []
+
+
+def test_scores_are_compared_on_the_same_texts_alone() -> None:
+    folds = [identity(config(**{"data.folds": 5, "data.fold": fold}), FACT_VALUES) for fold in (0, 1)]
+    assert len({text_id(PARTS), *(text_id(parts) for parts in folds)}) == 3
+    assert text_id(PARTS) == text_id(identity(config(seed=7), FACT_VALUES))
