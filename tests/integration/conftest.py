@@ -90,15 +90,13 @@ def command(server: ForkServer, environment: dict[str, str]) -> Command:
     """Runs ``python -m llm_cls.NAME ARGUMENTS`` in ``cwd``: in a fork, or in a fresh process where that matters."""
 
     def call(
-        name: str, *arguments: str, cwd: Path, env: dict[str, str] | None = None, fresh: bool = False, limit: str = ""
+        name: str, *arguments: str, cwd: Path, env: dict[str, str] | None = None, fresh: bool = False
     ) -> subprocess.CompletedProcess[str]:
         variables = environment | (env or {})
-        if not fresh and not limit:
+        if not fresh:
             process = server.start(f"llm_cls.{name}", arguments, cwd, variables)
             return subprocess.CompletedProcess(arguments, process.wait(TIMEOUT), *process.communicate())
         line = [sys.executable, "-m", f"llm_cls.{name}", *arguments]
-        if limit:  # a limit of the shell's, as `ulimit -v 4000000`
-            line = ["bash", "-c", f'{limit}; exec "$@"', "bash", *line]
         return subprocess.run(line, cwd=cwd, env=variables, capture_output=True, text=True, timeout=TIMEOUT)
 
     return call
