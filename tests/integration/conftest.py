@@ -14,6 +14,7 @@ import pytest
 from tests.fork_server import ForkedProcess, ForkServer
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
+Program = Callable[..., subprocess.CompletedProcess[str]]
 Start = Callable[..., ForkedProcess]
 
 TINY = [
@@ -86,17 +87,29 @@ def server(environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory
 
 
 @pytest.fixture(scope="session")
-def command(server: ForkServer, environment: dict[str, str]) -> Command:
+def program(server: ForkServer, environment: dict[str, str]) -> Program:
+    """Runs ``python -m MODULE ARGUMENTS`` in ``cwd``, in a fork."""
+
+    def call(
+        module: str, *arguments: str, cwd: Path, env: dict[str, str] | None = None
+    ) -> subprocess.CompletedProcess[str]:
+        process = server.start(module, arguments, cwd, environment | (env or {}))
+        return subprocess.CompletedProcess(arguments, process.wait(TIMEOUT), *process.communicate())
+
+    return call
+
+
+@pytest.fixture(scope="session")
+def command(program: Program, environment: dict[str, str]) -> Command:
     """Runs ``python -m llm_cls.NAME ARGUMENTS`` in ``cwd``: in a fork, or in a fresh process where that matters."""
 
     def call(
         name: str, *arguments: str, cwd: Path, env: dict[str, str] | None = None, fresh: bool = False
     ) -> subprocess.CompletedProcess[str]:
-        variables = environment | (env or {})
         if not fresh:
-            process = server.start(f"llm_cls.{name}", arguments, cwd, variables)
-            return subprocess.CompletedProcess(arguments, process.wait(TIMEOUT), *process.communicate())
+            return program(f"llm_cls.{name}", *arguments, cwd=cwd, env=env)
         line = [sys.executable, "-m", f"llm_cls.{name}", *arguments]
+        variables = environment | (env or {})
         return subprocess.run(line, cwd=cwd, env=variables, capture_output=True, text=True, timeout=TIMEOUT)
 
     return call

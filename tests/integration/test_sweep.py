@@ -5,8 +5,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -16,9 +14,9 @@ import pytest
 from llm_cls.files import read_jsonl
 from llm_cls.runs.sweep import FAILED, read_states
 
-from .conftest import TIMEOUT, TINY, WORDS, Command, Start
+from .conftest import TIMEOUT, TINY, WORDS, Command, Program, Start
 from .processes import wait_for
-from .test_run_directory import read_wandb
+from .wandb_files import read_wandb
 
 GRID = ["optimizer.lr=1e-3,2e-3", "template=1,2"]
 NAMES = sorted(f"optimizer.lr={lr},template={t}" for lr in ("0.001", "0.002") for t in (1, 2))
@@ -31,31 +29,6 @@ NOTES_STARTS = """
 import json, sys
 with open("starts.jsonl", "a", encoding="utf-8") as file:
     file.write(json.dumps(sys.orig_argv[1:]) + "\\n")
-"""
-
-COUNTS_LOADS = """
-import collections, functools, json, pathlib
-from llm_cls import train
-from llm_cls.data import tokens
-from llm_cls.training import shared
-
-counts = collections.Counter()
-
-def count(module, name):
-    function = getattr(module, name)
-    @functools.wraps(function)
-    def counted(*args, **kwargs):
-        counts[name] += 1
-        return function(*args, **kwargs)
-    setattr(module, name, counted)
-
-for name in ("load_decoder", "load_tokenizer", "read_corpus"):
-    count(shared, name)
-count(tokens, "tokenize")
-try:
-    train.command()
-finally:
-    pathlib.Path("loads.json").write_text(json.dumps(counts))
 """
 
 
@@ -133,14 +106,9 @@ def test_isolated_runs_give_the_same(
     assert "Epoch 2/2" in (tmp_path / "sweep" / "lora.r=4" / "train.log").read_text(encoding="utf-8")
 
 
-def test_the_runs_of_one_process_share_what_they_load(
-    environment: dict[str, str], sweep: list[str], tmp_path: Path
-) -> None:
+def test_the_runs_of_one_process_share_what_they_load(program: Program, sweep: list[str], tmp_path: Path) -> None:
     line = [*sweep, "optimizer.lr=1e-3,2e-3,5e-3", "data.limit=16", "trainer.max_epochs=1", "data.cache_dir=cache"]
-    done = subprocess.run(
-        [sys.executable, "-c", COUNTS_LOADS, *line],
-        cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=TIMEOUT, check=False,
-    )  # fmt: skip
+    done = program("tests.integration.loads", *line, cwd=tmp_path)
     assert done.returncode == 0 and "3 of 3 runs are done" in done.stdout, done.stderr
     loads = json.loads((tmp_path / "loads.json").read_text())
     assert loads == {"load_decoder": 1, "load_tokenizer": 1, "read_corpus": 1, "tokenize": 3}, "tokenize: each split"
@@ -340,13 +308,10 @@ def test_an_interrupted_sweep_goes_on(
 
 
 def test_a_kill_at_any_step_of_the_last_phase_leaves_no_trace(
-    environment: dict[str, str], sweep: list[str], tmp_path: Path
+    program: Program, sweep: list[str], tmp_path: Path
 ) -> None:
     line = [argument for argument in sweep if argument != "--multirun" and not argument.startswith("hydra.sweep.dir=")]
-    done = subprocess.run(
-        [sys.executable, str(Path(__file__).with_name("killed.py")), *line, "data.limit=16", "trainer.max_epochs=1"],
-        cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=TIMEOUT, check=False,
-    )  # fmt: skip
+    done = program("tests.integration.killed", *line, "data.limit=16", "trainer.max_epochs=1", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     for name in (*RESULTS[:2], "model", "run.json", "metrics.json", "checkpoints/last.ckpt"):
         assert f"undisturbed/run/{name}" in done.stdout, f"no kill just before {name} changed"
