@@ -1,4 +1,4 @@
-"""What tests see of running processes."""
+"""What tests see of running processes and of sweeps."""
 
 import time
 from pathlib import Path
@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 
+from llm_cls.runs.state import RunState
+from llm_cls.runs.sweep import read_states
 from tests.integration.conftest import TIMEOUT
 
 
@@ -17,6 +19,16 @@ def wait_for(path: Path, process: Any) -> None:
             process.kill()
             pytest.fail(f"{path} was not written: {process.communicate()[1]}")
         time.sleep(0.005)
+
+
+def sweep_states(sweep: Path) -> dict[str, RunState]:
+    """The state of each planned run by its folder, in the order of the plan."""
+    return {run.entry.directory: run.state for run in read_states(sweep)}
+
+
+def state_names(sweep: Path) -> list[str]:
+    """The names of these states."""
+    return [state.name for state in sweep_states(sweep).values()]
 
 
 def children(pid: int) -> list[int]:

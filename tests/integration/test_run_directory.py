@@ -169,7 +169,7 @@ def test_directory_of_another_run_is_refused(finished_run: Path, command: Comman
         "train", *TINY, f"data.archive={archive}", "hydra.run.dir=run", "seed=7", cwd=finished_run.parent
     )  # fmt: skip
     assert other.returncode == 2
-    assert "seed: there 42, here 7" in other.stderr and other.stderr.count("\n") == 1
+    assert "seed: 42 there, 7 here" in other.stderr and other.stderr.count("\n") == 1
 
 
 def test_damaged_directory_is_refused_and_stays_as_it_is(

@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 
 from llm_cls.files import read_jsonl
-from llm_cls.runs.sweep import FAILED, read_states
+from llm_cls.runs import layout
 
 from .conftest import TIMEOUT, TINY, WORDS, Command, Program, Start
-from .processes import wait_for
+from .processes import state_names, sweep_states, wait_for
 from .wandb_files import read_wandb
 
 GRID = ["optimizer.lr=1e-3,2e-3", "template=1,2"]
@@ -138,7 +138,7 @@ def test_the_same_command_again_trains_nothing(command: Command, archive: Path, 
     wider = [*line, "optimizer.lr=1e-3,2e-3,5e-3", "trainer.max_epochs=3"]
     refused = command("train", *wider, cwd=undisturbed.parents[2])
     assert refused.returncode == 6
-    assert "holds a run of another configuration (trainer.max_epochs: there 2, here 3)" in refused.stderr
+    assert "holds a run of another configuration (trainer.max_epochs: 2 there, 3 here)" in refused.stderr
     assert "in a sweep another sweep.name" in refused.stderr
     planned = snapshot(undisturbed)
     unknown = command("train", *line, "model=hf", "model.name=some/model", cwd=undisturbed.parents[2])
@@ -171,7 +171,7 @@ def test_failures_are_written_down_and_tried_again(command: Command, sweep: list
     done = command("train", *line, cwd=tmp_path)
     assert done.returncode == 6, done.stderr
     assert "2 of 4 runs of sweep failed" in done.stderr and "Traceback" not in done.stderr
-    states = {state.entry.directory: state for state in read_states(tmp_path / "sweep")}
+    states = sweep_states(tmp_path / "sweep")
     assert sorted(state.name for state in states.values()) == ["failed", "failed", "finished", "finished"]
     failed = states["data.max_length=4096,template=1"]
     assert failed.reason.startswith("data.max_length must be <= 512") and failed.exit_code == 2
@@ -192,7 +192,7 @@ def test_a_transient_failure_is_tried_again_once(command: Command, sweep: list[s
     assert done.stdout.count("Going on after the last epoch") == 1, "tried twice, without training again"
     (tmp_path / "sweep" / "template=2" / "predictions" / "val.jsonl").rmdir()
     assert command("train", *line, cwd=tmp_path).returncode == 0
-    assert not (tmp_path / "sweep" / "template=2" / FAILED).exists()
+    assert not (tmp_path / "sweep" / "template=2" / layout.FAILURE).exists()
 
 
 def test_what_is_in_the_way_of_a_run_stops_no_other(command: Command, sweep: list[str], tmp_path: Path) -> None:
@@ -213,7 +213,7 @@ def test_what_is_removed_during_a_sweep_is_made_again(start: Start, sweep: list[
     shutil.rmtree(run, ignore_errors=True)  # the run may write meanwhile
     _, errors = process.communicate(timeout=TIMEOUT)
     assert process.returncode == 0 and "sweep/template=1 was removed during the run. Start it again" in errors, errors
-    assert [state.name for state in read_states(tmp_path / "sweep")] == ["finished", "finished"]
+    assert state_names(tmp_path / "sweep") == ["finished", "finished"]
     assert (run / "config.yaml").is_file() and len(read_jsonl(run / "history.jsonl")) == 12
 
 
@@ -263,7 +263,7 @@ def test_several_devices_in_a_sweep(command: Command, sweep: list[str], tmp_path
     for name, lr in (("optimizer.lr=0.001", 1e-3), ("optimizer.lr=0.002", 2e-3)):
         records = [json.loads((tmp_path / d / name / "run.json").read_text()) for d in ("one", "sweep")]
         assert [record["world_size"] for record in records] == [1, 2]
-        assert records[0]["run_id"] == records[1]["run_id"] and records[1]["identity"]["optimizer"]["lr"] == lr
+        assert records[0]["run_id"] == records[1]["run_id"] and records[1]["identity"]["optimizer.lr"] == lr
         rows = [read_jsonl(tmp_path / d / name / "predictions" / "test.jsonl") for d in ("one", "sweep")]
         assert [r["prediction"] for r in rows[0]] == [r["prediction"] for r in rows[1]]
     assert len([path for path in (tmp_path / "sweep").iterdir() if path.is_dir()]) == 2
@@ -299,7 +299,7 @@ def test_an_interrupted_sweep_goes_on(
     if code == 75:
         said = f"Error: Interrupted by {number.name}. Go on with the same command and hydra.sweep.dir=sweep"
         assert errors.splitlines() == [said]
-    names = [state.name for state in read_states(tmp_path / "sweep")]
+    names = state_names(tmp_path / "sweep")
     assert names == ["finished", "interrupted", "planned", "planned"]
     done = command("train", *sweep, *GRID, cwd=tmp_path)
     assert done.returncode == 0, done.stderr

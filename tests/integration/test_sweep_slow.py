@@ -15,10 +15,8 @@ from typing import Any
 import pytest
 import yaml
 
-from llm_cls.runs.sweep import read_states
-
 from .conftest import TIMEOUT, Command, Start
-from .processes import wait_for
+from .processes import state_names, sweep_states, wait_for
 from .test_sweep import GRID, NAMES, TWO_PROCESSES, assert_same_results
 from .test_sweep import sweep as sweep
 from .test_sweep import undisturbed as undisturbed
@@ -44,14 +42,14 @@ def test_kills(start: Start, sweep: list[str], undisturbed: Path, tmp_path: Path
             process.kill()
             process.communicate()
             killed += 1
-            amid += any(state.name == "interrupted" for state in read_states(tmp_path / "sweep"))
+            amid += "interrupted" in state_names(tmp_path / "sweep")
             continue
         assert process.returncode == 0, errors
         if not finished:
             whole = time.monotonic() - started
             (tmp_path / "sweep").rename(tmp_path / "first")
-            names = [state.entry.directory for state in read_states(tmp_path / "first")]
-            ends = {state.name for state in read_states(tmp_path / "first")}
+            names = list(sweep_states(tmp_path / "first"))
+            ends = set(state_names(tmp_path / "first"))
             assert ends == ({"finished", "pruned"} if grid is PRUNED else {"finished"})
             if grid is GRID:
                 assert_same_results(tmp_path / "first", undisturbed)
@@ -77,7 +75,7 @@ def test_interrupted_runs_of_two_processes_go_on(
     _, errors = process.communicate(timeout=TIMEOUT)
     assert process.returncode == 75, errors
     assert errors.strip().endswith("Go on with the same command and hydra.sweep.dir=sweep")
-    states = read_states(tmp_path / "sweep")
+    states = list(sweep_states(tmp_path / "sweep").values())
     assert [state.name for state in states] == ["finished", "interrupted"] and states[1].epochs >= 1
     again = command("train", *line, cwd=tmp_path)
     assert again.returncode == 0 and "Going on after the last epoch" in again.stdout + again.stderr, again.stderr
@@ -109,11 +107,11 @@ def test_experiments_run(command: Command, tmp_path: Path, name: str, axes: dict
         "hydra.sweep.dir=sweep", cwd=tmp_path,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    states = read_states(tmp_path / "sweep")
-    assert {state.name for state in states} == {"finished"}
+    states = sweep_states(tmp_path / "sweep")
+    assert {state.name for state in states.values()} == {"finished"}
     found = []
-    for state in states:
-        config = yaml.safe_load((tmp_path / "sweep" / state.entry.directory / "config.yaml").read_text("utf-8"))
+    for directory in states:
+        config = yaml.safe_load((tmp_path / "sweep" / directory / "config.yaml").read_text("utf-8"))
         assert config["model"]["name"] == "ja-mini" and config["data"]["name"] == "sample"
         found.append(tuple(config[group][key] for group, _, key in (axis.partition(".") for axis in axes)))
     assert sorted(found) == sorted(itertools.product(*axes.values())), "each combination once"
@@ -164,7 +162,7 @@ def test_a_killed_ray_worker_takes_no_other_run_along(
     os.kill(worker, signal.SIGKILL)
     _, errors = process.communicate(timeout=TIMEOUT)
     assert process.returncode == 6, errors
-    names = sorted(state.name for state in read_states(tmp_path / "sweep"))
+    names = sorted(state_names(tmp_path / "sweep"))
     assert names == ["finished", "interrupted"], "one ended by the kill, which can go on; the other trained to its end"
 
 
@@ -183,4 +181,4 @@ def test_an_interrupted_ray_sweep_takes_its_runs_along(
     assert process.returncode == 75, errors
     assert errors.strip().endswith("Go on with the same command and hydra.sweep.dir=sweep")
     time.sleep(3)
-    assert {state.name for state in read_states(tmp_path / "sweep")} <= {"interrupted", "planned"}, "no run goes on"
+    assert set(state_names(tmp_path / "sweep")) <= {"interrupted", "planned"}, "no run goes on"

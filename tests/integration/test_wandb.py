@@ -10,10 +10,9 @@ import pytest
 from sklearn.metrics import confusion_matrix
 
 from llm_cls.files import read_jsonl
-from llm_cls.runs.sweep import read_states
 
 from .conftest import TIMEOUT, TINY, Command, Start
-from .processes import children, wait_for
+from .processes import children, state_names, wait_for
 from .test_run_directory import load
 from .wandb_files import item_key, read_table, read_wandb
 
@@ -27,7 +26,7 @@ def test_the_runs_of_a_sweep_outlive_the_process_of_wandb(start: Start, archive:
     os.kill(service, signal.SIGKILL)
     _, errors = process.communicate(timeout=TIMEOUT)
     assert (process.returncode, errors) == (0, "")
-    assert [state.name for state in read_states(tmp_path / "sweep")] == ["finished", "finished"]
+    assert state_names(tmp_path / "sweep") == ["finished", "finished"]
     assert "W&B" in (tmp_path / "sweep" / "template=1" / "train.log").read_text(encoding="utf-8")
     kinds = {record.WhichOneof("record_type") for record in read_wandb(tmp_path / "sweep" / "template=2")}
     assert {"history", "exit"} <= kinds
