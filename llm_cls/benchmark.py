@@ -8,26 +8,25 @@ from typing import Any
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
-from llm_cls.cli import quiet_libraries, run_command, say
+from llm_cls.cli import quiet_libraries, read_arguments, run_command, say, wants_help
+from llm_cls.config.commands import BenchmarkArguments
 from llm_cls.config.compose import accept_plain_values, compose_tree
 from llm_cls.config.overrides import explain
 from llm_cls.config.schema import Config, parse_config
-from llm_cls.errors import ConfigError
 from llm_cls.files import check_output, write_json
 
-USAGE = """Usage: python -m llm_cls.benchmark [group=choice] [key=value] [engine=fast,reference]
-         [steps=20] [warmup=5] [fit=true] [output=FILE]
-Measures each engine in the ordinary training path and prints a table."""
+MORE = """Every group and key of training can be given as well, as model=rinna-3.6b or data.batch_size=8:
+see python -m llm_cls.train --help"""
 
 
 def main() -> None:
     """The command."""
-    if {"-h", "--help"} & set(sys.argv[1:]):
-        print(USAGE)
+    own = [argument for argument in sys.argv[1:] if _is_own(argument)]
+    overrides = [argument for argument in sys.argv[1:] if not _is_own(argument)]
+    if (arguments := read_arguments(BenchmarkArguments, "benchmark", MORE, own)) is None:
         return
     accept_plain_values()
-    own, overrides = _own_arguments(sys.argv[1:])
-    configs = [_compose([*overrides, f"engine={engine}"]) for engine in own["engine"].split(",")]
+    configs = [_compose([*overrides, f"engine={engine}"]) for engine in arguments.engine.split(",")]
 
     from llm_cls.training.prepare import prepare  # torch takes seconds to import
     from llm_cls.training.shared import Shared
@@ -37,14 +36,14 @@ def main() -> None:
     results: list[dict[str, Any]] = []
     shared = Shared()
     inputs = [prepare(config, shared) for config in configs]
-    path = Path(own["output"])
+    path = arguments.output or Path(f"outputs/benchmark/{datetime.now(timezone.utc):%Y-%m-%d_%H-%M-%S-%f}.json")
     check_output(path)
     hardware = inputs[0].hardware
     ceiling = matmul_tflops(hardware.device, hardware.frozen_dtype)
     for given in inputs:
-        row = measure(given, int(own["steps"]), int(own["warmup"]))
+        row = measure(given, arguments.steps, arguments.warmup)
         row["matmul_fraction"] = row["tflops"] / ceiling
-        if own["fit"] == "true":
+        if arguments.fit:
             row["largest_micro_batch"] = largest_micro_batch(given)
         results.append(row)
     reference = next((row for row in results if row["engine"] == "reference"), None)
@@ -64,24 +63,9 @@ def main() -> None:
     say(f"Written to {path}")
 
 
-def _own_arguments(arguments: list[str]) -> tuple[dict[str, str], list[str]]:
-    """What is the benchmark's own, and the overrides of a run's configuration."""
-    stamp = datetime.now(timezone.utc).strftime("%Y-%m-%d_%H-%M-%S-%f")
-    own = {"engine": "fast,reference", "steps": "20", "warmup": "5", "fit": "true",
-           "output": f"outputs/benchmark/{stamp}.json"}  # fmt: skip
-    overrides = []
-    for argument in arguments:
-        key, _, value = argument.partition("=")
-        if key in own:
-            own[key] = value
-        else:
-            overrides.append(argument)
-    for key in ("steps", "warmup"):
-        if not own[key].isdecimal() or int(own[key]) < 1:
-            raise ConfigError(f"{key} must be a whole number >= 1, got {own[key]!r}")
-    if own["fit"] not in ("true", "false"):
-        raise ConfigError(f"fit must be true or false, got {own['fit']!r}")
-    return own, overrides
+def _is_own(argument: str) -> bool:
+    """Whether ``argument`` belongs to the benchmark, not to the configuration of a run."""
+    return argument.partition("=")[0] in BenchmarkArguments.model_fields or wants_help([argument])
 
 
 def _compose(overrides: list[str]) -> Config:

@@ -8,10 +8,17 @@ import re
 import sys
 import traceback
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
+from pydantic import BaseModel
+
+from llm_cls.config.help import command_help
+from llm_cls.config.messages import validate
 from llm_cls.errors import EXIT_UNEXPECTED, ConfigError, LlmClsError, ResourceError, RunInterrupted, first_line
 from llm_cls.signals import install_handlers, remove_handlers, signals_first
+
+T = TypeVar("T", bound=BaseModel)
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _PLACE = {errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ENOENT,
@@ -37,22 +44,37 @@ def run_command(command: Callable[[], object]) -> int:
     return 0
 
 
-def read_arguments(usage: str, needed: bool = True) -> dict[str, str] | None:
-    """The ``key=value`` arguments of a command; None where ``usage`` was printed instead.
+def wants_help(arguments: Sequence[str]) -> bool:
+    """Whether ``arguments`` contain ``-h`` or ``--help``."""
+    return not {"-h", "--help"}.isdisjoint(arguments)
+
+
+def read_arguments(schema: type[T], name: str, more: str = "", arguments: Sequence[str] | None = None) -> T | None:
+    """The validated ``key=value`` arguments of a command; None where its help was printed instead.
+
+    The help is printed on request, and where there are no arguments although the command needs some.
 
     Args:
-        usage: What ``--help`` prints.
-        needed: Whether it is printed where there are no arguments, too.
+        schema: The section of the arguments.
+        name: The command: ``python -m llm_cls.NAME``.
+        more: What the help says after the keys.
+        arguments: Those of the command line by default.
 
     Raises:
-        ConfigError: An argument is not of that form.
+        ConfigError: Arguments are not of that form, unknown, missing or not valid, with a line for each.
     """
-    if {"-h", "--help"} & set(sys.argv[1:]) or (needed and not sys.argv[1:]):
-        say(f"Usage: {usage}")
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    needed = any(field.is_required() for field in schema.model_fields.values())
+    if wants_help(given) or (needed and not given):
+        say(command_help(schema, name, more))
         return None
-    if wrong := [argument for argument in sys.argv[1:] if "=" not in argument]:
-        raise ConfigError(f"{wrong[0]!r} is not of the form key=value. Usage: {usage}")
-    return {key: value for key, _, value in (argument.partition("=") for argument in sys.argv[1:])}
+    if wrong := [argument for argument in given if "=" not in argument]:
+        raise ConfigError(
+            "\n".join(
+                f"{argument} is not of the form key=value. Try python -m llm_cls.{name} --help" for argument in wrong
+            )
+        )
+    return validate(schema, {key: value for key, _, value in (argument.partition("=") for argument in given)})
 
 
 def say(text: str) -> None:

@@ -6,20 +6,17 @@ import tempfile
 from pathlib import Path
 
 from llm_cls.cli import read_arguments, run_command
+from llm_cls.config.commands import DashboardArguments
 from llm_cls.errors import ConfigError, DataError
-
-USAGE = "python -m llm_cls.dashboard [dir=outputs]"
 
 
 def main() -> None:
     """The command."""
-    if (values := read_arguments(USAGE, needed=False)) is None:
+    if (arguments := read_arguments(DashboardArguments, "dashboard")) is None:
         return
-    if values.keys() - {"dir"} or not values.get("dir", "outputs"):
-        raise ConfigError(f"Usage: {USAGE}")
-    directory = Path(values.get("dir", "outputs"))
+    directory = arguments.dir
     if not directory.is_dir():
-        raise ConfigError(f"dir={directory} is not a folder. Give one with runs, as dir=outputs")
+        raise ConfigError(f"dir={directory} is not a directory. Try dir=outputs")
     with tempfile.TemporaryDirectory() as folder:
         if not gather(directory, Path(folder) / "wandb"):
             raise DataError(f"dir={directory} has no W&B runs. Train with logger=wandb, which is the default")

@@ -2,28 +2,23 @@
 
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from llm_cls.cli import printable, read_arguments, run_command, say
+from llm_cls.config.commands import StatusArguments
 from llm_cls.errors import ConfigError
 from llm_cls.runs.layout import PLAN
 from llm_cls.runs.sweep import PlannedRun, is_sweep, progress_line, read_states
 
-USAGE = "python -m llm_cls.status dir=outputs/sweeps/NAME"
-
 
 def main() -> None:
     """The command."""
-    if (values := read_arguments(USAGE)) is None:
+    if (arguments := read_arguments(StatusArguments, "status")) is None:
         return
-    if set(values) != {"dir"} or not values["dir"]:
-        raise ConfigError(f"Usage: {USAGE}")
-    directory = Path(values["dir"])
-    if not is_sweep(directory):
+    if not is_sweep(arguments.dir):
         raise ConfigError(
-            f"dir={directory} is not the folder of a sweep: it has no {PLAN}. Try dir=outputs/sweeps/NAME"
+            f"dir={arguments.dir} is not the directory of a sweep: it has no {PLAN}. Try dir=outputs/sweeps/NAME"
         )
-    states = read_states(directory)
+    states = read_states(arguments.dir)
     say(table(states))
     say(progress_line(states))
 

@@ -17,6 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 from llm_cls.cli import quiet_libraries, report, run_command, say, summarize
 from llm_cls.config.compose import accept_plain_values, split_flags, to_type
 from llm_cls.config.groups import CONF
+from llm_cls.config.help import train_help
 from llm_cls.config.overrides import explain
 from llm_cls.config.schema import parse_config
 from llm_cls.errors import (
@@ -38,9 +39,12 @@ from llm_cls.training.launch import is_first_process
 
 def main() -> None:
     """The command, with Hydra's own errors made readable."""
+    flags, overrides = split_flags(sys.argv[1:])
+    if "--help" in flags:
+        say(train_help())
+        return
     accept_plain_values()
     register_plugins()
-    flags, overrides = split_flags(sys.argv[1:])
     sys.argv[1:] = [*flags, *overrides]
     # Hydra prints errors and exits by itself unless this is set; run_command gives them their exit codes.
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")

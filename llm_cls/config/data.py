@@ -41,7 +41,7 @@ class TemplateConfig(Section):
 
 
 class DataConfig(Section):
-    """Which texts, how they are split, cut and grouped into steps."""
+    """The texts, and how they are split, cut and grouped into steps."""
 
     name: Literal["livedoor", "sample", "table"] = Field(
         description="Where the texts come from: the livedoor corpus, the shipped sample, or a table of yours.",

@@ -18,12 +18,12 @@ def _number_to_text(value: Any) -> Any:
     return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
 
 
-PositiveInt = Annotated[int, BeforeValidator(_refuse_bool), Field(ge=1)]
-NonNegativeInt = Annotated[int, BeforeValidator(_refuse_bool), Field(ge=0)]
-AtLeastTwo = Annotated[int, BeforeValidator(_refuse_bool), Field(ge=2)]
-AtLeastThree = Annotated[int, BeforeValidator(_refuse_bool), Field(ge=3)]
-Seed = Annotated[int, BeforeValidator(_refuse_bool), Field(ge=0, lt=2**32)]
-Name = Annotated[str, BeforeValidator(_number_to_text), Field(min_length=1)]
+PositiveInt = Annotated[int, Field(ge=1), BeforeValidator(_refuse_bool)]
+NonNegativeInt = Annotated[int, Field(ge=0), BeforeValidator(_refuse_bool)]
+AtLeastTwo = Annotated[int, Field(ge=2), BeforeValidator(_refuse_bool)]
+AtLeastThree = Annotated[int, Field(ge=3), BeforeValidator(_refuse_bool)]
+Seed = Annotated[int, Field(ge=0, lt=2**32), BeforeValidator(_refuse_bool)]
+Name = Annotated[str, Field(min_length=1), BeforeValidator(_number_to_text)]
 
 
 class Section(BaseModel):

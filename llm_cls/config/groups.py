@@ -1,5 +1,6 @@
 """The groups of ``conf/`` and their choices, read without Hydra."""
 
+import re
 from functools import cache
 from pathlib import Path
 
@@ -12,8 +13,9 @@ GROUPS = ("model", "template", "data", "lora", "optimizer", "engine", "trainer",
 
 
 def choices(group: str) -> list[str]:
-    """The names of the files of ``group``, sorted."""
-    return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+    """The names of the files of ``group``, numbers in their order: r4 before r16."""
+    names = (path.stem for path in (CONF / group).glob("*.yaml"))
+    return sorted(names, key=lambda name: [int(p) if p.isdecimal() else p for p in re.split(r"(\d+)", name)])
 
 
 @cache

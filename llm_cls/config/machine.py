@@ -39,7 +39,7 @@ class TrainerConfig(Section):
 
 
 class LoggerConfig(Section):
-    """Where curves and tables go besides the run directory."""
+    """Where curves and tables are logged besides the run directory."""
 
     name: Literal["wandb", "none"] = Field(
         "wandb", description="wandb logs to Weights & Biases, none logs nowhere else.", examples=["logger=none"]
@@ -60,7 +60,7 @@ class LoggerConfig(Section):
 
 
 class SweepConfig(Section):
-    """How the runs of a ``--multirun`` belong together; nothing of it changes a result."""
+    """How the runs of ``--multirun`` belong together; no key here changes a result."""
 
     name: Name = Field(
         "sweep",

@@ -96,7 +96,8 @@ def _expected(field: FieldInfo, fault: ErrorDetails) -> str:
         return f"be {wording}"
     if kind in _LIMITS:
         name, sign = _LIMITS[kind]
-        return f"be {sign} {context[name]}"
+        limit = context[name]
+        return f"be {sign} {int(limit) if limit == int(limit) else limit}"
     if kind == "literal_error":
         return f"be {context['expected']}"
     if kind.startswith("int"):

@@ -10,7 +10,7 @@ from llm_cls.config.fields import Name, PositiveInt, Section
 
 
 class ModelConfig(Section):
-    """Which pretrained network is tuned."""
+    """The pretrained network."""
 
     name: Name = Field(
         description="Hugging Face id, local folder, or ja-mini for the decoder that is shipped with llm_cls.",
@@ -57,7 +57,7 @@ class ModelConfig(Section):
 
 
 class LoraConfig(Section):
-    """What of the network is trained besides the head; the names are PEFT's."""
+    """What is trained besides the head; the names are PEFT's."""
 
     enabled: bool = Field(True, description="Whether a LoRA adapter is added.", examples=["lora=none"])
     full: bool = Field(
@@ -142,7 +142,7 @@ class OptimizerConfig(Section):
 
 
 class EngineConfig(Section):
-    """How the arithmetic of a step is carried out."""
+    """How an optimizer step is computed."""
 
     name: Literal["fast", "fp8", "reference"] = Field(
         "fast",

@@ -8,6 +8,7 @@ from pathlib import Path
 from llm_cls.reporting.baseline import Baseline, baseline_of
 from llm_cls.reporting.comparison import Comparison, PairedBootstrap, compared_settings, holm_corrected, sentence
 from llm_cls.reporting.corpora import same_data
+from llm_cls.reporting.formatting import percent
 from llm_cls.reporting.names import name_setting
 from llm_cls.reporting.predictions import Predictions, read_test_predictions
 from llm_cls.reporting.runs import Run, describe_error, read_runs
@@ -54,13 +55,8 @@ class Analysis:
         """What the comparisons with the second best and with the baseline mean, in sentences."""
         lines = []
         if self.runner_up is not None:
-            lines.append(
-                sentence(
-                    f"the winner ({self.runner_up.winner})",
-                    f"the second best on val ({self.runner_up.other})",
-                    self.runner_up,
-                )
-            )
+            pair = self.runner_up
+            lines.append(sentence(f"the winner ({pair.winner})", f"the second best on val ({pair.other})", pair))
         if self.against_baseline is not None:
             lines.append(sentence("the winner", self.against_baseline.other, self.against_baseline))
         return lines
@@ -129,11 +125,11 @@ def summary(found: Analysis) -> Sequence[str]:
     states = ", ".join(f"{count} {state}" for state, count in found.states.items())
     lines = [f"{len(found.runs)} run{'s' if len(found.runs) != 1 else ''}: {states}"]
     if found.winner is not None:
-        f1, interval = found.winner.test("f1"), found.winner.interval
-        words = f" (95 %: {100 * interval[0]:.2f} to {100 * interval[1]:.2f})" if interval else ""
+        f1, interval = percent(found.winner.test("f1")), found.winner.interval
+        words = f" (95 %: {percent(interval[0])} to {percent(interval[1])})" if interval else ""
         sd = found.winner.test_f1_sd
-        spread = f", standard deviation {100 * sd:.2f} over {len(found.winner.runs)} runs" if sd is not None else ""
-        lines.append(f"Winner on val: {found.name}, test F1 {100 * f1:.2f}{words}{spread}")
+        spread = f", standard deviation {percent(sd)} over {len(found.winner.runs)} runs" if sd is not None else ""
+        lines.append(f"Winner on val: {found.name}, test F1 {f1}{words}{spread}")
     if found.baseline is not None:
-        lines.append(f"TF-IDF baseline: test F1 {100 * found.baseline.scores.f1:.2f}")
+        lines.append(f"TF-IDF baseline: test F1 {percent(found.baseline.scores.f1)}")
     return [*lines, *found.verdict(), *found.notes]

@@ -112,7 +112,7 @@ class PairedBootstrap:
             digest: (texts, [self._resample(texts, predictions) for predictions in baseline.on(texts)])
             for digest, (texts, _) in first.items()
         }
-        readable = sum(len(judged) for _, judged in first.values())
+        readable = sum(len(runs) for _, runs in first.values())
         if readable < len(winner.runs) or not all(runs for _, runs in second.values()):
             return None  # the difference would not be that between the scores that the report shows
         fixed = len(baseline.predictions) == 1

@@ -1,4 +1,4 @@
-"""What the winner gets right and wrong, text by text, and what it is compared with: data for the page."""
+"""The sections on the winner as data: its predictions label by label and text by text, and its comparisons."""
 
 import re
 from collections.abc import Sequence
@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from llm_cls.metrics.scores import Floats, confusion_matrix, per_class
-from llm_cls.metrics.statistics import Ints, Reliability, reliability
+from llm_cls.metrics.statistics import Reliability, reliability
 from llm_cls.reporting.comparison import Comparison
 from llm_cls.reporting.predictions import Predictions
 from llm_cls.reporting.tables import Column, Table
@@ -80,16 +80,13 @@ def texts_tables(texts: Predictions, is_livedoor: bool) -> tuple[Table, Table]:
     uncertain = np.argsort(confidence, kind="stable")[: MAX_TEXTS // 2]
     limit = f", the first {MAX_TEXTS} shown" if len(wrong) > MAX_TEXTS else ""
     note = f"{len(wrong):,} of {len(texts.ids):,} texts{limit}; the most confident predictions come first."
+    first = tuple(_text_row(texts, i, is_livedoor) for i in wrong[:MAX_TEXTS].tolist())
+    second = tuple(_text_row(texts, i, is_livedoor) for i in uncertain.tolist())
+    doubtful = "Right or wrong, by the probability of the prediction."
     return (
-        _texts_table("Misclassified texts", note, texts, wrong[:MAX_TEXTS], is_livedoor),
-        _texts_table("Least certain texts", "Right or wrong, by the probability of the prediction.",
-                     texts, uncertain, is_livedoor),
-    )  # fmt: skip
-
-
-def _texts_table(title: str, note: str, texts: Predictions, chosen: Ints, is_livedoor: bool) -> Table:
-    rows = tuple(_text_row(texts, int(i), is_livedoor) for i in chosen)
-    return Table("texts", title, note, _TEXTS, rows)
+        Table("misclassified", "Misclassified texts", note, _TEXTS, first),
+        Table("uncertain", "Least certain texts", doubtful, _TEXTS, second),
+    )
 
 
 def _text_row(texts: Predictions, i: int, is_livedoor: bool) -> dict[str, Any]:

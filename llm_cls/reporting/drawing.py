@@ -14,14 +14,13 @@ from llm_cls.reporting.svg import inline
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-# Points of 1/72 inch, which the SVG takes as its units; text stays readable if a phone scales them to 350 pixels.
-WIDTH, HEIGHT = 480, 300
-LEFT, RIGHT, TOP, BOTTOM = 52, 16, 14, 46
+# Points of 1/72 inch, which become the units of the SVG: text of 12 units is 10 pixels high on a phone.
+WIDTH, HEIGHT = 420, 270
+LEFT, RIGHT, TOP, BOTTOM = 48, 14, 12, 42
 # Shapes as well as colours distinguish the series. Each marker has a character for the legend.
 MARKERS = ("o", "s", "^", "D", "v", "P", "*", "h")
 SYMBOLS = "●■▲◆▼✚★⬢"
 _SIZES = (8, 7.5, 9, 7.5, 9, 9.5, 13, 9.5)  # so that they look equally large
-CROSS = "✕"
 # Colours of the light theme in style.css. The page replaces each by its CSS variable, so that dark mode applies.
 _SERIES = ("#0b62b8", "#c2410c", "#0f7b5f", "#9333a8", "#8a6100", "#be185d", "#3f4a57", "#0e7490")
 _INK, _SOFT, _LINE, _PAGE = "#1c2127", "#59636e", "#d5dae0", "#ffffff"
@@ -76,20 +75,11 @@ class Axis:
 
 
 @dataclass(frozen=True)
-class LegendEntry:
-    """A line of the legend: index of the colour, the character in front, the name."""
-
-    style: int
-    symbol: str
-    name: str
-
-
-@dataclass(frozen=True)
 class Plot:
-    """A drawn plot. The legend is HTML, so that long names wrap."""
+    """A drawn plot. The legend is HTML, so that long names wrap: colour index, symbol and name of each series."""
 
     svg: Markup
-    legend: tuple[LegendEntry, ...]
+    legend: tuple[tuple[int, str, str], ...]
     caption: str
 
 
@@ -184,18 +174,16 @@ def _draw_series(axes: "Axes", anchor: str, series: Sequence[Series], x: Axis, f
         bounds = [(p.x, max(p.low, floor), p.high) for p in above if p.low is not None and p.high is not None]
         if bounds:
             axes.vlines(*zip(*bounds, strict=True), alpha=0.65, linewidth=1.5, **shared)
-        filled: dict[str, Any] = {
-            "marker": MARKERS[style],
-            "ms": _SIZES[style],
-            "markeredgecolor": _PAGE,
-            "markeredgewidth": 0.8,
-        }
+        filled: dict[str, Any] = {"marker": MARKERS[style], "ms": _SIZES[style], "markeredgewidth": 0.8}
         hidden = [p for p in one.points if p.y < floor and not p.crossed]
         for look, points in (
-            (filled, [p for p in above if one.marks and not p.crossed]),
+            (filled | {"markeredgecolor": _PAGE}, [p for p in above if one.marks and not p.crossed]),
             ({"marker": "x", "markeredgewidth": 2}, [p for p in one.points if p.crossed]),
             # On a curve the line itself shows where it leaves the plot.
-            ({"marker": arrow, "ms": 22, "markeredgewidth": 1.8, "fillstyle": "none"}, hidden if x.ticks else []),
+            (
+                {"marker": arrow, "ms": 22, "markeredgewidth": 1.8, "fillstyle": "none"},
+                hidden if x.ticks or not one.line else [],
+            ),
         ):
             if points:
                 group = f"{anchor}-points-{len(tooltips)}"
@@ -217,8 +205,7 @@ def _dodge(series: Sequence[Series], x: Axis) -> float:
     return min(14.0, room / len(series))
 
 
-def _legend_entry(position: int, one: Series) -> LegendEntry:
+def _legend_entry(position: int, one: Series) -> tuple[int, str, str]:
     style = (position if one.style is None else one.style) % len(MARKERS)
-    if one.points and all(point.crossed for point in one.points):
-        return LegendEntry(style, CROSS, one.name)
-    return LegendEntry(style, SYMBOLS[style] if one.marks else "╌╌", one.name)
+    crossed = one.points and all(point.crossed for point in one.points)
+    return style, "✕" if crossed else SYMBOLS[style] if one.marks else "╌╌", one.name

@@ -27,7 +27,7 @@ def full_name(setting: Setting) -> str:
 
 
 def replicates(setting: Setting) -> str:
-    """How often a setting was repeated: "3 seeds", "5 folds", or "1 run"."""
+    """The repetitions of a setting: "3 seeds", "5 folds", or "1 run"."""
     names = {"seed": "seeds", "data.split_seed": "splits", "data.fold": "folds"}
     found = [(len({repr(run.config.get(key)) for run in setting.runs}), names[key]) for key in REPLICATES]
     several = [f"{n} {name}" for n, name in found if n > 1]

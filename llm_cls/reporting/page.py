@@ -26,7 +26,7 @@ from llm_cls.reporting.formatting import cell, percent, printable
 from llm_cls.reporting.names import full_name, replicates
 from llm_cls.reporting.provenance import provenance_tables
 from llm_cls.reporting.published import SOURCE, SOURCE_URL, published
-from llm_cls.reporting.settings import best_per
+from llm_cls.reporting.settings import Setting, best_per
 from llm_cls.reporting.tables import Table
 
 
@@ -68,7 +68,7 @@ def render(found: Analysis, name: str, created: str) -> str:
 
 
 def _clean(value: Any) -> Any:
-    """What the template prints: text without control characters, nothing for None."""
+    """What the template prints: nothing for None, and no control characters, which autoescape lets through."""
     if value is None:
         return ""
     return printable(value) if isinstance(value, str) and not isinstance(value, Markup) else value
@@ -110,15 +110,15 @@ def _sections(found: Analysis) -> list[Section]:
     sections = [Section("summary", "Summary"), *_results(found)]
     if found.comparisons:
         table = comparisons_table(found.comparisons, found.name)
-        sections.append(Section("comparisons", "Is the winner better", tables=[table]))
+        sections.append(Section("comparisons", "Comparisons with the winner", tables=[table]))
     if found.winner is not None and (texts := found.texts) is not None:
         run = found.winner.best_run
         livedoor = run.record is not None and run.record.data.name == "livedoor"
         calibration = plots.reliability_plot(calibration_of(texts))
         sections += [
             Section(
-                "winner", "The winner in detail", f"Of the run {run.name}.", confusion_of(texts),
-                [calibration], [per_label_table(texts)],
+                "winner", "The winner in detail", f"The run of the winner with the best val F1: {run.name}.",
+                confusion_of(texts), [calibration], [per_label_table(texts)],
             ),
             Section("texts", "Test texts", tables=texts_tables(texts, livedoor)),
         ]  # fmt: skip
@@ -162,7 +162,7 @@ def _with_baseline(table: Table, found: Analysis) -> Table:
     return replace(table, rows=(*table.rows, row))
 
 
-def _curve_settings(found: Analysis) -> list[Any]:
+def _curve_settings(found: Analysis) -> list[Setting]:
     """The settings whose learning curves are shown: the winner, the best of each model, and others up to four."""
     # The losses of collapsed settings are so high that they would hide the others.
     settings = [s for s in found.settings if not s.collapsed] or found.settings
@@ -173,7 +173,10 @@ def _curve_settings(found: Analysis) -> list[Any]:
 
 def _costs(found: Analysis) -> list[Plot]:
     on_gpus = all("CPU" not in str(run.record.hardware) for run in found.runs if run.scored and run.record)
-    seconds = "Wall-clock time of a run times its devices; of repeated settings the mean over the runs."
+    seconds = (
+        "Wall-clock time of a run times its devices; of repeated settings the mean over the runs. Crosses are "
+        "collapsed runs, arrows on the lower edge settings too far below to show."
+    )
     drawn = (
         plots.cost(found.settings, "seconds", "GPU-seconds" if on_gpus else "device-seconds", seconds),
         plots.cost(found.settings, "memory", "GiB", "Peak memory of one device."),

@@ -1,15 +1,15 @@
 """The plots of the report: which settings they show, on which axes."""
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
-from llm_cls.files import read_jsonl
 from llm_cls.metrics.statistics import Reliability, mean_sd
 from llm_cls.reporting.drawing import MARKERS, Axis, Plot, Point, Series, draw
 from llm_cls.reporting.formatting import rate
 from llm_cls.reporting.names import full_name, name_common, name_setting
 from llm_cls.reporting.runs import Run
 from llm_cls.reporting.settings import Setting, axes_of, best_per, shown_lr_series, sort_key
+from llm_cls.runs.directory import RunDirectory
+from llm_cls.runs.schema import Epoch
 
 # A setting further below the best one is an arrow on the lower edge: a longer axis would hide the other differences.
 _SHOWN_RANGE = 15
@@ -93,23 +93,24 @@ def learning_curves(settings: Sequence[Setting]) -> list[Plot]:
     f1: list[Series] = []
     losses: list[Series] = []
     for i, setting in enumerate(settings[: len(MARKERS)]):
-        name, rows = name_setting(setting, settings), _history(setting.best_run)
-        marks = len(rows) <= 15
-        f1.append(Series(name, _curve(rows, "val", "f1", 100), marks=marks))
-        losses.append(Series(name, _curve(rows, "val", "loss"), marks=marks, style=i))
-        losses.append(Series(name, _curve(rows, None, "train_loss"), marks=False, dashed=True, style=i))
+        name = name_setting(setting, settings)
+        epochs = RunDirectory(setting.best_run.path).state.history
+        marks = len(epochs) <= 15
+        f1.append(Series(name, _curve(epochs, lambda epoch: epoch.val.f1, 100), marks=marks))
+        losses.append(Series(name, _curve(epochs, lambda epoch: epoch.val.loss), marks=marks, style=i))
+        losses.append(Series(name, _curve(epochs, lambda epoch: epoch.train_loss), marks=False, dashed=True, style=i))
     last = max((point.x for one in [*f1, *losses] for point in one.points), default=0.0)
     if last < 2:
         return []
-    epochs = Axis("epoch", 1, last, integer=True)
+    x = Axis("epoch", 1, last, integer=True)
     y = _f1_axis(f1, "val F1 (%)", _SHOWN_CURVE)
     description, caption = "Learning curves of the best settings", "The best epoch is chosen on this curve."
-    plots = [draw("curves", "Val F1 by epoch", description, caption, f1, epochs, y)]
+    plots = [draw("curves", "Val F1 by epoch", description, caption, f1, x, y)]
     if values := [point.y for one in losses for point in one.points]:
-        y = Axis("loss", 0, max(values) * 1.05)
+        y = Axis("loss", 0, 1.05 * max(values) or 1.0)
         description = "Val loss of the same settings; dashed lines are the train loss"
         caption = "The same runs in the same colours; dashed: train loss."
-        plots.append(draw("losses", "Loss by epoch", description, caption, losses, epochs, y, with_legend=False))
+        plots.append(draw("losses", "Loss by epoch", description, caption, losses, x, y, with_legend=False))
     return plots
 
 
@@ -205,18 +206,7 @@ def _without_lr(settings: Sequence[Setting]) -> list[Setting]:
     return [Setting({**s.axes, "lr": None}, s.extras, s.rest("lr"), s.runs) for s in settings]
 
 
-def _history(run: Run) -> list[dict[str, Any]]:
-    try:
-        return [row for row in read_jsonl(run.path / "history.jsonl") if isinstance(row, dict)]
-    except (OSError, ValueError):
-        return []
-
-
-def _curve(rows: Sequence[dict[str, Any]], part: str | None, name: str, factor: float = 1) -> list[Point]:
-    points = []
-    for row in rows:
-        epoch, values = row.get("epoch"), row if part is None else row.get(part)
-        y = values.get(name) if isinstance(values, dict) else None
-        if isinstance(epoch, int) and isinstance(y, int | float):
-            points.append(Point(epoch, factor * y, label=f"epoch {epoch}: {y:.4f}"))
-    return points
+def _curve(epochs: Sequence[Epoch], value: Callable[[Epoch], float | None], factor: float = 1) -> list[Point]:
+    """A point for each epoch that has the value."""
+    found = [(epoch.epoch, value(epoch)) for epoch in epochs]
+    return [Point(epoch, factor * y, label=f"epoch {epoch}: {y:.4f}") for epoch, y in found if y is not None]

@@ -1,4 +1,4 @@
-"""What each run was made from and on: data for the page."""
+"""The section on provenance as data: configuration, software and hardware of the runs."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -53,7 +53,7 @@ def _runs_table(runs: Sequence[Run], varied: Sequence[str]) -> Table:
         Column("tokens_per_second", "Tokens/s", "number"),
         Column("peak_memory_gib", "GiB", "number"),
     )
-    note = "Configuration keys that vary between the runs, where the runs ran, and what they took."
+    note = "Configuration keys that vary between the runs, hardware, time and memory."
     return Table("runs", "Runs", note, columns, tuple(_run_row(run, varied) for run in runs))
 
 

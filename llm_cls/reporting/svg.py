@@ -39,12 +39,14 @@ def inline(
             if name == "font":  # the page chooses the family, the attributes have the size alone
                 name, value = "font-size", value.split("px")[0].split()[-1]
             parent.set(name, variables.get(value, value))
-        for text, point in zip(tooltips.get(parent.get("id", ""), ()), parent.iterfind(".//{*}use"), strict=False):
-            ElementTree.SubElement(point, "title").text = printable(text)
+        if texts := tooltips.get(parent.get("id", "")):
+            for text, point in zip(texts, parent.iterfind(".//{*}use"), strict=True):
+                ElementTree.SubElement(point, "title").text = printable(text)
         if parent.get("id") not in used:
             parent.attrib.pop("id", None)
     for size in ("width", "height", "version"):
         root.attrib.pop(size, None)
+    title, description = printable(title), printable(description)
     root.attrib |= {"role": "img", "aria-label": f"{title}. {description}"}
     root.attrib |= {"stroke-linejoin": "round", "stroke-linecap": "butt"}  # what the removed style sheet says
     for position, (tag, text) in enumerate((("title", title), ("desc", description))):

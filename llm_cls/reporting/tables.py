@@ -59,7 +59,7 @@ class Table:
         """The columns of the page and of Markdown, in their order, without empty ones."""
         by_key = {column.key: column for column in self.columns}
         wanted = [by_key[key] for key in self.shown or by_key]
-        once = all(row.get("runs") == 1 for row in self.rows)
+        once = all(row.get("runs") in (1, None) for row in self.rows)
         filled = (c for c in wanted if any(row.get(c.key) is not None for row in self.rows))
         return tuple(c for c in filled if not (once and c.key == "runs"))
 
@@ -108,7 +108,7 @@ def _best_table(settings: Sequence[Setting]) -> Table:
     chosen = sorted(best_per(settings, "model"), key=lambda s: -s.test("f1"))
     note = (
         "The setting of each model with the best val F1, scored on test; sorted by test F1. Where models share "
-        "settings, only those settings take part, so that each model had the same number of chances."
+        "settings, only those settings take part, so that each model has the same number of chances."
     )
     return _table("best", "Best per model", note, ("model", *_SHOWN[1:]), chosen)
 
@@ -131,8 +131,8 @@ def _axis_table(settings: Sequence[Setting], axis: str, name: str, title: str) -
 def _lr_table(series: Sequence[Sequence[Setting]]) -> Table:
     rows = [setting for one in series for setting in sorted(one, key=lambda s: -float(s.axes["lr"]))]
     note = (
-        "Settings that differ in the learning rate alone. Where these are more than eight series: of each model the "
-        "one with most learning rates."
+        "Settings that differ in the learning rate alone. Of more than eight such series, each model has the one with "
+        "most learning rates."
     )
     return _table("lr", "Per learning rate", note, ("model", "template", "batch_size", "lora_r", "lr", *_SHOWN), rows)
 

@@ -1,12 +1,11 @@
 """Labels for new texts from a finished run."""
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 import numpy.typing as npt
 import torch
 from tqdm import tqdm
 
+from llm_cls.config.commands import PredictArguments
 from llm_cls.config.schema import Config, EngineConfig, TrainerConfig
 from llm_cls.data.batches import EvalBatches
 from llm_cls.data.table import column, read_rows
@@ -24,11 +23,8 @@ from llm_cls.runs.state import read_files
 from llm_cls.training.devices import Hardware, resolve_hardware
 from llm_cls.training.distributed import gather_logits
 
-if TYPE_CHECKING:
-    from llm_cls.predict import PredictConfig
 
-
-def predict_file(arguments: "PredictConfig") -> tuple[list[str], tuple[str, ...], npt.NDArray[np.float64]]:
+def predict_file(arguments: PredictArguments) -> tuple[list[str], tuple[str, ...], npt.NDArray[np.float64]]:
     """The labels and their probabilities for every text of a table, in its order.
 
     Returns:
@@ -67,7 +63,7 @@ def predict_file(arguments: "PredictConfig") -> tuple[list[str], tuple[str, ...]
     return ids, labels, np.exp(log_softmax(logits.astype(np.float64)))
 
 
-def _read_texts(arguments: "PredictConfig", config: Config) -> tuple[list[str], list[tuple[str, str]]]:
+def _read_texts(arguments: PredictArguments, config: Config) -> tuple[list[str], list[tuple[str, str]]]:
     """Ids and template pieces of the input; the columns are those of the training data unless named."""
     if arguments.output.resolve() == arguments.input.resolve():
         raise ConfigError("output must not be the input file")

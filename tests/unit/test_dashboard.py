@@ -20,9 +20,9 @@ def test_all_runs_in_one_folder(tmp_path: Path) -> None:
 
 def test_nothing_to_show(tmp_path: Path) -> None:
     for argument, code, part in (
-        ("dir=nowhere", 2, "is not a folder"),
+        ("dir=nowhere", 2, "is not a directory"),
         ("dir=.", 3, "no W&B runs"),
-        ("x=1", 2, "Usage"),
+        ("x=1", 2, "x is not a key. Known: dir."),
     ):
         line = [sys.executable, "-m", "llm_cls.dashboard", argument]
         done = subprocess.run(line, cwd=tmp_path, capture_output=True, text=True, check=False)

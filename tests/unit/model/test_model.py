@@ -107,7 +107,7 @@ def test_logits_do_not_depend_on_companions() -> None:
 
 
 def test_default_target_modules_are_pefts() -> None:
-    model = classifier("lora.r=4")
+    model = classifier("lora.r=4", "lora.target_modules=null")
     adapted = {n.split(".lora_A")[0].rpartition(".")[2] for n, _ in model.named_parameters() if "lora_A" in n}
     assert adapted == {"query_key_value"}
 

@@ -1,4 +1,4 @@
-"""Synthetic run directories, as a run writes them."""
+"""Synthetic run directories in the format that training writes."""
 
 import csv
 import json
@@ -191,7 +191,7 @@ def make_run(
 
 
 def make_split(directory: Path, number: int, kind: str = "fold", **arguments: Any) -> Path:
-    """A run on one of several splits, each with test texts of its own.
+    """A run on one of several splits, each with other test texts.
 
     Args:
         directory: The run directory.

@@ -17,7 +17,7 @@ from llm_cls.metrics.scores import Scores
 from llm_cls.metrics.statistics import f1_ci95
 from llm_cls.reporting import baseline
 from llm_cls.reporting.analysis import Analysis, analyse, summary
-from llm_cls.reporting.comparison import Judge
+from llm_cls.reporting.comparison import PairedBootstrap
 from llm_cls.reporting.predictions import read_test_predictions
 from llm_cls.reporting.runs import Run, read_runs
 from llm_cls.reporting.settings import group
@@ -39,7 +39,7 @@ def run(tmp_path: Path) -> Run:
 
 @pytest.fixture
 def loads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Gives every configuration a corpus with the test texts of its synthetic runs; lists what was loaded."""
+    """Gives every configuration a corpus with the test texts of its synthetic runs; lists the names of loaded ones."""
     seen: list[str] = []
 
     def load_corpus(config: DataConfig) -> Corpus:
@@ -64,7 +64,7 @@ def test_it_learns_and_is_fitted_once_for_a_digest(run: Run, loads: list[str]) -
     assert second == first and loads == ["sample"]
 
 
-def test_a_damaged_cache_is_fitted_again(run: Run, loads: list[str], tmp_path: Path) -> None:
+def test_a_damaged_cache_is_replaced(run: Run, loads: list[str], tmp_path: Path) -> None:
     baseline.baseline_of([run])
     (path,) = (tmp_path / "cache" / "baseline").iterdir()
     path.write_text('{"labels": {"a"')
@@ -117,13 +117,13 @@ def test_it_is_fitted_on_every_split_of_the_winner(loads: list[str], tmp_path: P
 
 
 def _printed_figures(found: Analysis) -> float:
-    """Points between the winner and the baseline by their figures in the end of the command."""
+    """Points between the printed scores of the winner and of the baseline."""
     winner, other = re.findall(r"test F1 ([0-9.]+)", "\n".join(summary(found)))
     return abs(float(winner) - float(other))
 
 
 def _printed_difference(found: Analysis) -> float:
-    """The same by the sentence on their comparison."""
+    """Points in the printed sentence on their comparison."""
     (points,) = re.findall(r"\((-?[0-9.]+) points", "\n".join(summary(found)))
     return abs(float(points))
 
@@ -154,7 +154,7 @@ def test_it_may_differ_between_splits_with_the_same_test_texts(loads: list[str],
     said = [dict(zip(t.ids, (t.names[i] for i in t.predictions), strict=True)) for t in texts]
     f1 = [float(f1_score(t.labels, t.predictions, labels=range(9), average="macro")) for t in texts]
     both = baseline.Baseline(tuple(said), Scores(0, 0, 0, 0), (0, 0))
-    pair = Judge().compare_baseline(group(runs[:1])[0], both)
+    pair = PairedBootstrap().compare_baseline(group(runs[:1])[0], both)
     assert pair is not None and pair.n_texts == 180 and pair.difference == pytest.approx(f1[0] - np.mean(f1))
 
 

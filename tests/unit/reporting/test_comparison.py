@@ -1,4 +1,4 @@
-"""The paired comparisons and what is said of them."""
+"""The paired comparisons and the sentences on them."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ from scipy.stats import ttest_ind, ttest_rel
 from sklearn.metrics import f1_score
 
 from llm_cls.reporting.analysis import Analysis, analyse, summary
-from llm_cls.reporting.comparison import Comparison, corrected, sentence
+from llm_cls.reporting.comparison import Comparison, holm_corrected, sentence
 from llm_cls.reporting.names import full_name, name_common, name_setting, replicates
 from llm_cls.reporting.page import render
 from llm_cls.reporting.predictions import read_test_predictions
@@ -40,11 +40,10 @@ def test_the_winner_is_chosen_on_val_and_compared_on_the_same_texts(tmp_path: Pa
     )
     a_right, b_right = (texts[name].predictions == texts[name].labels for name in "ab")
     assert (second.only_winner, second.only_other) == ((a_right & ~b_right).sum(), (b_right & ~a_right).sum())
-    assert worst.told_apart and worst.p_bootstrap < 0.01 and worst.p_mcnemar < 1e-6 and worst.interval[0] > 0.2
-    assert "within what 180 texts can tell apart" in " ".join(found.verdict()) or second.told_apart
+    assert worst.significant and worst.p_bootstrap < 0.01 and worst.p_mcnemar < 1e-6 and worst.interval[0] > 0.2
 
 
-def test_equal_predictions_are_not_told_apart(tmp_path: Path) -> None:
+def test_equal_predictions_do_not_differ(tmp_path: Path) -> None:
     first = make_run(tmp_path / "a", lr=1e-4)
     make_run(
         tmp_path / "b",
@@ -53,7 +52,7 @@ def test_equal_predictions_are_not_told_apart(tmp_path: Path) -> None:
         test=dict.fromkeys(("accuracy", "precision", "recall", "f1"), 0.9),
     )
     (pair,) = _analyse(tmp_path).comparisons
-    assert (pair.difference, pair.p_bootstrap, pair.p_mcnemar, pair.told_apart) == (0, 1, 1, False)
+    assert (pair.difference, pair.p_bootstrap, pair.p_mcnemar, pair.significant) == (0, 1, 1, False)
 
 
 def test_several_seeds_are_compared_by_their_mean(tmp_path: Path) -> None:
@@ -107,28 +106,27 @@ def _pair(difference: float, p: float, run_error: float | None = None) -> Compar
 
 def test_the_sentence_is_plain_and_honest() -> None:
     assert sentence("A", "B", _pair(0.0045, 0.2)) == (
-        "The difference between A and B (0.45 points) is within what 736 texts can tell apart."
+        "The difference between A and B (0.45 points) is not significant on 736 texts."
     )
     assert "(-0.45 points)" in sentence("A", "B", _pair(-0.0045, 0.2))
     assert sentence("A", "B", _pair(0.012, 0.001)) == (
-        "The difference between A and B (1.20 points, 95 %: 0.80 to 1.60) is more than chance explains on 736 texts: "
-        "A is better."
+        "The difference between A and B (1.20 points, 95 %: 0.80 to 1.60) is significant on 736 texts: A is better."
     )
     assert sentence("A", "B", _pair(-0.012, 0.001)).startswith(
         "The difference between B and A (1.20 points, 95 %: 0.80"
     )
 
 
-def test_a_difference_that_other_seeds_could_undo_makes_no_winner() -> None:
+def test_a_difference_within_the_error_over_seeds_makes_no_winner() -> None:
     assert sentence("A", "B", _pair(0.012, 0.001, 0.007)) == (
-        "The difference between A and B (1.20 points, 95 %: 0.80 to 1.60) is more than chance explains on 736 texts, "
-        "but not more than other seeds or folds could undo: its standard error over the runs is 0.70 points."
+        "The difference between A and B (1.20 points, 95 %: 0.80 to 1.60) is significant on 736 texts, "
+        "but other seeds or folds could reverse it: its standard error over the runs is 0.70 points."
     )
     assert sentence("A", "B", _pair(0.012, 0.001, 0.005)).endswith(": A is better.")
-    assert "within what 736 texts" in sentence("A", "B", _pair(0.012, 0.2, 0.007))
+    assert "not significant on 736 texts" in sentence("A", "B", _pair(0.012, 0.2, 0.007))
 
 
-def test_seeds_that_scatter_are_told_of(tmp_path: Path) -> None:
+def test_a_large_error_over_seeds_is_reported(tmp_path: Path) -> None:
     qualities = {1e-4: (0.99, 0.80, 0.98), 3e-4: (0.90, 0.78, 0.92)}
     for lr, values in qualities.items():
         for seed, quality in enumerate(values):
@@ -138,8 +136,8 @@ def test_seeds_that_scatter_are_told_of(tmp_path: Path) -> None:
     first, second = ([run.metrics.test.f1 for run in setting.runs] for setting in group(found.runs))
     t = ttest_ind(first, second, equal_var=False).statistic  # Welch's: the difference over its standard error
     assert pair.run_error == pytest.approx(pair.difference / t)
-    assert pair.told_apart and not pair.holds_over_runs
-    assert "other seeds or folds could undo" in " ".join(summary(found))
+    assert pair.significant and not pair.exceeds_run_error
+    assert "other seeds or folds could reverse it" in " ".join(summary(found))
     assert "on these runs only" in render(found, "sweep", "now")
 
 
@@ -167,7 +165,7 @@ def test_each_test_text_is_counted_once_and_each_pair_has_its_own(tmp_path: Path
 
 
 def test_p_values_are_corrected_over_the_pairs() -> None:
-    assert [p.p_bootstrap for p in corrected([_pair(0, 0.01), _pair(0, 0.04), _pair(0, 0.03)])] == pytest.approx(
+    assert [p.p_bootstrap for p in holm_corrected([_pair(0, 0.01), _pair(0, 0.04), _pair(0, 0.03)])] == pytest.approx(
         [0.03, 0.06, 0.06]
     )
 

@@ -1,4 +1,4 @@
-"""What the sections of the page say, against the files of the runs and independent implementations."""
+"""What the sections of the page say, compared with the files of the runs and with independent implementations."""
 
 import json
 from dataclasses import replace
@@ -30,17 +30,17 @@ def section(found: Analysis, anchor: str) -> Element:
 
 def rows(part: Element, label: str) -> list[list[str]]:
     """The cells of a table, row by row, without the headings."""
-    (table,) = (t for t in part.iter("table") if t.get("aria-label") == label)
+    (table,) = (t for t in part.iter("table") if t.findtext("caption") == label)
     return [["".join(cell.itertext()) for cell in row] for row in table.iter("tr")][1:]
 
 
 def links(part: Element, label: str) -> list[str | None]:
-    (table,) = (t for t in part.iter("table") if t.get("aria-label") == label)
+    (table,) = (t for t in part.iter("table") if t.findtext("caption") == label)
     return [link.get("href") for link in table.iter("a")]
 
 
 def plot(part: Element, name: str) -> Element:
-    """The drawing with this name; the legend beside it is another one."""
+    """The plot with this title."""
     (drawing,) = (svg for svg in part.iter("svg") if svg.findtext("title") == name)
     return drawing
 
@@ -118,23 +118,24 @@ def test_each_comparison_has_a_row_and_the_second_best_is_that_on_val(found: Ana
         figures = [100 * pair.difference, 100 * pair.interval[0], 100 * pair.interval[1]]
         assert [float(cell) for cell in row[1:4]] == pytest.approx(figures, abs=0.0051)
         assert [int(cell) for cell in row[6:8]] == [pair.only_winner, pair.only_other]
-        assert row[8] == ("yes" if pair.told_apart else "no")
+        assert row[8] == ("yes" if pair.significant else "no")
 
 
 def test_f1_over_the_learning_rate_has_intervals_and_crosses(found: Analysis) -> None:
     drawing = plot(section(found, "lr"), "F1 over learning rate")
-    kinds = [path.get("class") for path in drawing.iter("path")]
-    assert kinds.count("interval") == kinds.count("mark") == 3
-    assert kinds.count("cross") == 2  # one collapsed, one diverged
-    labels = {"".join(title.itertext()) for title in drawing.iter("title")}
-    assert "gone: diverged" in labels and any(label.endswith(", collapsed") for label in labels)
+    tooltips = [use.findtext("title") or "" for use in drawing.iter("use") if use.find("title") is not None]
+    assert len(tooltips) == 5
+    assert sum(", 95 % " in text for text in tooltips) == 4 and "gone: diverged" in tooltips
+    assert sum(text.endswith(", collapsed") for text in tooltips) == 1
+    assert [path.get("stroke-opacity") for path in drawing.iter("path")].count("0.65") == 3  # intervals
 
 
-def test_cost_counts_all_devices(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("hardware", "unit"), [("NVIDIA H200", "GPU-seconds"), ("x86_64 CPU", "device-seconds")])
+def test_cost_counts_all_devices_and_names_their_kind(tmp_path: Path, hardware: str, unit: str) -> None:
     run = make_run(tmp_path / "a", seconds=1000.0)
-    replace_json(run / "run.json", world_size=4)
+    replace_json(run / "run.json", world_size=4, hardware=hardware)
     text = "".join(section(analyse(tmp_path, None, with_baseline=False), "cost").itertext())
-    assert "4,000 GPU-seconds" in text
+    assert f"4,000 {unit}" in text and "38 GiB" in text
 
 
 def test_the_baseline_is_a_row_beside_the_models(found: Analysis) -> None:

@@ -8,7 +8,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from llm_cls.reporting.export import cell, defuse, hundredfold, rate, to_csv, to_markdown
+from llm_cls.reporting.export import defuse, to_csv, to_markdown
+from llm_cls.reporting.formatting import cell, percent, rate
 from llm_cls.reporting.published import published_rows
 from llm_cls.reporting.runs import read_runs
 from llm_cls.reporting.settings import group
@@ -136,7 +137,7 @@ def test_another_recipe_has_no_published_figure_beside_it(tmp_path: Path, old: s
     [(5e-4, "5e-4"), (0.0001, "1e-4"), (1e-2, "1e-2"), (0.05, "5e-2"), (2.5e-5, "2.5e-5"), (0.1, "0.1"), (5, "5")],
 )
 def test_learning_rates_are_written_as_typed_and_as_published(value: float, text: str) -> None:
-    assert rate(value) == cell(value, Column("lr", "LR", "rate")) == text and float(text) == value
+    assert rate(value) == cell(value, "rate") == text and float(text) == value
     assert to_csv(Table("t", "T", "", (Column("lr", "LR", "rate"),), ({"lr": value},))).splitlines()[1] == repr(value)
 
 
@@ -144,8 +145,8 @@ def test_learning_rates_are_written_as_typed_and_as_published(value: float, text
     ("value", "text"),
     [(0.97925, "97.93"), (0.97395, "97.40"), (-0.0045, "-0.45"), (-1e-9, "0.00"), (1, "100.00"), (1e-12, "0.00")],
 )
-def test_percentages_are_rounded_as_people_do(value: float, text: str) -> None:
-    assert str(hundredfold(value)) == text
+def test_percentages_are_rounded_half_away_from_zero(value: float, text: str) -> None:
+    assert str(percent(value)) == text
 
 
 HOSTILE = [
@@ -176,7 +177,7 @@ def test_formulas_are_defused_and_numbers_stay_numbers() -> None:
     assert len(rows) == len(HOSTILE)
     for text, *numbers in rows:
         assert not text or text[0] not in "=+-@\t\r\n＝＋－＠"
-        assert all(number == "" or float(number) is not None for number in numbers)
+        assert all(number == "" or math.isfinite(float(number)) for number in numbers)
     assert rows[3][3] == "-33.33" and rows[3][0] == "'@SUM(A1)"
 
 
@@ -184,17 +185,24 @@ def test_defusing_leaves_other_text_alone() -> None:
     assert [defuse(text) for text in ("a=b", "日本語", "rinna/x-1")] == ["a=b", "日本語", "rinna/x-1"]
 
 
-def test_a_round_trip_through_pandas_gives_the_same_frame(published_tables: dict[str, Table]) -> None:
-    for table in (TABLE, *published_tables.values()):
-        frame = pd.read_csv(io.StringIO(to_csv(table)), keep_default_na=False, na_values={"n": "", "p": "", "d": ""})
-        again = pd.read_csv(
-            io.StringIO(frame.to_csv(index=False)), keep_default_na=False, na_values={"n": "", "p": "", "d": ""}
-        )
-        pd.testing.assert_frame_equal(frame, again)
+def test_pandas_reads_scores_as_numbers_and_every_row(published_tables: dict[str, Table]) -> None:
+    for table in published_tables.values():
+        frame = _frame(table)
         assert len(frame) == len(table.rows)
-        for column in table.columns:
-            if column.kind in ("percent", "points") and table is not TABLE:
-                assert pd.api.types.is_numeric_dtype(_frame(table)[column.key]), column
+        scores = [column.key for column in table.columns if column.kind in ("percent", "points")]
+        assert all(pd.api.types.is_numeric_dtype(frame[key]) for key in scores)
+
+
+def test_a_table_without_rows_has_its_heading() -> None:
+    empty = Table("t", "T", "", (Column("a", "A"), Column("b", "B")), ())
+    assert to_csv(empty) == "a,b\n" and to_markdown(empty).splitlines() == ["# T", "", "", "", "|  |", "|  |"]
+
+
+def test_an_axis_that_no_model_varies_has_no_table(tmp_path: Path) -> None:
+    make_run(tmp_path / "a", template=0, model="m")
+    make_run(tmp_path / "b", template=1, model="n")
+    runs = read_runs(tmp_path)
+    assert [table.name for table in all_tables(runs, group(runs))] == ["best", "all"]
 
 
 def test_markdown_has_a_line_for_each_row_whatever_the_text() -> None:
