@@ -142,7 +142,7 @@ def test_the_same_command_again_trains_nothing(command: Command, archive: Path, 
     assert "in a sweep another sweep.name" in refused.stderr
     planned = snapshot(undisturbed)
     unknown = command("train", *line, "model=hf", "model.name=some/model", cwd=undisturbed.parents[2])
-    assert unknown.returncode == 6 and unknown.stderr.count("is finished, and can't be this run: model.name:") == 4
+    assert unknown.returncode == 6 and unknown.stderr.count("is finished, but is not this run: model.name:") == 4
     assert snapshot(undisturbed) == planned, "a refused command leaves no trace"
     swapped = command("train", *[a for a in line if a not in GRID], *reversed(GRID), cwd=undisturbed.parents[2])
     assert swapped.returncode == 0 and swapped.stdout.count("is finished already") == len(NAMES), "the order of axes"
