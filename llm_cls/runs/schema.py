@@ -4,10 +4,9 @@ Readers ignore keys that a later version adds. Values that are not finite are nu
 """
 
 import math
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
-from typing_extensions import Self
 
 SCHEMA = 2  # 1 had another form of ``identity``
 
