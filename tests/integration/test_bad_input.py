@@ -57,7 +57,7 @@ def train(command: Command, tmp_path: Path) -> Iterator[Command]:
         (["experiment=lr_curve"], ["This experiment is a grid. Add --multirun"]),
         (["data=table", "data.file=a.csv", "data.text=本文"], ["data.label is missing"]),
         (["trainer.num_nodes=2", "data=sample", "model=ja-mini"], ["trainer.num_nodes=2", "torchrun --nnodes=2"]),
-        (["--multirun", "sweep.name=a,b"], ["sweep.name can't be swept"]),
+        (["--multirun", "sweep.name=a,b"], ["sweep.name cannot be swept"]),
         (["--multirun", "seed='???'", "template=1,2"], ["seed is missing. Try seed=..."]),
         (["data=sample", "model=ja-mini", "model.tokenizer=./no/such"], ["model.tokenizer: './no/such'", "Check the"]),
         (["model=hf", "model.name=gpt2"], ["model.name: 'gpt2'", "hf download gpt2", "model.name=FOLDER"]),
@@ -74,7 +74,7 @@ def test_torchrun_does_not_start_sweeps(train: Command) -> None:
 
 def test_more_processes_than_devices(train: Command) -> None:
     done = train("data=sample", "model=ja-mini", "trainer=cpu", env={"SLURM_STEP_NUM_TASKS": "2", "SLURM_PROCID": "0"})
-    check(done, 2, "torchrun or srun has started 2 processes", "trainer.devices=1", "make 1. Start as many")
+    check(done, 2, "torchrun or srun has started 2 processes", "trainer.devices=1", "make 1. Start that many")
 
 
 def test_all_faults_at_once(train: Command) -> None:

@@ -98,4 +98,4 @@ def test_the_largest_micro_batch_is_the_largest(limit: int, archive: Path, monke
     inputs = prepare(made, Shared())
     module = SimpleNamespace(classifier=Full(), zero_grad=lambda: None)
     monkeypatch.setattr(speed, "build_module", lambda *_: module)
-    assert speed.largest_micro_batch(made, inputs) == min(limit, 9)
+    assert speed.largest_micro_batch(inputs) == min(limit, 9)

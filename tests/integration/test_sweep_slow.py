@@ -74,11 +74,11 @@ def test_interrupted_runs_of_two_processes_go_on(
     os.killpg(process.pid, signal.SIGINT)
     _, errors = process.communicate(timeout=TIMEOUT)
     assert process.returncode == 75, errors
-    assert errors.strip().endswith("Go on with the same command and hydra.sweep.dir=sweep")
+    assert errors.strip().endswith("Resume with the same command and hydra.sweep.dir=sweep")
     states = list(sweep_states(tmp_path / "sweep").values())
     assert [state.name for state in states] == ["finished", "interrupted"] and states[1].epochs >= 1
     again = command("train", *line, cwd=tmp_path)
-    assert again.returncode == 0 and "Going on after the last epoch" in again.stdout + again.stderr, again.stderr
+    assert again.returncode == 0 and "Resuming after the last epoch" in again.stdout + again.stderr, again.stderr
     names = ["optimizer.lr=0.001", "optimizer.lr=0.002"]
     assert_same_results(tmp_path / "sweep", tmp_path / "whole", names)
     assert [json.loads((tmp_path / "sweep" / n / "run.json").read_text())["world_size"] for n in names] == [2, 2]
@@ -179,6 +179,6 @@ def test_an_interrupted_ray_sweep_takes_its_runs_along(
     process.send_signal(signal.SIGTERM)
     _, errors = process.communicate(timeout=TIMEOUT)
     assert process.returncode == 75, errors
-    assert errors.strip().endswith("Go on with the same command and hydra.sweep.dir=sweep")
+    assert errors.strip().endswith("Resume with the same command and hydra.sweep.dir=sweep")
     time.sleep(3)
     assert set(state_names(tmp_path / "sweep")) <= {"interrupted", "planned"}, "no run goes on"

@@ -3,8 +3,6 @@
 import json
 import signal
 import socket
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -12,6 +10,7 @@ import numpy as np
 import pytest
 
 from llm_cls.files import read_jsonl
+from tests.fork_server import ForkServer
 
 from .conftest import TIMEOUT, TINY, Command, Start
 from .processes import alive, children, wait_for
@@ -87,11 +86,11 @@ def test_killed_run_goes_on_bitwise_and_interrupts_end_with_75(
         _, errors = process.communicate(timeout=TIMEOUT)
         assert process.returncode == code, errors
         if code == 75:
-            assert "Go on with the same command and hydra.run.dir=broken" in errors and "Traceback" not in errors
+            assert "Resume with the same command and hydra.run.dir=broken" in errors and "Traceback" not in errors
         assert not (tmp_path / "broken" / "metrics.json").exists()
         resumed = command("train", *line, "hydra.run.dir=broken", cwd=tmp_path)
         assert resumed.returncode == 0, resumed.stderr
-        assert "Going on after the last epoch" in resumed.stdout
+        assert "Resuming after the last epoch" in resumed.stdout
         for name in ("predictions/val.jsonl", "predictions/test.jsonl", "model/adapter_model.safetensors"):
             assert (tmp_path / "broken" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
         histories = [read_jsonl(tmp_path / run / "history.jsonl") for run in ("whole", "broken")]
@@ -159,7 +158,9 @@ def test_other_ways_to_train(
 ) -> None:
     base = [a for a in arguments if not a.startswith("lora.r=") and not a.startswith("lora.target")]
     lora = [] if "lora=none" in overrides else ["lora.target_modules=all-linear"]
-    done = command("train", *base, *lora, *overrides, "trainer.max_epochs=1", "hydra.run.dir=run", cwd=tmp_path)
+    done = command(
+        "train", *base, *lora, *overrides, "trainer.max_epochs=1", "data.limit=32", "hydra.run.dir=run", cwd=tmp_path
+    )
     assert done.returncode == 0, done.stderr
     weights = {path.name for path in (tmp_path / "run" / "model").glob("*.safetensors")}
     assert weights == files
@@ -168,51 +169,57 @@ def test_other_ways_to_train(
     assert again.returncode == 0, again.stderr
 
 
-def test_ranks_with_different_configurations_refuse_to_train(
-    arguments: list[str], start: Start, tmp_path: Path
+@pytest.mark.parametrize(
+    ("key", "values", "part"),
+    [("seed", "01", "differ in their configuration"), ("hydra.run.dir", "ab", "differ in their run directory")],
+)
+def test_ranks_that_differ_refuse_to_train(
+    arguments: list[str], start: Start, tmp_path: Path, key: str, values: str, part: str
 ) -> None:
-    """As torchrun starts them, each with a seed of its own."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    line = [*arguments, "trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", "hydra.run.dir=run"]
-    both = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2", "NODE_RANK": "0"}
-    ranks = [
-        start(*line, f"seed={rank}", cwd=tmp_path, env=both | {"RANK": str(rank), "LOCAL_RANK": str(rank)})
-        for rank in range(2)
-    ]
-    for rank in ranks:
-        _, errors = rank.communicate(timeout=TIMEOUT)
-        assert rank.returncode == 2 and "differ in their configuration" in errors and "Traceback" not in errors
-    assert not (tmp_path / "run" / "history.jsonl").exists()
+    """As torchrun starts them on two machines."""
+    given = {"hydra.run.dir": "run", "trainer.num_nodes": "2", "trainer.devices": "1", "trainer.accelerator": "cpu"}
+    together = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": "2", "LOCAL_RANK": "0"}
+    ranks = []
+    for rank in range(2):
+        own = [f"{name}={value}" for name, value in (given | {key: values[rank]}).items()]
+        env = together | {"RANK": str(rank), "NODE_RANK": str(rank)}
+        ranks.append(start(*arguments, "trainer=ddp", *own, cwd=tmp_path, env=env))
+    errors = [rank.communicate(timeout=TIMEOUT)[1] for rank in ranks]
+    assert [rank.returncode for rank in ranks] == [2, 2], errors
+    assert all(part in error and "Traceback" not in error for error in errors), errors
+    assert not list(tmp_path.rglob("history.jsonl"))
 
 
 def test_torchrun_on_two_nodes(
-    command: Command, arguments: list[str], environment: dict[str, str], tmp_path: Path
+    command: Command, server: ForkServer, arguments: list[str], environment: dict[str, str], tmp_path: Path
 ) -> None:
-    """Two of torchrun's nodes on this machine, in one run directory; then in two, which is refused."""
+    """Two of torchrun's nodes on this machine, in one run directory."""
     same = [*arguments, "trainer.max_epochs=1", "lora.lora_dropout=0"]
     assert command("train", *same, "hydra.run.dir=one", cwd=tmp_path).returncode == 0
-    more = ["trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=1", "trainer.num_nodes=2"]
-    for directories, code in ((("run", "run"), 0), (("a", "b"), 1)):
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
-        torchrun = [sys.executable, "-m", "torch.distributed.run", "--nnodes=2", "--nproc-per-node=1"]
-        nodes = [
-            subprocess.Popen(
-                [*torchrun, f"--node-rank={i}", "--master-addr=127.0.0.1", f"--master-port={port}", "-m",
-                 "llm_cls.train", *same, *more, f"hydra.run.dir={directories[i]}"],
-                cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
-            )
-            for i in range(2)
-        ]  # fmt: skip
-        errors = [node.communicate(timeout=TIMEOUT)[1] for node in nodes]
-        assert [node.returncode for node in nodes] == [code, code], errors
-    assert "differ in their run directory" in errors[0] and "Give all the same hydra.run.dir" in errors[0]
+    more = ["trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=1", "trainer.num_nodes=2", "hydra.run.dir=run"]
+    torchrun = ["--nnodes=2", "--nproc-per-node=1", "--master-addr=127.0.0.1", f"--master-port={free_port()}"]
+    nodes = [
+        server.start(
+            "torch.distributed.run",
+            [*torchrun, f"--node-rank={i}", "-m", "llm_cls.train", *same, *more],
+            tmp_path,
+            environment,
+        )
+        for i in range(2)
+    ]
+    errors = [node.communicate(timeout=TIMEOUT)[1] for node in nodes]
+    assert [node.returncode for node in nodes] == [0, 0], errors
     assert load(tmp_path / "run" / "run.json")["world_size"] == 2
     rows = [read_jsonl(tmp_path / name / "predictions" / "test.jsonl") for name in ("one", "run")]
     assert [r["prediction"] for r in rows[0]] == [r["prediction"] for r in rows[1]]
+
+
+def free_port() -> int:
+    """A port that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
 
 
 def test_orphaned_ranks_end(start: Start, arguments: list[str], tmp_path: Path) -> None:

@@ -36,7 +36,7 @@ def test_each_run_ends_with_its_own_exit_code(start: Start, archive: Path, tmp_p
     """The first one fails when it is to write its predictions, the second one is interrupted."""
     (tmp_path / "sweep" / "template=1" / "predictions" / "val.jsonl").mkdir(parents=True)
     line = ["--multirun", *TINY, f"data.archive={archive}", "template=1,2", "hydra.sweep.dir=sweep"]
-    process = start(*line, "trainer.max_epochs=8", cwd=tmp_path)
+    process = start(*line, "trainer.max_epochs=4", cwd=tmp_path)
     wait_for(tmp_path / "sweep" / "template=2" / "checkpoints" / "last.ckpt", process)
     process.send_signal(signal.SIGTERM)
     _, errors = process.communicate(timeout=TIMEOUT)
