@@ -3,9 +3,11 @@ PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
+# One thread per worker: more of them than cores wait for one another.
+PYTEST := OMP_NUM_THREADS=1 $(RUN) -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help train dashboard test test-slow check format clean
+.PHONY: help train dashboard test test-slow test-gpu check format clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-12s %s\n", $$1, $$2}'
@@ -16,24 +18,31 @@ train: $(INSTALLED) ## set up and run the quickstart: shipped model, shipped tex
 dashboard: $(INSTALLED) ## browse the curves of the runs below DIR (default: outputs) in the terminal, without an account
 	@$(RUN) -m llm_cls.dashboard dir=$(or $(DIR),outputs)
 
-test: $(INSTALLED) ## set up and run the default tests, offline
-	OMP_NUM_THREADS=1 $(RUN) -m pytest -n 2 --dist worksteal
+test: $(INSTALLED) ## set up and run the default tests, offline: minutes on two cores
+	$(PYTEST) -n 2 --dist worksteal
 
 test-slow: $(INSTALLED) ## run the tests that take many minutes: kills at random moments, Ray
 	$(RUN) -m pip install --disable-pip-version-check --quiet -c constraints.txt -e '.[dev,ray]'
-	OMP_NUM_THREADS=1 $(RUN) -m pytest -m slow -rP
+	$(PYTEST) -m slow -rP
 
-check: $(INSTALLED) ## format, lint and check the types
-	$(RUN) -m ruff format .
-	$(RUN) -m ruff check --fix .
+test-gpu: $(INSTALLED) ## run the tests that need a GPU
+	$(PYTEST) -m gpu tests/gpu
+
+check: $(INSTALLED) ## check format, lint and types; change nothing
+	$(RUN) -m ruff format --check .
+	$(RUN) -m ruff check .
 	$(RUN) -m mypy
+
+format: $(INSTALLED) ## format the code and fix what the linter can fix
+	$(RUN) -m ruff check --fix .
+	$(RUN) -m ruff format .
 
 clean: ## remove the environment and the caches, never the outputs
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache
 
-# Made again when the requirements change. The stamp is written last, so a broken installation is resumed.
+# Made anew when the requirements change. The stamp is written last, so a broken installation is resumed.
 $(INSTALLED): pyproject.toml constraints.txt
-	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 10) <= v < (3, 14) else "llm_cls needs Python 3.10 to 3.13, got %d.%d. Try: make PYTHON=python3.12 $(MAKECMDGOALS)" % v)'
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v < (3, 15) else "llm_cls needs Python 3.11 to 3.14, got %d.%d. Try: make PYTHON=python3.12 $(MAKECMDGOALS)" % v)'
 	@test -x $(RUN) || $(PYTHON) -m venv $(VENV)
 	$(RUN) -m pip install --disable-pip-version-check --quiet -c constraints.txt -e '.[dev]'
 	@touch $@

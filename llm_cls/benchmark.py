@@ -1,14 +1,15 @@
 """``python -m llm_cls.benchmark [overrides] [engine=fast,reference]``: speed and memory on this machine."""
 
 import sys
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
-from llm_cls.cli import quiet_libraries, read_arguments, run_command, say, wants_help
+from llm_cls.cli import quiet_libraries, run_command, say
+from llm_cls.config.arguments import read_arguments, wants_help
 from llm_cls.config.commands import BenchmarkArguments
 from llm_cls.config.compose import accept_plain_values, compose_tree
 from llm_cls.config.overrides import explain
@@ -36,7 +37,7 @@ def main() -> None:
     results: list[dict[str, Any]] = []
     shared = Shared()
     inputs = [prepare(config, shared) for config in configs]
-    path = arguments.output or Path(f"outputs/benchmark/{datetime.now(timezone.utc):%Y-%m-%d_%H-%M-%S-%f}.json")
+    path = arguments.output or Path(f"outputs/benchmark/{datetime.now(UTC):%Y-%m-%d_%H-%M-%S-%f}.json")
     check_output(path)
     hardware = inputs[0].hardware
     ceiling = matmul_tflops(hardware.device, hardware.frozen_dtype)
@@ -56,7 +57,7 @@ def main() -> None:
         "precision": hardware.precision,
         "matmul_tflops": ceiling,
         "versions": _versions(),
-        "measured_at": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "measured_at": datetime.now(UTC).isoformat(timespec="seconds"),
     }
     say(_table(record))
     write_json(path, record)

@@ -8,17 +8,10 @@ import re
 import sys
 import traceback
 import warnings
-from collections.abc import Callable, Sequence
-from typing import TypeVar
+from collections.abc import Callable
 
-from pydantic import BaseModel
-
-from llm_cls.config.help import command_help
-from llm_cls.config.messages import validate
-from llm_cls.errors import EXIT_UNEXPECTED, ConfigError, LlmClsError, ResourceError, RunInterrupted, first_line
+from llm_cls.errors import EXIT_UNEXPECTED, LlmClsError, ResourceError, RunInterrupted, first_line
 from llm_cls.signals import install_handlers, remove_handlers, signals_first
-
-T = TypeVar("T", bound=BaseModel)
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _PLACE = {errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ENOENT,
@@ -27,13 +20,13 @@ _FOLDERS = "training: hydra.run.dir=DIR; its cache: data.cache_dir=DIR"
 
 
 def run_command(command: Callable[[], object]) -> int:
-    """Runs ``command`` and returns the exit code; an error that a user can mend is printed as one line a fault."""
+    """Runs ``command`` and returns the exit code; a fault that the user can fix is printed as one line."""
     install_handlers()
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # whatever a terminal can't show must not end a run
+        if isinstance(stream, io.TextIOWrapper):  # a character that the terminal lacks must not end a run
             stream.reconfigure(errors="backslashreplace")
     try:
-        with signals_first():  # what a signal has cut short may fail later, with an error of its own
+        with signals_first():  # an interrupted library may raise its own error afterwards
             command()
     except SystemExit:
         raise
@@ -44,41 +37,8 @@ def run_command(command: Callable[[], object]) -> int:
     return 0
 
 
-def wants_help(arguments: Sequence[str]) -> bool:
-    """Whether ``arguments`` contain ``-h`` or ``--help``."""
-    return not {"-h", "--help"}.isdisjoint(arguments)
-
-
-def read_arguments(schema: type[T], name: str, more: str = "", arguments: Sequence[str] | None = None) -> T | None:
-    """The validated ``key=value`` arguments of a command; None where its help was printed instead.
-
-    The help is printed on request, and where there are no arguments although the command needs some.
-
-    Args:
-        schema: The section of the arguments.
-        name: The command: ``python -m llm_cls.NAME``.
-        more: What the help says after the keys.
-        arguments: Those of the command line by default.
-
-    Raises:
-        ConfigError: Arguments are not of that form, unknown, missing or not valid, with a line for each.
-    """
-    given = list(sys.argv[1:] if arguments is None else arguments)
-    needed = any(field.is_required() for field in schema.model_fields.values())
-    if wants_help(given) or (needed and not given):
-        say(command_help(schema, name, more))
-        return None
-    if wrong := [argument for argument in given if "=" not in argument]:
-        raise ConfigError(
-            "\n".join(
-                f"{argument} is not of the form key=value. Try python -m llm_cls.{name} --help" for argument in wrong
-            )
-        )
-    return validate(schema, {key: value for key, _, value in (argument.partition("=") for argument in given)})
-
-
 def say(text: str) -> None:
-    """Prints ``text``; a reader who has gone, as that of ``| head``, is no fault of the command's."""
+    """Prints ``text``; a closed pipe, as with ``| head``, is not an error."""
     try:
         print(text, flush=True)
     except BrokenPipeError:
@@ -86,9 +46,9 @@ def say(text: str) -> None:
 
 
 def report(error: BaseException) -> int:
-    """Prints what the user reads of ``error``, a line for each fault, and returns its exit code.
+    """Prints ``error`` as the user reads it, a line for each fault, and returns its exit code.
 
-    Only an error that the user can't have caused is shown with its traceback.
+    Only an error that the user cannot have caused is shown with its traceback.
     """
     known = _explained(error)
     if known is None:
@@ -112,12 +72,12 @@ def _explained(error: BaseException) -> LlmClsError | RunInterrupted | None:
 
 
 def printable(text: str) -> str:
-    """``text`` without control characters: what users give may hold anything, and terminals obey escapes."""
+    """``text`` with control characters escaped: user input may contain anything, and terminals obey escapes."""
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 def _known(error: BaseException | None) -> LlmClsError | None:
-    """What of the errors of libraries and of the machine a user can mend; theirs may hide what was at the bottom."""
+    """The error of a library or of the machine as one that the user can fix; the cause may be hidden behind others."""
     while error is not None:
         text = str(error).strip()
         if isinstance(error, MemoryError) or re.search(r"out of memory|allocate memory|not enough memory", text, re.I):
@@ -138,8 +98,8 @@ def _known(error: BaseException | None) -> LlmClsError | None:
 
 
 def quiet_libraries() -> None:
-    """Keeps the log to what a user of this package can use. Lightning sets its levels when it is imported."""
+    """Limits the log to what a user of this package can use. Lightning sets its levels when it is imported."""
     for name in ("lightning", "lightning.pytorch", "lightning.fabric", "torch.distributed", "httpx", "filelock"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    logging.raiseExceptions = False  # a log line that can't be written is no fault of the run
+    logging.raiseExceptions = False  # a log line that cannot be written must not end a run
     warnings.filterwarnings("ignore", module=r"(lightning|torch|peft|transformers)\..*")

@@ -5,7 +5,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-from llm_cls.cli import read_arguments, run_command
+from llm_cls.cli import run_command
+from llm_cls.config.arguments import read_arguments
 from llm_cls.config.commands import DashboardArguments
 from llm_cls.errors import ConfigError, DataError
 

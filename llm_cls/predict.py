@@ -8,7 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
 
-from llm_cls.cli import quiet_libraries, read_arguments, run_command, say
+from llm_cls.cli import quiet_libraries, run_command, say
+from llm_cls.config.arguments import read_arguments
 from llm_cls.config.commands import PredictArguments
 from llm_cls.files import atomic_path, check_output
 

@@ -1,9 +1,10 @@
 """``python -m llm_cls.report dir=DIR``: tables, plots and statistics over all runs below DIR."""
 
 import sys
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 
-from llm_cls.cli import printable, read_arguments, run_command, say
+from llm_cls.cli import printable, run_command, say
+from llm_cls.config.arguments import read_arguments
 from llm_cls.config.commands import ReportArguments
 from llm_cls.errors import ConfigError, DataError
 from llm_cls.files import write_text
@@ -29,7 +30,7 @@ def main() -> None:
     remove_tables(target)
     for table in found.tables:
         write_table(table, target)
-    created = datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
+    created = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
     write_text(target / "report.html", render(found, arguments.dir.resolve().name, created))
     for line in summary(found):
         say(printable(line))

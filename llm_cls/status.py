@@ -3,7 +3,8 @@
 import sys
 from collections.abc import Sequence
 
-from llm_cls.cli import printable, read_arguments, run_command, say
+from llm_cls.cli import printable, run_command, say
+from llm_cls.config.arguments import read_arguments
 from llm_cls.config.commands import StatusArguments
 from llm_cls.errors import ConfigError
 from llm_cls.runs.layout import PLAN

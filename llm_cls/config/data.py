@@ -2,10 +2,9 @@
 
 import string
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
 from pydantic import Field, model_validator
-from typing_extensions import Self
 
 from llm_cls.config.fields import AtLeastThree, AtLeastTwo, Name, NonNegativeInt, PositiveInt, Section, Seed
 

@@ -1,10 +1,9 @@
 """The sections that choose where a run is trained, where its curves go, and what belongs to a sweep."""
 
 import re
-from typing import Literal
+from typing import Literal, Self
 
 from pydantic import Field, model_validator
-from typing_extensions import Self
 
 from llm_cls.config.fields import AtLeastTwo, Name, NonNegativeInt, PositiveInt, Section
 

@@ -1,10 +1,9 @@
 """The sections that choose the network, its trained part, the optimizer and the engine."""
 
 import re
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
-from typing_extensions import Self
 
 from llm_cls.config.fields import Name, PositiveInt, Section
 

@@ -5,10 +5,11 @@ frozen classes of this package, which are all that the rest of llm_cls sees. The
 ``model`` and ``machine``; the help and the documentation of their keys are made from their fields.
 """
 
+from typing import Self
+
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from pydantic import BaseModel, Field, model_validator
-from typing_extensions import Self
 
 from llm_cls.config.data import DataConfig, TemplateConfig
 from llm_cls.config.fields import PositiveInt, Section, Seed, fields

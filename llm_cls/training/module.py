@@ -1,7 +1,7 @@
 """The LightningModule: one call of ``training_step`` is one optimizer step."""
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Self
 
 import torch
 from lightning import LightningModule
@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import Optimizer
 from torchmetrics import SumMetric
-from typing_extensions import Self
 
 from llm_cls import signals
 from llm_cls.config.schema import Config

@@ -1,4 +1,4 @@
-"""The real commands in fresh processes, on a small corpus in the official layout."""
+"""The real commands, on a small corpus in the official layout."""
 
 import io
 import os
@@ -6,12 +6,16 @@ import random
 import subprocess
 import sys
 import tarfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.fork_server import ForkedProcess, ForkServer
+
 Command = Callable[..., subprocess.CompletedProcess[str]]
+Program = Callable[..., subprocess.CompletedProcess[str]]
+Start = Callable[..., ForkedProcess]
 
 TINY = [
     "model=ja-mini",
@@ -24,6 +28,8 @@ TINY = [
     "lora.r=4",
     "lora.target_modules=all-linear",
 ]
+
+TIMEOUT = 1200.0  # seconds; another process may take the cores
 
 WORDS = {
     "movie-enter": "映画 監督 公開 俳優 劇場 上映 主演 脚本 作品 予告",
@@ -73,20 +79,56 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 
 @pytest.fixture(scope="session")
-def command(environment: dict[str, str]) -> Command:
-    """Runs ``python -m llm_cls.NAME ARGUMENTS`` in ``cwd``."""
+def server(environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[ForkServer]:
+    """Gives each command a fork of a process that has imported torch and the others already."""
+    server = ForkServer(tmp_path_factory.mktemp("server"), environment)
+    yield server
+    server.close()
+
+
+@pytest.fixture(scope="session")
+def program(server: ForkServer, environment: dict[str, str]) -> Program:
+    """Runs ``python -m MODULE ARGUMENTS`` in ``cwd``, in a fork."""
 
     def call(
-        name: str, *arguments: str, cwd: Path, env: dict[str, str] | None = None, limit: str = "", timeout: float = 300
+        module: str, *arguments: str, cwd: Path, env: dict[str, str] | None = None
     ) -> subprocess.CompletedProcess[str]:
-        line = [sys.executable, "-m", f"llm_cls.{name}", *arguments]
-        if limit:  # a limit of the shell's, as `ulimit -v 4000000`
-            line = ["bash", "-c", f'{limit}; exec "$@"', "bash", *line]
-        return subprocess.run(
-            line, cwd=cwd, env=environment | (env or {}), capture_output=True, text=True, timeout=timeout, check=False
-        )
+        process = server.start(module, arguments, cwd, environment | (env or {}))
+        return subprocess.CompletedProcess(arguments, process.wait(TIMEOUT), *process.communicate())
 
     return call
+
+
+@pytest.fixture(scope="session")
+def command(program: Program, environment: dict[str, str]) -> Command:
+    """Runs ``python -m llm_cls.NAME ARGUMENTS`` in ``cwd``: in a fork, or in a fresh process where that matters."""
+
+    def call(
+        name: str, *arguments: str, cwd: Path, env: dict[str, str] | None = None, fresh: bool = False
+    ) -> subprocess.CompletedProcess[str]:
+        if not fresh:
+            return program(f"llm_cls.{name}", *arguments, cwd=cwd, env=env)
+        line = [sys.executable, "-m", f"llm_cls.{name}", *arguments]
+        variables = environment | (env or {})
+        return subprocess.run(line, cwd=cwd, env=variables, capture_output=True, text=True, timeout=TIMEOUT)
+
+    return call
+
+
+@pytest.fixture
+def start(server: ForkServer, environment: dict[str, str]) -> Iterator[Start]:
+    """Starts ``llm_cls.train`` in the background, and ends it with the test."""
+    started: list[ForkedProcess] = []
+
+    def call(*arguments: str, cwd: Path, env: dict[str, str] | None = None, own_group: bool = False) -> ForkedProcess:
+        process = server.start("llm_cls.train", arguments, cwd, environment | (env or {}), own_group)
+        started.append(process)
+        return process
+
+    yield call
+    for process in started:
+        process.kill()
+        process.wait()
 
 
 @pytest.fixture(scope="session")

@@ -1,8 +1,8 @@
-"""``python killed.py ARGUMENTS``: a sweep of one run, and what it becomes after a kill at each step of its last phase.
+"""A sweep of one run, and what it becomes after a kill at each step of its last phase.
 
-Makes the sweeps ``undisturbed`` and ``killed-N`` for N = 1, 2, ...: copied, as kill -9 would have left it, just
-before the N-th rename or removal that follows the last epoch, and started again. All in forks of one process,
-because its imports take longer than such a run.
+``python -m tests.integration.killed ARGUMENTS`` makes the sweeps ``undisturbed`` and ``killed-N`` for N = 1, 2, ...:
+copied, as kill -9 would have left it, just before the N-th rename or removal that follows the last epoch, and then
+resumed. All in forks of one process, because its imports take longer than such a run.
 """
 
 import os

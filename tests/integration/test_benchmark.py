@@ -49,8 +49,8 @@ def test_benchmark(command: Command, archive: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "part"),
     [
-        (["steps=0"], "steps must be a whole number >= 1, got '0'"),
-        (["warmup=²"], "warmup must be a whole number >= 1, got '²'"),
+        (["steps=0"], "steps must be >= 1, got '0'"),
+        (["warmup=²"], "warmup must be a whole number, got '²'"),
         (["output=.", "data=sample"], "output=. is a folder"),
         (["fit=maybe"], "fit must be true or false, got 'maybe'"),
         (["engine=fast,quick"], "engine=quick is not a choice. Known: fast, fp8, reference."),
@@ -98,4 +98,4 @@ def test_the_largest_micro_batch_is_the_largest(limit: int, archive: Path, monke
     inputs = prepare(made, Shared())
     module = SimpleNamespace(classifier=Full(), zero_grad=lambda: None)
     monkeypatch.setattr(speed, "build_module", lambda *_: module)
-    assert speed.largest_micro_batch(made, inputs) == min(limit, 9)
+    assert speed.largest_micro_batch(inputs) == min(limit, 9)

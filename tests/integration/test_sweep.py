@@ -5,8 +5,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -14,11 +12,11 @@ from typing import Any
 import pytest
 
 from llm_cls.files import read_jsonl
-from llm_cls.runs.sweep import FAILED, read_states
+from llm_cls.runs import layout
 
-from .conftest import TINY, WORDS, Command
-from .test_run_directory import read_wandb
-from .test_training import start, wait_for
+from .conftest import TIMEOUT, TINY, WORDS, Command, Program, Start
+from .processes import state_names, sweep_states, wait_for
+from .wandb_files import read_wandb
 
 GRID = ["optimizer.lr=1e-3,2e-3", "template=1,2"]
 NAMES = sorted(f"optimizer.lr={lr},template={t}" for lr in ("0.001", "0.002") for t in (1, 2))
@@ -31,31 +29,6 @@ NOTES_STARTS = """
 import json, sys
 with open("starts.jsonl", "a", encoding="utf-8") as file:
     file.write(json.dumps(sys.orig_argv[1:]) + "\\n")
-"""
-
-COUNTS_LOADS = """
-import collections, functools, json, pathlib
-from llm_cls import train
-from llm_cls.data import tokens
-from llm_cls.training import shared
-
-counts = collections.Counter()
-
-def count(module, name):
-    function = getattr(module, name)
-    @functools.wraps(function)
-    def counted(*args, **kwargs):
-        counts[name] += 1
-        return function(*args, **kwargs)
-    setattr(module, name, counted)
-
-for name in ("load_decoder", "load_tokenizer", "read_corpus"):
-    count(shared, name)
-count(tokens, "tokenize")
-try:
-    train.command()
-finally:
-    pathlib.Path("loads.json").write_text(json.dumps(counts))
 """
 
 
@@ -133,14 +106,9 @@ def test_isolated_runs_give_the_same(
     assert "Epoch 2/2" in (tmp_path / "sweep" / "lora.r=4" / "train.log").read_text(encoding="utf-8")
 
 
-def test_the_runs_of_one_process_share_what_they_load(
-    environment: dict[str, str], sweep: list[str], tmp_path: Path
-) -> None:
+def test_the_runs_of_one_process_share_what_they_load(program: Program, sweep: list[str], tmp_path: Path) -> None:
     line = [*sweep, "optimizer.lr=1e-3,2e-3,5e-3", "data.limit=16", "trainer.max_epochs=1", "data.cache_dir=cache"]
-    done = subprocess.run(
-        [sys.executable, "-c", COUNTS_LOADS, *line],
-        cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300, check=False,
-    )  # fmt: skip
+    done = program("tests.integration.loads", *line, cwd=tmp_path)
     assert done.returncode == 0 and "3 of 3 runs are done" in done.stdout, done.stderr
     loads = json.loads((tmp_path / "loads.json").read_text())
     assert loads == {"load_decoder": 1, "load_tokenizer": 1, "read_corpus": 1, "tokenize": 3}, "tokenize: each split"
@@ -170,11 +138,11 @@ def test_the_same_command_again_trains_nothing(command: Command, archive: Path, 
     wider = [*line, "optimizer.lr=1e-3,2e-3,5e-3", "trainer.max_epochs=3"]
     refused = command("train", *wider, cwd=undisturbed.parents[2])
     assert refused.returncode == 6
-    assert "holds a run of another configuration (trainer.max_epochs: there 2, here 3)" in refused.stderr
+    assert "holds a run of another configuration (trainer.max_epochs: 2 there, 3 here)" in refused.stderr
     assert "in a sweep another sweep.name" in refused.stderr
     planned = snapshot(undisturbed)
     unknown = command("train", *line, "model=hf", "model.name=some/model", cwd=undisturbed.parents[2])
-    assert unknown.returncode == 6 and unknown.stderr.count("is finished, and can't be this run: model.name:") == 4
+    assert unknown.returncode == 6 and unknown.stderr.count("is finished, but is not this run: model.name:") == 4
     assert snapshot(undisturbed) == planned, "a refused command leaves no trace"
     swapped = command("train", *[a for a in line if a not in GRID], *reversed(GRID), cwd=undisturbed.parents[2])
     assert swapped.returncode == 0 and swapped.stdout.count("is finished already") == len(NAMES), "the order of axes"
@@ -203,7 +171,7 @@ def test_failures_are_written_down_and_tried_again(command: Command, sweep: list
     done = command("train", *line, cwd=tmp_path)
     assert done.returncode == 6, done.stderr
     assert "2 of 4 runs of sweep failed" in done.stderr and "Traceback" not in done.stderr
-    states = {state.entry.directory: state for state in read_states(tmp_path / "sweep")}
+    states = sweep_states(tmp_path / "sweep")
     assert sorted(state.name for state in states.values()) == ["failed", "failed", "finished", "finished"]
     failed = states["data.max_length=4096,template=1"]
     assert failed.reason.startswith("data.max_length must be <= 512") and failed.exit_code == 2
@@ -221,10 +189,10 @@ def test_a_transient_failure_is_tried_again_once(command: Command, sweep: list[s
     line = [*sweep, "template=1,2", "trainer.max_epochs=1"]
     done = command("train", *line, cwd=tmp_path)
     assert done.returncode == 6 and "1 of 2 runs of sweep failed" in done.stderr, done.stderr
-    assert done.stdout.count("Going on after the last epoch") == 1, "tried twice, without training again"
+    assert done.stdout.count("Resuming after the last epoch") == 1, "tried twice, without training again"
     (tmp_path / "sweep" / "template=2" / "predictions" / "val.jsonl").rmdir()
     assert command("train", *line, cwd=tmp_path).returncode == 0
-    assert not (tmp_path / "sweep" / "template=2" / FAILED).exists()
+    assert not (tmp_path / "sweep" / "template=2" / layout.FAILURE).exists()
 
 
 def test_what_is_in_the_way_of_a_run_stops_no_other(command: Command, sweep: list[str], tmp_path: Path) -> None:
@@ -232,29 +200,29 @@ def test_what_is_in_the_way_of_a_run_stops_no_other(command: Command, sweep: lis
     (tmp_path / "sweep" / "template=1").write_text("mine")
     done = command("train", *sweep, "template=1,2", "trainer.max_epochs=1", cwd=tmp_path)
     assert done.returncode == 6 and "1 of 2 runs of sweep failed" in done.stderr, done.stderr
-    assert "sweep/template=1 must be a folder that can be written. Move away what is there" in done.stderr
+    assert "sweep/template=1 must be a writable folder. Move away what is there" in done.stderr
     assert (tmp_path / "sweep" / "template=2" / "metrics.json").is_file()
     assert (tmp_path / "sweep" / "template=1").read_text() == "mine"
 
 
-def test_what_is_removed_during_a_sweep_is_made_again(
-    command: Command, environment: dict[str, str], sweep: list[str], tmp_path: Path
-) -> None:
-    process = start([*sweep, "template=1,2", "trainer.max_epochs=12"], tmp_path, environment)
+def test_what_is_removed_during_a_sweep_is_made_again(start: Start, sweep: list[str], tmp_path: Path) -> None:
+    process = start(*sweep, "template=1,2", "trainer.max_epochs=5", "data.limit=48", cwd=tmp_path)
     run = tmp_path / "sweep" / "template=1"
     wait_for(run / "checkpoints" / "last.ckpt", process)
+    process.send_signal(signal.SIGSTOP)
     (tmp_path / "sweep" / "sweep.jsonl").unlink()
-    shutil.rmtree(run, ignore_errors=True)  # the run may write meanwhile
-    _, errors = process.communicate(timeout=200)
+    shutil.rmtree(run)
+    process.send_signal(signal.SIGCONT)
+    _, errors = process.communicate(timeout=TIMEOUT)
     assert process.returncode == 0 and "sweep/template=1 was removed during the run. Start it again" in errors, errors
-    assert [state.name for state in read_states(tmp_path / "sweep")] == ["finished", "finished"]
-    assert (run / "config.yaml").is_file() and len(read_jsonl(run / "history.jsonl")) == 12
+    assert state_names(tmp_path / "sweep") == ["finished", "finished"]
+    assert (run / "config.yaml").is_file() and len(read_jsonl(run / "history.jsonl")) == 5
 
 
 def test_a_grid_of_grids_is_refused(command: Command, tmp_path: Path) -> None:
     done = command("train", "--multirun", *TINY, "experiment=lr_curve,lr_template", cwd=tmp_path)
     assert done.returncode == 2, done.stderr
-    assert "experiment=lr_curve is a grid itself, which can't be swept" in done.stderr
+    assert "experiment=lr_curve is a grid itself and cannot be swept" in done.stderr
     assert not list(tmp_path.iterdir())
 
 
@@ -297,21 +265,17 @@ def test_several_devices_in_a_sweep(command: Command, sweep: list[str], tmp_path
     for name, lr in (("optimizer.lr=0.001", 1e-3), ("optimizer.lr=0.002", 2e-3)):
         records = [json.loads((tmp_path / d / name / "run.json").read_text()) for d in ("one", "sweep")]
         assert [record["world_size"] for record in records] == [1, 2]
-        assert records[0]["run_id"] == records[1]["run_id"] and records[1]["identity"]["optimizer"]["lr"] == lr
+        assert records[0]["run_id"] == records[1]["run_id"] and records[1]["identity"]["optimizer.lr"] == lr
         rows = [read_jsonl(tmp_path / d / name / "predictions" / "test.jsonl") for d in ("one", "sweep")]
         assert [r["prediction"] for r in rows[0]] == [r["prediction"] for r in rows[1]]
     assert len([path for path in (tmp_path / "sweep").iterdir() if path.is_dir()]) == 2
 
 
 def test_two_sweeps_of_one_name_share_the_work(
-    environment: dict[str, str], sweep: list[str], undisturbed: Path, tmp_path: Path
+    start: Start, sweep: list[str], undisturbed: Path, tmp_path: Path
 ) -> None:
-    line = [sys.executable, "-m", "llm_cls.train", *sweep, *GRID]
-    both = [
-        subprocess.Popen(line, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        for _ in range(2)
-    ]
-    outputs = [process.communicate(timeout=200) for process in both]
+    both = [start(*sweep, *GRID, cwd=tmp_path) for _ in range(2)]
+    outputs = [process.communicate(timeout=TIMEOUT) for process in both]
     assert [process.returncode for process in both] == [0, 0], outputs
     assert sum(out.count("Epoch 1/") for out, _ in outputs) == len(NAMES), "each combination once"
     assert_same_results(tmp_path / "sweep", undisturbed)
@@ -326,33 +290,30 @@ def test_two_sweeps_of_one_name_share_the_work(
     ],
 )
 def test_an_interrupted_sweep_goes_on(
-    command: Command, environment: dict[str, str], sweep: list[str], undisturbed: Path, tmp_path: Path,
+    command: Command, start: Start, sweep: list[str], undisturbed: Path, tmp_path: Path,
     number: signal.Signals, code: int,
 ) -> None:  # fmt: skip
-    process = start([*sweep, *GRID], tmp_path, environment, own_group=True)
+    process = start(*sweep, *GRID, cwd=tmp_path, own_group=True)
     wait_for(tmp_path / "sweep" / NAMES[1] / "checkpoints" / "last.ckpt", process)
     os.killpg(process.pid, number)  # as a terminal sends Ctrl-C
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=TIMEOUT)
     assert process.returncode == code, errors
     if code == 75:
-        said = f"Error: Interrupted by {number.name}. Go on with the same command and hydra.sweep.dir=sweep"
+        said = f"Error: Interrupted by {number.name}. Resume with the same command and hydra.sweep.dir=sweep"
         assert errors.splitlines() == [said]
-    names = [state.name for state in read_states(tmp_path / "sweep")]
+    names = state_names(tmp_path / "sweep")
     assert names == ["finished", "interrupted", "planned", "planned"]
     done = command("train", *sweep, *GRID, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("is finished already") == 1 and "Going on after the last epoch" in done.stdout
+    assert done.stdout.count("is finished already") == 1 and "Resuming after the last epoch" in done.stdout
     assert_same_results(tmp_path / "sweep", undisturbed)
 
 
 def test_a_kill_at_any_step_of_the_last_phase_leaves_no_trace(
-    environment: dict[str, str], sweep: list[str], tmp_path: Path
+    program: Program, sweep: list[str], tmp_path: Path
 ) -> None:
     line = [argument for argument in sweep if argument != "--multirun" and not argument.startswith("hydra.sweep.dir=")]
-    done = subprocess.run(
-        [sys.executable, str(Path(__file__).with_name("killed.py")), *line, "data.limit=16", "trainer.max_epochs=1"],
-        cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300, check=False,
-    )  # fmt: skip
+    done = program("tests.integration.killed", *line, "data.limit=16", "trainer.max_epochs=1", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     for name in (*RESULTS[:2], "model", "run.json", "metrics.json", "checkpoints/last.ckpt"):
         assert f"undisturbed/run/{name}" in done.stdout, f"no kill just before {name} changed"

@@ -15,13 +15,11 @@ from typing import Any
 import pytest
 import yaml
 
-from llm_cls.runs.sweep import read_states
-
-from .conftest import Command
+from .conftest import TIMEOUT, Command, Start
+from .processes import state_names, sweep_states, wait_for
 from .test_sweep import GRID, NAMES, TWO_PROCESSES, assert_same_results
 from .test_sweep import sweep as sweep
 from .test_sweep import undisturbed as undisturbed
-from .test_training import start, wait_for
 
 pytestmark = pytest.mark.slow
 
@@ -30,33 +28,28 @@ PRUNED = ["optimizer.lr=1e-7,2e-3", "template=1,2", "trainer.max_epochs=3", "pru
 
 
 @pytest.mark.parametrize(("kills", "grid"), [(50, GRID), (12, PRUNED)])
-def test_kills(
-    environment: dict[str, str], sweep: list[str], undisturbed: Path, tmp_path: Path, kills: int, grid: list[str]
-) -> None:
+def test_kills(start: Start, sweep: list[str], undisturbed: Path, tmp_path: Path, kills: int, grid: list[str]) -> None:
     """kill -9 at moments spread over the time that a whole sweep takes here, each followed by the same command."""
     draw = random.Random(0)
-    line = [sys.executable, "-m", "llm_cls.train", *sweep, *grid]
     killed = amid = finished = 0
     whole = 0.0  # seconds of the first sweep, which is let alone
     while killed < kills or finished < 2:
         started = time.monotonic()
-        process = subprocess.Popen(
-            line, cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
-        )
+        process = start(*sweep, *grid, cwd=tmp_path)
         try:
-            _, errors = process.communicate(timeout=draw.uniform(0, whole) if whole and killed < kills else 300)
+            _, errors = process.communicate(timeout=draw.uniform(0, whole) if whole and killed < kills else TIMEOUT)
         except subprocess.TimeoutExpired:
             process.kill()
             process.communicate()
             killed += 1
-            amid += any(state.name == "interrupted" for state in read_states(tmp_path / "sweep"))
+            amid += "interrupted" in state_names(tmp_path / "sweep")
             continue
         assert process.returncode == 0, errors
         if not finished:
             whole = time.monotonic() - started
             (tmp_path / "sweep").rename(tmp_path / "first")
-            names = [state.entry.directory for state in read_states(tmp_path / "first")]
-            ends = {state.name for state in read_states(tmp_path / "first")}
+            names = list(sweep_states(tmp_path / "first"))
+            ends = set(state_names(tmp_path / "first"))
             assert ends == ({"finished", "pruned"} if grid is PRUNED else {"finished"})
             if grid is GRID:
                 assert_same_results(tmp_path / "first", undisturbed)
@@ -69,23 +62,23 @@ def test_kills(
 
 
 def test_interrupted_runs_of_two_processes_go_on(
-    command: Command, environment: dict[str, str], sweep: list[str], tmp_path: Path
+    command: Command, start: Start, sweep: list[str], tmp_path: Path
 ) -> None:
     """Ctrl-C, which a terminal sends to the command alone: its ranks have sessions of their own."""
     line = [*sweep, "optimizer.lr=1e-3,2e-3", *TWO_PROCESSES]
     whole = command("train", *line, cwd=tmp_path)
     assert whole.returncode == 0, whole.stderr
     (tmp_path / "sweep").rename(tmp_path / "whole")
-    process = start(line, tmp_path, environment, own_group=True)
+    process = start(*line, cwd=tmp_path, own_group=True)
     wait_for(tmp_path / "sweep" / "optimizer.lr=0.002" / "checkpoints" / "last.ckpt", process)
     os.killpg(process.pid, signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=TIMEOUT)
     assert process.returncode == 75, errors
-    assert errors.strip().endswith("Go on with the same command and hydra.sweep.dir=sweep")
-    states = read_states(tmp_path / "sweep")
+    assert errors.strip().endswith("Resume with the same command and hydra.sweep.dir=sweep")
+    states = list(sweep_states(tmp_path / "sweep").values())
     assert [state.name for state in states] == ["finished", "interrupted"] and states[1].epochs >= 1
     again = command("train", *line, cwd=tmp_path)
-    assert again.returncode == 0 and "Going on after the last epoch" in again.stdout + again.stderr, again.stderr
+    assert again.returncode == 0 and "Resuming after the last epoch" in again.stdout + again.stderr, again.stderr
     names = ["optimizer.lr=0.001", "optimizer.lr=0.002"]
     assert_same_results(tmp_path / "sweep", tmp_path / "whole", names)
     assert [json.loads((tmp_path / "sweep" / n / "run.json").read_text())["world_size"] for n in names] == [2, 2]
@@ -111,14 +104,14 @@ def test_experiments_run(command: Command, tmp_path: Path, name: str, axes: dict
     small = ["data.limit=64", "data.max_length=32", "trainer=cpu", "trainer.max_epochs=1", "trainer.progress_bar=false"]
     done = command(
         "train", "--multirun", f"experiment={name}", "model=ja-mini", "data=sample", *small, "logger=none",
-        "hydra.sweep.dir=sweep", cwd=tmp_path, timeout=900,
+        "hydra.sweep.dir=sweep", cwd=tmp_path,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    states = read_states(tmp_path / "sweep")
-    assert {state.name for state in states} == {"finished"}
+    states = sweep_states(tmp_path / "sweep")
+    assert {state.name for state in states.values()} == {"finished"}
     found = []
-    for state in states:
-        config = yaml.safe_load((tmp_path / "sweep" / state.entry.directory / "config.yaml").read_text("utf-8"))
+    for directory in states:
+        config = yaml.safe_load((tmp_path / "sweep" / directory / "config.yaml").read_text("utf-8"))
         assert config["model"]["name"] == "ja-mini" and config["data"]["name"] == "sample"
         found.append(tuple(config[group][key] for group, _, key in (axis.partition(".") for axis in axes)))
     assert sorted(found) == sorted(itertools.product(*axes.values())), "each combination once"
@@ -167,9 +160,9 @@ def test_a_killed_ray_worker_takes_no_other_run_along(
     listed = subprocess.run(["ps", "-eo", "pid,args"], capture_output=True, text=True, check=True).stdout
     worker = next(int(row.split()[0]) for row in listed.splitlines() if "ray::_run" in row)
     os.kill(worker, signal.SIGKILL)
-    _, errors = process.communicate(timeout=200)
+    _, errors = process.communicate(timeout=TIMEOUT)
     assert process.returncode == 6, errors
-    names = sorted(state.name for state in read_states(tmp_path / "sweep"))
+    names = sorted(state_names(tmp_path / "sweep"))
     assert names == ["finished", "interrupted"], "one ended by the kill, which can go on; the other trained to its end"
 
 
@@ -184,8 +177,8 @@ def test_an_interrupted_ray_sweep_takes_its_runs_along(
     )  # fmt: skip
     wait_for(tmp_path / "sweep" / "*" / "checkpoints" / "last.ckpt", process)
     process.send_signal(signal.SIGTERM)
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=TIMEOUT)
     assert process.returncode == 75, errors
-    assert errors.strip().endswith("Go on with the same command and hydra.sweep.dir=sweep")
+    assert errors.strip().endswith("Resume with the same command and hydra.sweep.dir=sweep")
     time.sleep(3)
-    assert {state.name for state in read_states(tmp_path / "sweep")} <= {"interrupted", "planned"}, "no run goes on"
+    assert set(state_names(tmp_path / "sweep")) <= {"interrupted", "planned"}, "no run goes on"

@@ -3,8 +3,6 @@
 import json
 import signal
 import socket
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -12,8 +10,10 @@ import numpy as np
 import pytest
 
 from llm_cls.files import read_jsonl
+from tests.fork_server import ForkServer
 
-from .conftest import TINY, Command
+from .conftest import TIMEOUT, TINY, Command, Start
+from .processes import alive, children, wait_for
 
 
 def load(path: Path) -> dict:
@@ -74,23 +74,23 @@ def test_micro_batches_do_not_change_what_is_learnt(command: Command, arguments:
 
 
 def test_killed_run_goes_on_bitwise_and_interrupts_end_with_75(
-    command: Command, arguments: list[str], environment: dict[str, str], tmp_path: Path
+    command: Command, arguments: list[str], start: Start, tmp_path: Path
 ) -> None:
     line = [*arguments, "trainer.max_epochs=3"]
     undisturbed = command("train", *line, "hydra.run.dir=whole", cwd=tmp_path)
     assert undisturbed.returncode == 0, undisturbed.stderr
     for number, code in ((signal.SIGKILL, -signal.SIGKILL), (signal.SIGINT, 75)):
-        process = start([*line, "hydra.run.dir=broken"], tmp_path, environment)
+        process = start(*line, "hydra.run.dir=broken", cwd=tmp_path)
         wait_for(tmp_path / "broken" / "checkpoints" / "last.ckpt", process)
         process.send_signal(number)
-        _, errors = process.communicate(timeout=60)
+        _, errors = process.communicate(timeout=TIMEOUT)
         assert process.returncode == code, errors
         if code == 75:
-            assert "Go on with the same command and hydra.run.dir=broken" in errors and "Traceback" not in errors
+            assert "Resume with the same command and hydra.run.dir=broken" in errors and "Traceback" not in errors
         assert not (tmp_path / "broken" / "metrics.json").exists()
         resumed = command("train", *line, "hydra.run.dir=broken", cwd=tmp_path)
         assert resumed.returncode == 0, resumed.stderr
-        assert "Going on after the last epoch" in resumed.stdout
+        assert "Resuming after the last epoch" in resumed.stdout
         for name in ("predictions/val.jsonl", "predictions/test.jsonl", "model/adapter_model.safetensors"):
             assert (tmp_path / "broken" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
         histories = [read_jsonl(tmp_path / run / "history.jsonl") for run in ("whole", "broken")]
@@ -99,27 +99,6 @@ def test_killed_run_goes_on_bitwise_and_interrupts_end_with_75(
         total = load(tmp_path / "broken" / "metrics.json")["seconds"]["total"]
         assert total > sum(epoch["seconds"] for epoch in histories[1]), "also those before the interruption"
         (tmp_path / "broken").rename(tmp_path / f"after-{number.name}")
-
-
-def start(
-    arguments: list[str], cwd: Path, environment: dict[str, str], own_group: bool = False
-) -> subprocess.Popen[str]:
-    """``llm_cls.train`` in the background, with Ctrl-C working even where the tests run with it ignored (nohup)."""
-    return subprocess.Popen(
-        [sys.executable, "-m", "llm_cls.train", *arguments], cwd=cwd, env=environment, stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE, text=True, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-        start_new_session=own_group,
-    )  # fmt: skip
-
-
-def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
-    """Until ``path``, which may have wildcards, exists; the process must still run then."""
-    deadline = time.monotonic() + 240
-    while not list(Path(path.anchor).glob(str(path.relative_to(path.anchor)))):
-        if process.poll() is not None or time.monotonic() > deadline:
-            process.kill()
-            pytest.fail(f"{path} was not written: {process.communicate()[1]}")
-        time.sleep(0.005)
 
 
 def test_diverged_run_is_a_result(command: Command, arguments: list[str], tmp_path: Path) -> None:
@@ -150,18 +129,16 @@ def test_collapsed_run_is_a_result(command: Command, arguments: list[str], tmp_p
     assert metrics["status"] == "finished"
 
 
-def test_two_processes_in_one_directory(
-    command: Command, arguments: list[str], environment: dict[str, str], tmp_path: Path
-) -> None:
+def test_two_processes_in_one_directory(command: Command, arguments: list[str], start: Start, tmp_path: Path) -> None:
     line = [*arguments, "trainer.max_epochs=200", "hydra.run.dir=run"]
-    first = start(line, tmp_path, environment)
+    first = start(*line, cwd=tmp_path)
     wait_for(tmp_path / "run" / "run.json", first)
     second = command("train", *arguments, "trainer.max_epochs=200", "hydra.run.dir=run", cwd=tmp_path)
     assert second.returncode == 4 and "in use by another process" in second.stderr
     assert second.stderr.count("\n") == 1
     assert first.poll() is None, "the first is not disturbed"
     first.send_signal(signal.SIGTERM)
-    _, errors = first.communicate(timeout=60)
+    _, errors = first.communicate(timeout=TIMEOUT)
     assert first.returncode == 75, errors
 
 
@@ -181,7 +158,9 @@ def test_other_ways_to_train(
 ) -> None:
     base = [a for a in arguments if not a.startswith("lora.r=") and not a.startswith("lora.target")]
     lora = [] if "lora=none" in overrides else ["lora.target_modules=all-linear"]
-    done = command("train", *base, *lora, *overrides, "trainer.max_epochs=1", "hydra.run.dir=run", cwd=tmp_path)
+    done = command(
+        "train", *base, *lora, *overrides, "trainer.max_epochs=1", "data.limit=32", "hydra.run.dir=run", cwd=tmp_path
+    )
     assert done.returncode == 0, done.stderr
     weights = {path.name for path in (tmp_path / "run" / "model").glob("*.safetensors")}
     assert weights == files
@@ -190,80 +169,69 @@ def test_other_ways_to_train(
     assert again.returncode == 0, again.stderr
 
 
-def test_ranks_with_different_configurations_refuse_to_train(
-    arguments: list[str], environment: dict[str, str], tmp_path: Path
+@pytest.mark.parametrize(
+    ("key", "values", "part"),
+    [("seed", "01", "differ in their configuration"), ("hydra.run.dir", "ab", "differ in their run directory")],
+)
+def test_ranks_that_differ_refuse_to_train(
+    arguments: list[str], start: Start, tmp_path: Path, key: str, values: str, part: str
 ) -> None:
-    """As torchrun starts them, each with a seed of its own."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    line = [*arguments, "trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", "hydra.run.dir=run"]
-    both = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2", "NODE_RANK": "0"}
-    ranks = [
-        start([*line, f"seed={rank}"], tmp_path, environment | both | {"RANK": str(rank), "LOCAL_RANK": str(rank)})
-        for rank in range(2)
-    ]
-    for rank in ranks:
-        _, errors = rank.communicate(timeout=120)
-        assert rank.returncode == 2 and "differ in their configuration" in errors and "Traceback" not in errors
-    assert not (tmp_path / "run" / "history.jsonl").exists()
+    """As torchrun starts them on two machines."""
+    given = {"hydra.run.dir": "run", "trainer.num_nodes": "2", "trainer.devices": "1", "trainer.accelerator": "cpu"}
+    together = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": "2", "LOCAL_RANK": "0"}
+    ranks = []
+    for rank in range(2):
+        own = [f"{name}={value}" for name, value in (given | {key: values[rank]}).items()]
+        env = together | {"RANK": str(rank), "NODE_RANK": str(rank)}
+        ranks.append(start(*arguments, "trainer=ddp", *own, cwd=tmp_path, env=env))
+    errors = [rank.communicate(timeout=TIMEOUT)[1] for rank in ranks]
+    assert [rank.returncode for rank in ranks] == [2, 2], errors
+    assert all(part in error and "Traceback" not in error for error in errors), errors
+    assert not list(tmp_path.rglob("history.jsonl"))
 
 
 def test_torchrun_on_two_nodes(
-    command: Command, arguments: list[str], environment: dict[str, str], tmp_path: Path
+    command: Command, server: ForkServer, arguments: list[str], environment: dict[str, str], tmp_path: Path
 ) -> None:
-    """Two of torchrun's nodes on this machine, in one run directory; then in two, which is refused."""
+    """Two of torchrun's nodes on this machine, in one run directory."""
     same = [*arguments, "trainer.max_epochs=1", "lora.lora_dropout=0"]
     assert command("train", *same, "hydra.run.dir=one", cwd=tmp_path).returncode == 0
-    more = ["trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=1", "trainer.num_nodes=2"]
-    for directories, code in ((("run", "run"), 0), (("a", "b"), 1)):
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
-        torchrun = [sys.executable, "-m", "torch.distributed.run", "--nnodes=2", "--nproc-per-node=1"]
-        nodes = [
-            subprocess.Popen(
-                [*torchrun, f"--node-rank={i}", "--master-addr=127.0.0.1", f"--master-port={port}", "-m",
-                 "llm_cls.train", *same, *more, f"hydra.run.dir={directories[i]}"],
-                cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
-            )
-            for i in range(2)
-        ]  # fmt: skip
-        errors = [node.communicate(timeout=200)[1] for node in nodes]
-        assert [node.returncode for node in nodes] == [code, code], errors
-    assert "differ in their run directory" in errors[0] and "Give all the same hydra.run.dir" in errors[0]
+    more = ["trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=1", "trainer.num_nodes=2", "hydra.run.dir=run"]
+    torchrun = ["--nnodes=2", "--nproc-per-node=1", "--master-addr=127.0.0.1", f"--master-port={free_port()}"]
+    nodes = [
+        server.start(
+            "torch.distributed.run",
+            [*torchrun, f"--node-rank={i}", "-m", "llm_cls.train", *same, *more],
+            tmp_path,
+            environment,
+        )
+        for i in range(2)
+    ]
+    errors = [node.communicate(timeout=TIMEOUT)[1] for node in nodes]
+    assert [node.returncode for node in nodes] == [0, 0], errors
     assert load(tmp_path / "run" / "run.json")["world_size"] == 2
     rows = [read_jsonl(tmp_path / name / "predictions" / "test.jsonl") for name in ("one", "run")]
     assert [r["prediction"] for r in rows[0]] == [r["prediction"] for r in rows[1]]
 
 
-def test_orphaned_ranks_end(environment: dict[str, str], arguments: list[str], tmp_path: Path) -> None:
+def free_port() -> int:
+    """A port that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def test_orphaned_ranks_end(start: Start, arguments: list[str], tmp_path: Path) -> None:
     """kill -9 of the command ends its ranks as well, so that the run can go on at once."""
     line = [*arguments, "trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", "trainer.max_epochs=50"]
-    process = start([*line, "hydra.run.dir=run"], tmp_path, environment)
+    process = start(*line, "hydra.run.dir=run", cwd=tmp_path)
     wait_for(tmp_path / "run" / "checkpoints" / "last.ckpt", process)
     ranks = children(process.pid)
     assert len(ranks) == 2
     process.kill()
     process.wait()
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + TIMEOUT
     while any(alive(pid) for pid in ranks):
         assert time.monotonic() < deadline, "the ranks outlive their parent"
         time.sleep(0.1)
-
-
-def children(pid: int) -> list[int]:
-    found = [int(path.name) for path in Path("/proc").glob("[0-9]*")]
-    return [other for other in found if state_and_parent(other)[1:] == [str(pid)]]
-
-
-def alive(pid: int) -> bool:
-    return state_and_parent(pid)[:1] not in ([], ["Z"])
-
-
-def state_and_parent(pid: int) -> list[str]:
-    """Nothing of a process that is gone."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[:2]
-    except (ProcessLookupError, FileNotFoundError):
-        return []

@@ -10,38 +10,36 @@ import pytest
 from sklearn.metrics import confusion_matrix
 
 from llm_cls.files import read_jsonl
-from llm_cls.runs.sweep import read_states
 
-from .conftest import TINY, Command
-from .test_run_directory import load, read_wandb
-from .test_training import children, start, wait_for
+from .conftest import TIMEOUT, TINY, Command, Start
+from .processes import children, state_names, wait_for
+from .test_run_directory import load
+from .wandb_files import item_key, read_table, read_wandb
 
 
-def test_the_runs_of_a_sweep_outlive_the_process_of_wandb(
-    environment: dict[str, str], archive: Path, tmp_path: Path
-) -> None:
+def test_the_runs_of_a_sweep_outlive_the_process_of_wandb(start: Start, archive: Path, tmp_path: Path) -> None:
     """It is killed in the first run, which goes on without it; the second run has another."""
     line = ["--multirun", *TINY, f"data.archive={archive}", "template=1,2", "hydra.sweep.dir=sweep"]
-    process = start(line, tmp_path, environment)
+    process = start(*line, cwd=tmp_path)
     wait_for(tmp_path / "sweep" / "template=1" / "checkpoints" / "last.ckpt", process)
     (service,) = [pid for pid in children(process.pid) if "wandb" in Path(f"/proc/{pid}/comm").read_text()]
     os.kill(service, signal.SIGKILL)
-    _, errors = process.communicate(timeout=250)
+    _, errors = process.communicate(timeout=TIMEOUT)
     assert (process.returncode, errors) == (0, "")
-    assert [state.name for state in read_states(tmp_path / "sweep")] == ["finished", "finished"]
+    assert state_names(tmp_path / "sweep") == ["finished", "finished"]
     assert "W&B" in (tmp_path / "sweep" / "template=1" / "train.log").read_text(encoding="utf-8")
     kinds = {record.WhichOneof("record_type") for record in read_wandb(tmp_path / "sweep" / "template=2")}
     assert {"history", "exit"} <= kinds
 
 
-def test_each_run_ends_with_its_own_exit_code(environment: dict[str, str], archive: Path, tmp_path: Path) -> None:
+def test_each_run_ends_with_its_own_exit_code(start: Start, archive: Path, tmp_path: Path) -> None:
     """The first one fails when it is to write its predictions, the second one is interrupted."""
     (tmp_path / "sweep" / "template=1" / "predictions" / "val.jsonl").mkdir(parents=True)
     line = ["--multirun", *TINY, f"data.archive={archive}", "template=1,2", "hydra.sweep.dir=sweep"]
-    process = start([*line, "trainer.max_epochs=8"], tmp_path, environment)
+    process = start(*line, "trainer.max_epochs=4", cwd=tmp_path)
     wait_for(tmp_path / "sweep" / "template=2" / "checkpoints" / "last.ckpt", process)
     process.send_signal(signal.SIGTERM)
-    _, errors = process.communicate(timeout=250)
+    _, errors = process.communicate(timeout=TIMEOUT)
     assert process.returncode == 75, errors
     codes = []
     for template in (1, 2):
@@ -64,8 +62,8 @@ def test_curves_summary_and_configuration(finished_run: Path) -> None:
     config, exit_code = set(), None
     for record in read_wandb(finished_run):
         if record.WhichOneof("record_type") == "history":
-            history.append({_key(item): json.loads(item.value_json) for item in record.history.item})
-        summary |= {_key(item): json.loads(item.value_json) for item in record.summary.update}
+            history.append({item_key(item): json.loads(item.value_json) for item in record.history.item})
+        summary |= {item_key(item): json.loads(item.value_json) for item in record.summary.update}
         config |= {item.key for item in record.run.config.update}
         if record.WhichOneof("record_type") == "exit":
             exit_code = record.exit.exit_code
@@ -85,27 +83,10 @@ def test_curves_summary_and_configuration(finished_run: Path) -> None:
     assert exit_code == 0
 
 
-def _key(item: Any) -> str:
-    return item.key or "/".join(item.nested_key)
-
-
-def _wandb_table(run: Path, name: str) -> tuple[list[str], list[list[Any]]]:
-    """A table as the run's history points to it."""
-    (path,) = {
-        json.loads(item.value_json)
-        for record in read_wandb(run)
-        for item in record.history.item
-        if _key(item) == f"{name}/path"
-    }
-    (folder,) = (run / "wandb").glob("offline-run-*/files")
-    table = load(folder / path)
-    return table["columns"], table["data"]
-
-
 def test_the_table_of_predictions_has_each_text_with_its_title(finished_run: Path) -> None:
     rows = read_jsonl(finished_run / "predictions" / "test.jsonl")
     labels = load(finished_run / "run.json")["data"]["labels"]
-    columns, data = _wandb_table(finished_run, "test/predictions")
+    columns, data = read_table(finished_run, "test/predictions")
     assert columns == ["id", "title", "label", "prediction", "correct", *(f"p({label})" for label in labels)]
     assert len(data) == len(rows) > 0 and all(row["title"] for row in rows)
     for row, logged in zip(rows, data, strict=True):
@@ -117,12 +98,12 @@ def test_the_table_of_predictions_has_each_text_with_its_title(finished_run: Pat
 def test_confusion_matrix_and_per_class_table(finished_run: Path) -> None:
     rows = read_jsonl(finished_run / "predictions" / "test.jsonl")
     labels = load(finished_run / "run.json")["data"]["labels"]
-    _, cells = _wandb_table(finished_run, "test/confusion_matrix_table")
+    _, cells = read_table(finished_run, "test/confusion_matrix_table")
     true, predicted = ([row[key] for row in rows] for key in ("label", "prediction"))
     expected = confusion_matrix(true, predicted, labels=labels)
     assert {(a, p): n for a, p, n in cells} == {
         (a, p): expected[i, j] for i, a in enumerate(labels) for j, p in enumerate(labels)
     }
-    columns, data = _wandb_table(finished_run, "test/per_class")
+    columns, data = read_table(finished_run, "test/per_class")
     per_class = load(finished_run / "metrics.json")["per_class"]
     assert {row[0]: dict(zip(columns[1:], row[1:], strict=True)) for row in data} == per_class

@@ -7,9 +7,10 @@ import sys
 import pytest
 
 from llm_cls import benchmark, dashboard, predict, report, status, train
-from llm_cls.cli import run_command, summarize
+from llm_cls.cli import printable, run_command, summarize
+from llm_cls.cli import report as show
 from llm_cls.config.help import train_help
-from llm_cls.errors import ResourceError
+from llm_cls.errors import ConfigError, ResourceError
 
 COMMANDS = {"benchmark": benchmark, "dashboard": dashboard, "predict": predict, "report": report, "status": status}
 PROGRAM = "import sys; from llm_cls.cli import run_command, say; sys.exit(run_command(lambda: say('\\u65e5\\u672c')))"
@@ -71,6 +72,20 @@ def test_the_shell_completes_groups_choices_and_keys() -> None:
             capture_output=True, text=True, check=True,
         )  # fmt: skip
         assert done.stdout.strip() == expected
+
+
+def test_control_characters_of_users_do_not_reach_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    assert printable("文\x1b[2Jx\u202e") == "文\\x1b[2Jx\\u202e"
+    assert show(ConfigError("a\x1b[31m\nb")) == 2
+    assert capsys.readouterr().err == "Error: a\\x1b[31m\nError: b\n"
+
+
+def test_unexpected_errors_keep_their_traceback(capsys: pytest.CaptureFixture[str]) -> None:
+    try:
+        raise KeyError("x")
+    except KeyError as error:
+        assert show(error) == 1
+    assert "Traceback" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("flag", ["-h", "--help"])

@@ -217,7 +217,7 @@ def test_round_trip_through_yaml(tmp_path: Path) -> None:
     ("content", "part"),
     [
         (None, "is missing. Restore it"),
-        (b"", "is damaged: model is missing"),
+        (b"", "is damaged: it must hold keys and values"),
         (b"a: [1", "is damaged: while parsing a flow sequence"),
         (b"- 1\n", "is damaged: it must hold keys and values"),
         (b"text\n", "is damaged: "),

@@ -1,6 +1,5 @@
 """Optimizer, batches, evaluation and identity against their definitions."""
 
-import json
 import os
 import subprocess
 import sys
@@ -14,11 +13,10 @@ import torch
 from lightning.pytorch.plugins.precision import MixedPrecision
 from torch import nn
 
-from llm_cls.cli import printable, report
 from llm_cls.config.schema import OptimizerConfig
 from llm_cls.data.batches import EvalBatches, TrainSteps, step_indices
 from llm_cls.data.tokens import Tokens
-from llm_cls.errors import ArtifactError, ConfigError, OtherRunError
+from llm_cls.errors import ArtifactError, OtherRunError
 from llm_cls.files import read_jsonl
 from llm_cls.metrics.evaluation import evaluate
 from llm_cls.runs.directory import RunDirectory
@@ -163,51 +161,6 @@ def test_history_is_rewritten_where_a_kill_came_before_it(tmp_path: Path) -> Non
     recorder.load_state_dict({"history": [{"epoch": 1, "val": scores, "seconds": 2.0}], **state})
     recorder.on_fit_start(Mock(), Mock())
     assert read_jsonl(tmp_path / "history.jsonl") == [{"epoch": 1, "val": scores, "seconds": 2.0}]
-
-
-def test_control_characters_of_users_do_not_reach_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
-    assert printable("文\x1b[2Jx\u202e") == "文\\x1b[2Jx\\u202e"
-    assert report(ConfigError("a\x1b[31m\nb")) == 2
-    assert capsys.readouterr().err == "Error: a\\x1b[31m\nError: b\n"
-
-
-def test_unexpected_errors_keep_their_traceback(capsys: pytest.CaptureFixture[str]) -> None:
-    try:
-        raise KeyError("x")
-    except KeyError as error:
-        assert report(error) == 1
-    assert "Traceback" in capsys.readouterr().err
-
-
-def test_hydra_stays_in_the_entry_points() -> None:
-    """hydra and omegaconf appear in the entry points and the configuration alone."""
-    package = Path(__file__).resolve().parents[3] / "llm_cls"
-    allowed = {
-        "config.py",
-        "hydra_config.py",
-        "hydra_sweeper.py",
-        "train.py",
-        "predict.py",
-        "report.py",
-        "benchmark.py",
-    }
-    for path in package.rglob("*.py"):
-        if path.parent.name in ("config", "multirun") or (path.parent == package and path.name in allowed):
-            continue
-        lines = path.read_text(encoding="utf-8").splitlines()
-        assert not [
-            x for x in lines if x.startswith(("import hydra", "from hydra", "import omegaconf", "from omegaconf"))
-        ], path
-
-
-def test_importing_the_package_does_no_work() -> None:
-    code = (
-        "import sys, llm_cls, llm_cls.config.schema; print(json.dumps(sorted(m for m in sys.modules if '.' not in m)))"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", f"import json; {code}"], capture_output=True, text=True, check=True, env=dict(os.environ)
-    )
-    assert not {"torch", "lightning", "transformers", "wandb", "datasets"} & set(json.loads(done.stdout))
 
 
 @pytest.mark.parametrize("content", [b"", b"x", None])

@@ -1,0 +1,216 @@
+"""``python -m tests.fork_server SOCKET``: runs commands in forks of one process that has imported what they need.
+
+The imports of a command (torch, lightning, transformers, peft) take longer than what most tests do with it. A fork has
+them at once and is otherwise a process like any other: own state, own signals, own exit code. The server has one
+thread and computes nothing, because neither threads nor their locks survive a fork.
+
+``ForkServer`` is the client, ``ForkedProcess`` stands for a ``subprocess.Popen``.
+"""
+
+import atexit
+import gc
+import importlib
+import json
+import os
+import runpy
+import select
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import traceback
+import weakref
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+ROOT = Path(__file__).resolve().parents[1]
+IMPORTS = (
+    "torch", "torch.utils.data", "torch.optim.adamw", "torch.optim.lr_scheduler", "torch._dynamo", "lightning.pytorch",
+    "transformers.models.auto.modeling_auto", "transformers.models.gpt_neox.modeling_gpt_neox", "peft",
+    "peft.tuners.lora", "datasets", "sentencepiece", "sklearn.metrics", "torchmetrics", "wandb", "optuna", "pandas",
+    "hydra", "hydra.main", "hydra._internal.hydra", "llm_cls.multirun.sweeper", "llm_cls.training.run",
+    "llm_cls.training.prediction",
+)  # fmt: skip
+
+
+class ForkedProcess:
+    """A command that runs in a fork of the server; its output goes to two files."""
+
+    def __init__(self, connection: socket.socket, stdout: Path, stderr: Path) -> None:
+        self._connection, self._files = connection, (stdout, stderr)
+        self._answers = connection.makefile("r", encoding="utf-8")
+        self.pid = int(self._answers.readline())
+        self.returncode: int | None = None
+
+    def poll(self) -> int | None:
+        """The exit code, negative for a signal; None while the process runs."""
+        if self.returncode is None and select.select([self._connection], [], [], 0)[0]:
+            self.returncode = int(self._answers.readline())
+            self._answers.close()
+            self._connection.close()
+        return self.returncode
+
+    def wait(self, timeout: float | None = None) -> int:
+        """The exit code, as soon as the process has ended.
+
+        Raises:
+            subprocess.TimeoutExpired: It still runs after ``timeout`` seconds.
+        """
+        if self.returncode is None:
+            select.select([self._connection], [], [], timeout)
+        if (code := self.poll()) is None:
+            raise subprocess.TimeoutExpired(str(self.pid), timeout or 0)
+        return code
+
+    def communicate(self, timeout: float | None = None) -> tuple[str, str]:
+        """What the process has written to stdout and stderr, as soon as it has ended."""
+        self.wait(timeout)
+        stdout, stderr = (path.read_bytes().decode("utf-8") for path in self._files)
+        return stdout, stderr
+
+    def send_signal(self, number: int) -> None:
+        """Sends ``number`` unless the process has ended."""
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        """SIGKILL."""
+        self.send_signal(signal.SIGKILL)
+
+
+class ForkServer:
+    """Starts the server and asks it for processes.
+
+    Args:
+        folder: For the socket and the output of the processes.
+        environment: Of the server. What libraries read when they are imported has these values in every fork.
+    """
+
+    def __init__(self, folder: Path, environment: dict[str, str]) -> None:
+        self._folder, self._number = folder, 0
+        folder.mkdir(parents=True, exist_ok=True)
+        self._socket = folder / "socket"
+        fixed = {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([str(ROOT), environment.get("PYTHONPATH", "")])}
+        self._log = (folder / "server.log").open("w")
+        self._server = subprocess.Popen(
+            [sys.executable, "-m", "tests.fork_server", str(self._socket)],
+            cwd=ROOT, env=environment | fixed, stdin=subprocess.PIPE, stdout=self._log, stderr=self._log,
+        )  # fmt: skip
+
+    def start(
+        self, module: str, arguments: Sequence[str], cwd: Path, environment: dict[str, str], own_group: bool = False
+    ) -> ForkedProcess:
+        """``python -m MODULE ARGUMENTS`` in ``cwd``.
+
+        Args:
+            module: As ``llm_cls.train``; it is executed as ``__main__``.
+            arguments: Those behind it.
+            cwd: The working directory.
+            environment: All variables of the process.
+            own_group: Whether it leads a session, as a command of a terminal leads its group.
+        """
+        connection = self._connect()
+        self._number += 1
+        files = [self._folder / f"{self._number}.{name}" for name in ("stdout", "stderr")]
+        request = {
+            "module": module, "arguments": list(arguments), "cwd": str(cwd), "environment": environment,
+            "files": [str(path) for path in files], "own_group": own_group,
+        }  # fmt: skip
+        connection.sendall(json.dumps(request).encode() + b"\n")
+        return ForkedProcess(connection, *files)
+
+    def _connect(self) -> socket.socket:
+        while self._server.poll() is None:
+            connection = socket.socket(socket.AF_UNIX)
+            try:
+                connection.connect(str(self._socket))
+            except (FileNotFoundError, ConnectionRefusedError):  # the server still imports
+                connection.close()
+                time.sleep(0.05)
+            else:
+                return connection
+        raise RuntimeError((self._folder / "server.log").read_text())
+
+    def close(self) -> None:
+        """Ends the server. Processes that still run end by themselves."""
+        self._server.communicate()  # closes its stdin
+        self._log.close()
+
+
+def serve(path: str) -> None:
+    """Forks for each request, until stdin is closed."""
+    for name in IMPORTS:
+        importlib.import_module(name)
+    gc.freeze()  # a collection in a fork would touch, and so copy, every object
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for the watchers
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C ends the tests, which then close stdin
+    stdin = sys.stdin.fileno()
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(f"{path}.new")
+        listener.listen()
+        Path(f"{path}.new").rename(path)
+        while stdin not in select.select([listener, stdin], [], [])[0]:
+            connection, _ = listener.accept()
+            with connection:
+                request = None if os.fork() else _watch(connection)
+            if request:
+                listener.close()
+                _run(request)
+
+
+def _watch(connection: socket.socket) -> dict[str, Any]:
+    """Starts the process of one request, tells its pid, and its exit code later; returns in that process alone."""
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    request: dict[str, Any] = json.loads(connection.makefile("r", encoding="utf-8").readline())
+    pid = os.fork()
+    if pid == 0:
+        return request
+    try:
+        connection.sendall(f"{pid}\n".encode())
+        code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        connection.sendall(f"{code}\n".encode())
+    finally:
+        os._exit(0)
+
+
+def _run(request: dict[str, Any]) -> NoReturn:
+    """Makes this process the one of the request. It ends as Python ends, but without the seconds of freeing all."""
+    if request["own_group"]:
+        os.setsid()
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    descriptors = [os.open(os.devnull, os.O_RDONLY)]
+    descriptors += [os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC) for file in request["files"]]
+    for target, descriptor in enumerate(descriptors):
+        os.dup2(descriptor, target)
+        os.close(descriptor)
+    os.chdir(request["cwd"])
+    os.environ.clear()
+    os.environ.update(request["environment"])
+    atexit._clear()  # what the server has registered, such as the removal of temporary folders, is the server's
+    for finalizer in weakref.finalize._registry.values():
+        finalizer.atexit = False
+    weakref.finalize._registered_with_atexit = False
+    sys.argv = [request["module"], *request["arguments"]]
+    sys.path.insert(0, "")
+    sys.modules.pop(request["module"], None)  # another module has imported it
+    code: object = 1
+    try:
+        runpy.run_module(request["module"], run_name="__main__", alter_sys=True)
+        code = 0
+    except SystemExit as end:
+        code = end.code
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        threading._shutdown()  # waits for all but daemons
+        atexit._run_exitfuncs()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code if isinstance(code, int) else int(code is not None))
+
+
+if __name__ == "__main__":
+    serve(sys.argv[1])
