@@ -12,7 +12,7 @@ from llm_cls.files import write_jsonl
 FOLDER = Path(__file__).parent
 PER_SECTION = 100
 MIN_LENGTH, MAX_LENGTH = 80, 300  # characters of a body
-# Sections whose themes touch, as they do in real newspapers: a sentence of one can stand in another's article.
+# Sections with related themes: an article may contain a sentence of a neighbouring section.
 NEIGHBOURS = {
     "dokujo-tsushin": ("peachy", "livedoor-homme"),
     "it-life-hack": ("smax", "kaden-channel"),
@@ -50,7 +50,7 @@ def compose_article(section: str, material: dict[str, Material], draw: random.Ra
     sentences = [fill(fact, own["slots"], draw) for fact in facts]
     if draw.random() < 0.35:
         neighbour = material[draw.choice(NEIGHBOURS[section])]
-        # A passing remark at the end: what the article is about stands before it.
+        # The remark comes last, after the topic of the article is clear.
         remark = fill(draw.choice(neighbour["facts"]), neighbour["slots"], draw)
         sentences.append(f"ところで、{remark}")
     wanted = draw.randint(3, 5)

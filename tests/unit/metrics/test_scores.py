@@ -1,10 +1,12 @@
 """The scores against scikit-learn with all labels of the data."""
 
+from dataclasses import asdict
+
 import numpy as np
 import pytest
 from sklearn import metrics
 
-from llm_cls.metrics.scores import confusion_matrix, macro_f1, per_class, scores
+from llm_cls.metrics.scores import METRICS, confusion_matrix, macro_f1, per_class, scores
 
 N_LABELS = 5
 RNG = np.random.default_rng(0)
@@ -39,5 +41,5 @@ def test_macro_f1_takes_many_matrices_at_once() -> None:
     assert macro_f1(confusions) == pytest.approx(np.array(expected))
 
 
-def test_no_texts_score_nothing() -> None:
-    assert scores(np.zeros((3, 3), dtype=np.int64)).accuracy == 0
+def test_scores_without_texts_are_zero_and_named_as_the_metrics() -> None:
+    assert asdict(scores(np.zeros((3, 3), dtype=np.int64))) == dict.fromkeys(METRICS, 0.0)
