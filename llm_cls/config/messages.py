@@ -110,4 +110,6 @@ def _expected(field: FieldInfo, fault: ErrorDetails) -> str:
         return "be a path"
     if kind in ("string_too_short", "too_short"):
         return "not be empty"
-    return "be " + fault["msg"].removeprefix("Input should be ").removeprefix("Value error, must be ")
+    if kind == "value_error":  # of a type of ours, which words it in this form
+        return str(context["error"]).removeprefix("must ")
+    return "be " + fault["msg"].removeprefix("Input should be ")

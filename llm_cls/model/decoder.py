@@ -1,4 +1,4 @@
-"""The pretrained network without its language-model head: only hidden states are needed."""
+"""Loads the pretrained network without its language-model head, because only hidden states are needed."""
 
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ def load_architecture(config: ModelConfig) -> PretrainedConfig:
     """The ``transformers`` configuration of the model.
 
     Raises:
-        ConfigError: The model is unknown or can't be had, or ``model.architecture`` is not one.
+        ConfigError: The model is unknown or could not be loaded, or ``model.architecture`` is not valid.
     """
     if config.weights == "random" and config.architecture:
         described = dict(config.architecture)
@@ -30,7 +30,7 @@ def load_architecture(config: ModelConfig) -> PretrainedConfig:
             architecture = AutoConfig.for_model(kind, **described)
         except (TypeError, ValueError, StrictDataclassError) as error:
             reason = " ".join(line.strip() for line in str(error).splitlines())
-            raise ConfigError(f"model.architecture is not one of {kind}: {reason}") from None
+            raise ConfigError(f"model.architecture is not valid for {kind}: {reason}") from None
     else:
         with hub_errors(config.name, "model.name"):
             architecture = AutoConfig.from_pretrained(
@@ -50,20 +50,27 @@ def load_architecture(config: ModelConfig) -> PretrainedConfig:
 def load_decoder(
     config: ModelConfig, architecture: PretrainedConfig, dtype: torch.dtype, device: torch.device, seed: int
 ) -> PreTrainedModel:
-    """The network in ``dtype`` on ``device``, in eval mode; ``seed`` draws random weights.
+    """The network in ``dtype`` on ``device``, in eval mode.
+
+    Args:
+        config: Names the model.
+        architecture: What ``load_architecture`` returned.
+        dtype: Of the weights.
+        device: Of the weights.
+        seed: Of random weights, where ``model.weights`` is "random".
 
     Raises:
-        ConfigError: The weights can't be had.
-        ArtifactError: The files hold no weights for some parameter.
+        ConfigError: The weights could not be loaded.
+        ArtifactError: The files lack the weights of some parameter.
     """
     architecture.dtype = dtype
     if config.weights == "random":
         with torch.device(device), torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-            torch.manual_seed(seed)  # a resumed run must find the same network
+            torch.manual_seed(seed)  # a resumed run needs the same network
             model = AutoModel.from_config(architecture, dtype=dtype, trust_remote_code=config.trust_remote_code)
     else:
         level = transformers_logging.get_verbosity()
-        transformers_logging.set_verbosity_error()  # it reports the unused language-model head at length
+        transformers_logging.set_verbosity_error()  # it would list the unused language-model head
         transformers_logging.disable_progress_bar()
         try:
             with hub_errors(config.name, "model.name"):
@@ -94,15 +101,15 @@ def model_revision(config: ModelConfig, architecture: PretrainedConfig) -> str:
 
 
 def positions(architecture: PretrainedConfig) -> int | None:
-    """Tokens that a text may have at most; None where the architecture sets no limit."""
+    """The longest text in tokens that the architecture accepts; None where it sets no limit."""
     limit = getattr(architecture, "max_position_embeddings", None) or getattr(architecture, "n_positions", None)
     if limit is not None and architecture.model_type in ("roberta", "xlm-roberta", "camembert", "luke"):
-        limit -= 2  # positions are counted from the padding index, 1
+        limit -= 2  # these count positions from their padding index, 1
     return limit
 
 
 def _check_complete(name: str, report: dict[str, Any]) -> None:
-    # A pooler is a head of its own, which nothing here uses.
+    # A pooler is another head, which is not used here.
     missing = sorted(key for key in report["missing_keys"] if not key.startswith("pooler."))
     mismatched = sorted(str(key) for key in report["mismatched_keys"])
     if missing or mismatched:

@@ -1,4 +1,4 @@
-"""What is trained: a LoRA adapter (PEFT), the whole network, or neither."""
+"""Adds the LoRA adapter (PEFT)."""
 
 import peft
 from torch import nn
@@ -10,9 +10,9 @@ from llm_cls.errors import ConfigError, first_line
 
 
 def add_adapter(decoder: PreTrainedModel, config: LoraConfig) -> nn.Module:
-    """``decoder`` with an adapter whose output starts at zero, and all else frozen.
+    """``decoder`` with an adapter whose output is zero at the start; everything else is frozen.
 
-    The adapter's weights are float32 whatever the decoder's dtype is: in bf16 small updates round to zero.
+    The adapter's weights are float32 whatever the decoder's dtype, because in bf16 small updates round to zero.
 
     Raises:
         ConfigError: ``lora.target_modules`` names no layer, or the architecture has no default.
@@ -26,13 +26,13 @@ def add_adapter(decoder: PreTrainedModel, config: LoraConfig) -> nn.Module:
         use_rslora=config.use_rslora,
         use_dora=config.use_dora,
         bias="none",
-        fan_in_fan_out=any(isinstance(m, Conv1D) for m in decoder.modules()),  # GPT-2 keeps its weights transposed
+        fan_in_fan_out=any(isinstance(m, Conv1D) for m in decoder.modules()),  # GPT-2 stores its weights transposed
     )
     names = [name for name, _ in decoder.named_modules()]
     wanted = config.target_modules if isinstance(config.target_modules, list) else []
     linear = sorted({name.rpartition(".")[2] for name, m in decoder.named_modules() if isinstance(m, nn.Linear)})
     advice = f"Try lora.target_modules=all-linear, or some of {', '.join(linear)}"
-    # PEFT is content when one of several names fits.
+    # PEFT accepts a list of names if one of them fits.
     if unknown := [w for w in wanted if not any(name == w or name.endswith(f".{w}") for name in names)]:
         raise ConfigError(f"lora.target_modules: no layer of this model is named {unknown[0]!r}. {advice}")
     try:

@@ -1,24 +1,20 @@
 """The content of every file of a run, one typed model each, used to write it and to read it.
 
-Readers ignore keys that a later version adds. Values that are not finite are null, because JSON has no NaN.
+Readers ignore keys that a later version adds. Values that are not finite are null (``files.finite``),
+because JSON has no NaN.
 """
 
-import math
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 SCHEMA = 2  # 1 had another form of ``identity``
 
 Status = Literal["finished", "diverged", "pruned"]
 
 
-def _finite(value: Any) -> Any:
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
 Fraction = Annotated[float, Field(ge=0, le=1)]
-Number = Annotated[float | None, BeforeValidator(_finite)]
+Number = float | None  # null in the file where it is not finite
 Count = Annotated[int, Field(ge=0)]
 Positive = Annotated[int, Field(ge=1)]
 Seconds = Annotated[float, Field(ge=0)]

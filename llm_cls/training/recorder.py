@@ -10,7 +10,7 @@ from lightning.pytorch.callbacks import Checkpoint
 from safetensors.torch import load_file, save_file
 
 from llm_cls.errors import ArtifactError
-from llm_cls.files import atomic_path
+from llm_cls.files import atomic_path, finite
 from llm_cls.metrics.evaluation import Evaluation
 from llm_cls.runs.directory import RunDirectory
 from llm_cls.runs.pruning import Pruner
@@ -135,8 +135,8 @@ class RunRecorder(Checkpoint):
         optimizer: Any = module.optimizers()
         return Epoch(
             epoch=number,
-            train_loss=module.take_train_loss(),
-            val=Scores(**val.figures()),
+            train_loss=finite(module.take_train_loss()),
+            val=Scores(**finite(val.figures())),
             lr=optimizer.param_groups[0]["lr"],
             seconds=time.perf_counter() - self._started,
             tokens_per_second=self._tokens_per_epoch / self._train_seconds,

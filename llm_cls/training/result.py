@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 
 from llm_cls.data.corpus import Corpus
+from llm_cls.files import finite
 from llm_cls.metrics.evaluation import Evaluation
 from llm_cls.metrics.scores import per_class
 from llm_cls.metrics.statistics import f1_ci95
@@ -19,7 +20,7 @@ def prediction_lines(evaluation: Evaluation, corpus: Corpus, split: str) -> Iter
             id=text.id,
             label=text.label,
             prediction=names[best] if evaluation.finite else None,
-            probabilities={name: float(x) for name, x in zip(names, p, strict=True)},
+            probabilities=finite(dict(zip(names, p.tolist(), strict=True))),
             **title,
         )
 
@@ -57,8 +58,8 @@ def summarize(
         collapsed=val.collapsed,
         best_epoch=recorder.best_epoch,
         epochs_run=len(epochs),
-        val=ValScores(**val.figures(), n=len(val.labels)),
-        test=TestScores(**test.figures(), n=len(test.labels), f1_ci95=interval),
+        val=ValScores(**finite(val.figures()), n=len(val.labels)),
+        test=TestScores(**finite(test.figures()), n=len(test.labels), f1_ci95=interval),
         per_class=per_label,
         seconds=Durations(total=seconds, per_epoch=sum(epoch.seconds for epoch in epochs) / len(epochs)),
         tokens_per_second=sum(epoch.tokens_per_second or 0.0 for epoch in epochs) / len(epochs),

@@ -1,4 +1,4 @@
-"""The fused layers on an accelerator: graphs, parts of a batch, recomputation, 8-bit floats."""
+"""The fused layers on a GPU: graphs, parts of a batch, recomputation, float8."""
 
 from dataclasses import replace
 from typing import Any
@@ -8,7 +8,8 @@ import torch
 from torch.nn import functional as F
 
 from llm_cls.data.batches import Batch
-from llm_cls.engine.graphs import bucket
+from llm_cls.engine.graphs import bucket_size
+from llm_cls.engine.runner import FusedDecoder
 from llm_cls.model.classifier import TextClassifier
 
 from .test_packed_gpu import LENGTHS, build, error
@@ -16,7 +17,7 @@ from .test_packed_gpu import LENGTHS, build, error
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")]
 
 hopper = pytest.mark.skipif(
-    not torch.cuda.is_available() or torch.cuda.get_device_capability() < (9, 0), reason="needs 8-bit floats"
+    not torch.cuda.is_available() or torch.cuda.get_device_capability() < (9, 0), reason="needs float8"
 )
 
 
@@ -40,11 +41,11 @@ def step(model: TextClassifier, parts: list[Batch]) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize("architecture", ["neox", "llama"])
 def test_a_graph_gives_what_its_kernels_give(architecture: str) -> None:
     model = build("fast", architecture, torch.bfloat16, True, "lora.lora_dropout=0.1")
-    fused: Any = model._fused
+    fused: Any = model.encoder
     batches = [some(LENGTHS, seed) for seed in range(3)]
-    assert fused._graphs.pays(sum(LENGTHS))
+    assert fused._graphs.suits(sum(LENGTHS))
     eager = [step(build("fast", architecture, torch.bfloat16, True, "lora.lora_dropout=0.1"), [b]) for b in batches]
-    step(model, [batches[0]])  # the first time kernel by kernel
+    step(model, [batches[0]])  # the first time without a graph
     before = fused._graphs._latest
     for batch, expected in zip([*batches, *batches], [*eager, *eager], strict=True):
         found = step(model, [batch])
@@ -52,7 +53,7 @@ def test_a_graph_gives_what_its_kernels_give(architecture: str) -> None:
         before = fused._graphs._latest
         for name, value in expected.items():
             assert error(found[name], value) <= 2e-2, name  # other sizes have other kernels, which round differently
-    shorter = [length - 1 for length in LENGTHS if length > 1]  # one text less: a graph of its own
+    shorter = [length - 1 for length in LENGTHS if length > 1]  # one text less: another graph
     for _ in range(3):
         assert torch.isfinite(step(model, [some(shorter)])["logits"]).all()
 
@@ -61,12 +62,12 @@ def test_graphs_take_new_lengths_new_weights_and_scoring_in_between() -> None:
     """One size, captured once, serves batches of other lengths, both micro batches of a step, and changed adapters."""
     architecture, override = "neox", "lora.lora_dropout=0.1"
     model, eager = (build("fast", architecture, torch.bfloat16, True, override) for _ in range(2))
-    fused, plain = model._fused, eager._fused
-    assert fused is not None and plain is not None
+    fused, plain = model.encoder, eager.encoder
+    assert isinstance(fused, FusedDecoder) and isinstance(plain, FusedDecoder)
     plain._graphs = None
     total = sum(LENGTHS)
     others = [LENGTHS[::-1], [512, 190, 30, 40, 2, 6]]
-    assert {bucket(sum(lengths) + 1) for lengths in others} == {bucket(total + 1)}
+    assert {bucket_size(sum(lengths) + 1) for lengths in others} == {bucket_size(total + 1)}
     batches = [some(lengths, seed) for seed, lengths in enumerate([LENGTHS, *others])]
     for _ in range(2):  # until the size is captured
         step(model, [batches[0]])
@@ -89,9 +90,9 @@ def test_graphs_take_new_lengths_new_weights_and_scoring_in_between() -> None:
 
 @pytest.mark.parametrize("architecture", ["neox", "llama"])
 def test_a_step_can_be_repeated_bit_by_bit(architecture: str) -> None:
-    """With texts of several blocks, whose parts of a gradient could arrive in any order."""
+    """With texts of several blocks, whose parts of a gradient could be added in any order."""
     model = build("fast", architecture, torch.bfloat16, True, "lora.lora_dropout=0.1")
-    fused: Any = model._fused
+    fused: Any = model.encoder
     fused._graphs = None
     batch = some([512, 300, 511, 40] * 8)
     first = step(model, [batch])
@@ -114,9 +115,10 @@ def test_parts_of_a_batch_drop_what_the_whole_drops() -> None:
 def test_recomputed_layers_give_the_same_gradients(dtype: torch.dtype) -> None:
     overrides = ("lora.lora_dropout=0.3", "lora.target_modules=null")
     kept = step(build("fast", "neox", dtype, True, *overrides), [some(LENGTHS)])
-    again = step(build("fast", "neox", dtype, True, "engine.gradient_checkpointing=true", *overrides), [some(LENGTHS)])
+    model = build("fast", "neox", dtype, True, "engine.gradient_checkpointing=true", *overrides)
+    recomputed = step(model, [some(LENGTHS)])
     for name, value in kept.items():
-        assert error(again[name], value) <= 1e-5, name
+        assert error(recomputed[name], value) <= 1e-5, name
 
 
 @pytest.mark.parametrize("architecture", ["neox", "neox-parallel", "llama"])
@@ -147,13 +149,15 @@ def test_dropout_gradients_are_finite_differences(architecture: str) -> None:
 @pytest.mark.parametrize("targets", ["null", "all-linear"])
 @pytest.mark.parametrize("architecture", ["neox", "neox-parallel", "llama"])
 def test_fp8_is_near(architecture: str, targets: str) -> None:
-    """Three bits behind the point, in each of a dozen products one after the other."""
+    """Three bits after the binary point, in each of a dozen products one after the other."""
     override = f"lora.target_modules={targets}"
     exact = step(build("reference", architecture, torch.float32, False, override), [some(LENGTHS)])
     rounded = step(build("fast", architecture, torch.bfloat16, True, override), [some(LENGTHS)])
     model = build("fp8", architecture, torch.bfloat16, True, override)
-    fused: Any = model._fused
-    assert all(block.qkv.form(1000).fp8 and block.down.form(1000).fp8 for block in fused.blocks.layers)
+    fused: Any = model.encoder
+    assert all(
+        layer.qkv.operand_format(1000).fp8 and layer.down.operand_format(1000).fp8 for layer in fused.network.layers
+    )
     found = step(model, [some(LENGTHS)])
     logits = error(found["logits"], exact["logits"])
     print(f"{architecture} {targets}: logits {logits:.4f}, bf16 {error(rounded['logits'], exact['logits']):.4f}")

@@ -49,8 +49,8 @@ def test_benchmark(command: Command, archive: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "part"),
     [
-        (["steps=0"], "steps must be >= 1, got '0'. Try steps=50"),
-        (["warmup=²"], "warmup must be a whole number, got '²'. Try warmup=10"),
+        (["steps=0"], "steps must be >= 1, got '0'"),
+        (["warmup=²"], "warmup must be a whole number, got '²'"),
         (["output=.", "data=sample"], "output=. is a folder"),
         (["fit=maybe"], "fit must be true or false, got 'maybe'"),
         (["engine=fast,quick"], "engine=quick is not a choice. Known: fast, fp8, reference."),

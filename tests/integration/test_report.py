@@ -106,7 +106,7 @@ def test_a_report_removes_the_tables_of_an_earlier_one(tmp_path: Path) -> None:
         (["baseline=true"], 2, "dir is missing. Try dir="),
         (["DIR"], 2, "is not of the form key=value"),
         (["dir="], 2, "dir must not be empty"),
-        (["dir=DIR/absent"], 2, "which is not there"),
+        (["dir=DIR/absent"], 2, "is not a directory. Try dir=outputs"),
         (["dir=DIR"], 3, "has no runs below it"),
         (["dir=DIR", "baseline=perhaps"], 2, "baseline must be true or false, got 'perhaps'"),
     ],

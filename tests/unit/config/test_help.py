@@ -12,6 +12,7 @@ from llm_cls.config.messages import validate
 from llm_cls.config.overrides import explain
 from llm_cls.config.reference import COMMANDS, reference
 from llm_cls.config.schema import Config, keys, parse_config
+from llm_cls.errors import ConfigError
 
 from .different_values import changed, different_value
 
@@ -110,3 +111,18 @@ def test_all_faults_of_a_sweep() -> None:
 
 def test_a_fault_that_is_not_in_the_overrides_is_shown_as_hydra_says_it() -> None:
     assert str(explain(ValueError("what Hydra says"), ["seed=1"])) == "what Hydra says"
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "line"),
+    [
+        ("report", {"dir": ""}, "dir must not be empty, got ''. Try dir=outputs/sweeps/NAME."),
+        ("benchmark", {"steps": "0"}, "steps must be >= 1, got '0'. Try steps=50."),
+        ("status", {}, "dir is missing. Try dir=outputs/sweeps/NAME"),
+        ("predict", {"run": "r", "input": "i", "output": "o.xlsx"}, "output must end with .csv, .tsv or .jsonl, got"),
+    ],
+)
+def test_faults_of_arguments(name: str, values: dict[str, str], line: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        validate(COMMANDS[name], values)
+    assert str(caught.value).startswith(line)

@@ -38,8 +38,8 @@ def batch(lengths: list[int], seed: int = 0) -> Batch:
     return Batch(ids, torch.arange(len(lengths)) % 9, lengths, list(range(len(lengths))))
 
 
-def stir(decoder: torch.nn.Module) -> None:
-    """Gives biases and norms values of their own: random networks have zeros and ones, which nobody would miss."""
+def randomize_vectors(decoder: torch.nn.Module) -> None:
+    """Draws biases and norm weights: random networks have zeros and ones, so that a missing one would not be noticed."""
     generator = torch.Generator().manual_seed(4)
     for parameter in decoder.parameters():
         if parameter.dim() == 1:
@@ -143,7 +143,7 @@ def test_random_weights_of_the_published_shapes() -> None:
         architecture = load_architecture(made.model)
         with torch.device("meta"):
             model = AutoModel.from_config(architecture)
-        head = architecture.vocab_size * architecture.hidden_size  # the untied output embedding, which isn't loaded
+        head = architecture.vocab_size * architecture.hidden_size  # the untied output embedding, which is not loaded
         assert (sum(p.numel() for p in model.parameters()) + head) / 1e9 == pytest.approx(billions, abs=0.12), name
 
 

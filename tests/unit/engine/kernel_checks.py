@@ -1,0 +1,159 @@
+"""Checks of the Triton kernels against their PyTorch definitions in float64, for a GPU and for Triton's interpreter.
+
+The kernels' own functions are called, because ``kernels.py`` takes them for tensors on a GPU alone.
+"""
+
+from importlib import import_module
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from llm_cls.engine import kernels
+from llm_cls.engine.attention import packed_sdpa
+from llm_cls.engine.packing import packed_positions
+from llm_cls.engine.tensors import UNQUANTIZED, DropoutMask, DropoutState, Norm, OperandFormat
+
+# Rounding to bfloat16 has a root mean square error of 2e-3; the interpreter truncates, which doubles the error.
+TOLERANCE = {torch.float32: 2e-6, torch.bfloat16: 4e-3}
+
+
+def triton(name: str) -> Any:
+    return import_module(f"llm_cls.engine.triton.{name}")
+
+
+def normal(*shape: int, dtype: torch.dtype, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
+
+
+def error(found: Tensor, expected: Tensor) -> float:
+    return ((found.double().cpu() - expected).norm() / expected.norm()).item()
+
+
+def check(found: Tensor, expected: Tensor, dtype: torch.dtype) -> None:
+    assert found.dtype == dtype
+    truncated = dtype == torch.bfloat16 and not found.is_cuda
+    assert error(found, expected) <= TOLERANCE[dtype] * (2 if truncated else 1)
+
+
+def check_norm(device: str, dtype: torch.dtype, rms: bool, n_addends: int, rows: int, cols: int) -> None:
+    weight, bias = normal(cols, dtype=dtype, seed=1), normal(cols, dtype=dtype, seed=2)
+    exact = Norm(weight.double(), None if rms else bias.double(), 1e-5, rms)
+    ours = Norm(weight.to(device), None if rms else bias.to(device), 1e-5, rms)
+    x, grad, residual, *addends = (normal(rows, cols, dtype=dtype, seed=3 + i) for i in range(3 + n_addends))
+    pending = normal(cols, dtype=dtype, seed=9) if addends else None
+    total, normed, stats = triton("norm").norm(
+        x.to(device),
+        [a.to(device) for a in addends],
+        ours,
+        None if pending is None else pending.to(device),
+        UNQUANTIZED,
+    )
+    expected = kernels.norm(
+        x.double(), [a.double() for a in addends], exact, None if pending is None else pending.double()
+    )
+    check(total, expected.total, dtype)
+    check(normed.tensor, expected.normed.tensor, dtype)
+    for rest in (None, residual):
+        given = None if rest is None else rest.to(device)
+        found = triton("norm").norm_backward(grad.to(device), total, stats, ours, given, UNQUANTIZED)
+        given = None if rest is None else rest.double()
+        wanted = kernels.norm_backward(grad.double(), total.double().cpu(), None, exact, given)
+        check(found.tensor, wanted.tensor, dtype)
+
+
+def check_activate(
+    device: str, dtype: torch.dtype, activation: str, gated: bool, biased: bool, rows: int, cols: int
+) -> None:
+    x, grad = 3 * normal(rows, 2 * cols if gated else cols, dtype=dtype), normal(rows, cols, dtype=dtype, seed=1)
+    bias = normal(x.shape[1], dtype=dtype, seed=2) if biased else None
+    exact, ours = (None, None) if bias is None else (bias.double(), bias.to(device))
+    found = triton("activation").activate(x.to(device), activation, gated, ours, UNQUANTIZED)
+    check(found.tensor, kernels.activate(x.double(), activation, gated, exact).tensor, dtype)
+    expected = kernels.activate_backward(grad.double(), x.double(), activation, gated, exact)
+    found = triton("activation").activate_backward(grad.to(device), x.to(device), activation, gated, ours, UNQUANTIZED)
+    check(found.tensor, expected.tensor, dtype)
+
+
+def check_rotate(device: str, dtype: torch.dtype, half: int, heads: int, kv_heads: int) -> None:
+    position_ids = torch.arange(17, dtype=torch.int32) % 9
+    cos, sin = (normal(9, half, dtype=torch.float32, seed=i) for i in range(2))
+    tables = position_ids.to(device), cos.to(device), sin.to(device)
+    sizes = [heads, kv_heads, kv_heads]
+    joined = normal(17, sum(sizes), 32, dtype=dtype)
+    exact = joined.double().split(sizes, 1)
+    kernels.rotate(exact, exact, position_ids, cos.double(), sin.double(), 1)
+    found = joined.clone().to(device).split(sizes, 1)
+    triton("rotary").rotate(found, found, *tables, 1)
+    for ours, wanted in zip(found, exact, strict=True):
+        check(ours, wanted, dtype)
+    source, target = joined.double().split(sizes, 1), [torch.zeros(17, n, 32, dtype=torch.float64) for n in sizes]
+    kernels.rotate(source, target, position_ids, cos.double(), sin.double(), -1)
+    moved = torch.zeros(17, sum(sizes), 32, dtype=dtype, device=device).split(sizes, 1)
+    triton("rotary").rotate([x.to(device) for x in joined.split(sizes, 1)], moved, *tables, -1)
+    for ours, wanted in zip(moved, target, strict=True):
+        check(ours, wanted, dtype)
+
+
+def check_attention(device: str, dtype: torch.dtype, heads: int, kv_heads: int, size: int, seq_lens: list[int]) -> None:
+    cu_seqlens = packed_positions(seq_lens)[1].int().to(device)
+    sizes = [heads, kv_heads, kv_heads]
+    joined = normal(sum(seq_lens), sum(sizes), size, dtype=dtype)
+    grad = normal(sum(seq_lens), heads, size, dtype=dtype, seed=1)
+    exact = [x.requires_grad_() for x in joined.double().split(sizes, 1)]
+    expected = packed_sdpa(*exact, seq_lens, 0.1)
+    parts = joined.to(device).split(sizes, 1)
+    output, lse = triton("attention").attend(*parts, cu_seqlens, max(seq_lens), 0.1)
+    check(output, expected.detach(), dtype)
+    target = torch.full_like(joined, float("nan")).to(device).split(sizes, 1)
+    triton("attention").attend_backward(*parts, output, lse, grad.to(device), target, cu_seqlens, max(seq_lens), 0.1)
+    for ours, wanted in zip(target, torch.autograd.grad(expected, exact, grad.double()), strict=True):
+        assert error(ours, wanted) <= 2 * TOLERANCE[dtype]
+
+
+def check_dropout(device: str, rows: int, cols: int) -> Tensor:
+    """The rate, one mask in forward and backward, and a mask that depends on the token alone; returns what is kept."""
+    dropout = triton("dropout").dropout
+    x = torch.ones(rows, cols, device=device)
+    mask = DropoutMask(0.1, DropoutState(torch.tensor([7, 0], device=device)), 3)
+    dropped: Tensor = dropout(x, None, mask)
+    low, high = dropped.unique().tolist()
+    assert low == 0 and abs(high - 1 / 0.9) < 1e-6
+    deviations = (0.09 / x.numel()) ** 0.5
+    assert abs((dropped == 0).double().mean().item() - 0.1) <= 5 * deviations
+    total = torch.ones_like(x)
+    dropout(x, total, mask)
+    torch.testing.assert_close(total, dropped + 1)
+    later = DropoutMask(0.1, DropoutState(torch.tensor([7, 10], device=device)), 3)
+    assert torch.equal(dropout(x[10:], None, later), dropped[10:])
+    chosen = torch.tensor([rows - 1, 4, 9], device=device)
+    indexed = DropoutMask(0.1, DropoutState(mask.state.rng, chosen), 3)
+    assert torch.equal(dropout(x[:3], None, indexed), dropped[chosen])
+    for seed, stream in ((8, 3), (7, 4)):
+        other = dropout(x, None, DropoutMask(0.1, DropoutState(torch.tensor([seed, 0], device=device)), stream))
+        both = ((other == 0) & (dropped == 0)).double().mean().item()
+        assert abs(both - 0.01) <= 5 * (0.0099 / x.numel()) ** 0.5, "the masks are independent"
+    return dropped
+
+
+def check_fp8(device: str, rows: int, cols: int, tolerance: float) -> None:
+    """Each function that can give float8 gives the values that it also gives unquantized, and uses the whole range."""
+    both = OperandFormat(values=True, fp8=True)
+    x, grad = (normal(rows, cols, dtype=torch.bfloat16, seed=i).to(device) for i in range(2))
+    weight = normal(cols, dtype=torch.bfloat16, seed=2).to(device)
+    parameters = Norm(weight, weight, 1e-5, rms=False)
+    norm, activation = triton("norm"), triton("activation")
+    normed = norm.norm(x, [grad], parameters, None, both)
+    operands = [
+        normed.normed,
+        norm.norm_backward(grad, normed.total, normed.stats, parameters, x, both),
+        activation.activate(x, "gelu", False, weight, both),
+        activation.activate_backward(grad.clone(), x, "gelu", False, weight, both),
+        activation.activate(x, "silu", True, weight, both),
+        activation.activate_backward(grad[:, : cols // 2].contiguous(), x, "silu", True, weight, both),
+        norm.quantize(x),
+    ]
+    for operand in operands:
+        assert error(operand.fp8.float() * operand.scale, operand.tensor.double().cpu()) < tolerance
+        top = operand.fp8.float().abs().amax(1)
+        assert (top == 448).all() if device == "cuda" else (top >= 416).all()

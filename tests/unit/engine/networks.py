@@ -1,0 +1,108 @@
+"""Small networks of every kind, and the comparison of an engine with the layers of ``transformers`` under autograd."""
+
+from typing import Any
+
+import torch
+from torch.nn import functional as F
+
+from llm_cls.config.schema import Config, ModelConfig
+from llm_cls.data.batches import Batch
+from llm_cls.engine.runner import FusedDecoder
+from llm_cls.model.classifier import TextClassifier, build_classifier
+from llm_cls.model.decoder import load_architecture, load_decoder
+from tests.unit.model.test_model import TINY, config, randomize_vectors
+
+ARCHITECTURES: dict[str, dict[str, Any]] = {
+    "neox": {"model_type": "gpt_neox", "use_parallel_residual": False, "rotary_pct": 1.0, **TINY},
+    "neox-parallel": {"model_type": "gpt_neox", "use_parallel_residual": True, "rotary_pct": 0.25, **TINY},
+    "neox-linear-rope": {
+        "model_type": "gpt_neox", "attention_bias": False, **TINY,
+        "rope_parameters": {"rope_type": "linear", "factor": 2.0, "rope_theta": 1e4, "partial_rotary_factor": 0.5},
+    },
+    "llama": {"model_type": "llama", "num_key_value_heads": 2, **TINY},
+    "llama-biased": {
+        "model_type": "llama", "num_key_value_heads": 4, "head_dim": 16, "hidden_act": "gelu", "attention_bias": True,
+        "mlp_bias": True, **TINY,
+        "rope_parameters": {
+            "rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+            "original_max_position_embeddings": 16, "rope_theta": 1e4,
+        },
+    },
+    "qwen2": {"model_type": "qwen2", "num_key_value_heads": 2, **TINY},
+    "mistral": {"model_type": "mistral", "num_key_value_heads": 2, "sliding_window": None, **TINY},
+    "qwen3": {"model_type": "qwen3", "num_key_value_heads": 2, "head_dim": 8, **TINY},
+    "gpt2": {"model_type": "gpt2", "n_embd": 32, "n_layer": 2, "n_head": 4, "vocab_size": 99}
+    | dict.fromkeys(("attn_pdrop", "embd_pdrop", "resid_pdrop"), 0.0),
+    "llama-odd-heads": {"model_type": "llama", "num_key_value_heads": 2, "head_dim": 12, **TINY},
+    "llama-both-ways": {"model_type": "llama", "num_key_value_heads": 2, "is_causal": False, **TINY},
+    "mistral-windowed": {"model_type": "mistral", "num_key_value_heads": 2, "sliding_window": 4, **TINY},
+}  # fmt: skip
+FUSED = ("neox", "neox-parallel", "neox-linear-rope", "llama", "llama-biased", "qwen2", "mistral")
+
+
+def build(engine: str, architecture: str, *overrides: str) -> TextClassifier:
+    made: Config = config(f"engine={engine}", "data.max_length=64", *overrides)
+    model = ModelConfig(name="tiny", weights="random", architecture=ARCHITECTURES[architecture])
+    made = made.model_copy(update={"model": model})
+    decoder = load_decoder(model, load_architecture(model), torch.float32, torch.device("cpu"), 3)
+    randomize_vectors(decoder)
+    classifier = build_classifier(decoder, made, 5, gradient_checkpointing=False)
+    generator = torch.Generator().manual_seed(1)
+    for name, parameter in classifier.named_parameters():
+        if "lora_B" in name:  # as after some training: at the start the adapter is the identity
+            parameter.data.normal_(std=0.1, generator=generator)
+        if "magnitude" in name:
+            parameter.data.mul_(1 + 0.3 * torch.rand(parameter.shape, generator=generator))
+    return classifier.train()
+
+
+def batch(lengths: list[int]) -> Batch:
+    ids = torch.randint(4, 99, (sum(lengths),), generator=torch.Generator().manual_seed(0))
+    return Batch(ids, torch.arange(len(lengths)) % 5, lengths, list(range(len(lengths))))
+
+
+def compare(architecture: str, batches: list[list[int]], layers: str, *overrides: str) -> None:
+    """Logits, loss and all gradients of the fast engine against the reference, on texts of the given lengths."""
+    models = [build(engine, architecture, *overrides) for engine in ("reference", "fast")]
+    assert [model.layers for model in models] == ["padded", layers]
+    for lengths in batches:
+        some, results = batch(lengths), []
+        for model in models:
+            model.zero_grad()
+            logits = model(some)
+            loss = F.cross_entropy(logits, some.labels)
+            loss.backward()
+            results.append((logits, loss, {n: p.grad for n, p in model.named_parameters() if p.requires_grad}))
+        (logits, loss, expected), (fast_logits, fast_loss, found) = results
+        assert close(fast_logits, logits) and close(fast_loss, loss), lengths
+        assert expected.keys() == found.keys()
+        largest = max(float(gradient.norm()) for gradient in expected.values() if gradient is not None)
+        for name, gradient in expected.items():
+            assert gradient is not None and found[name] is not None
+            # In a text of one token the gradient of a query is nothing but rounding.
+            assert close(found[name], gradient, 1e-7 * largest), (lengths, name)
+
+
+def close(found: torch.Tensor, expected: torch.Tensor, rounding: float = 1e-9) -> bool:
+    """Within 1e-5 of the tensor's own norm."""
+    return bool((found - expected).norm() <= 1e-5 * expected.norm() + rounding)
+
+
+LENGTHS = [3, 17, 64, 1]
+
+
+def fused(model: TextClassifier) -> FusedDecoder:
+    assert isinstance(model.encoder, FusedDecoder)
+    return model.encoder
+
+
+def loss(model: TextClassifier) -> torch.Tensor:
+    torch.manual_seed(5)  # from which the step's dropout is drawn
+    some = batch(LENGTHS)
+    return F.cross_entropy(model(some).double(), some.labels)
+
+
+def gradients(model: TextClassifier) -> dict[str, torch.Tensor]:
+    model.zero_grad()
+    loss(model).backward()
+    return {name: p.grad for name, p in model.named_parameters() if p.grad is not None}

@@ -1,0 +1,91 @@
+"""Which decoders the fused layers support, and the seam between the engine and the families."""
+
+import ast
+from pathlib import Path
+from typing import Any
+
+import peft
+import pytest
+import torch
+from transformers import LlamaModel
+
+import llm_cls.engine
+from llm_cls.config.schema import ModelConfig
+from llm_cls.engine.architectures import ARCHITECTURES as FAMILIES
+from llm_cls.engine.layers import unsupported_reason
+from llm_cls.model.decoder import load_architecture, load_decoder
+
+from .networks import ARCHITECTURES, FUSED, build, fused
+
+
+def decoder(architecture: str, **changes: Any) -> Any:
+    model = ModelConfig(name="tiny", weights="random", architecture=ARCHITECTURES[architecture] | changes)
+    return load_decoder(model, load_architecture(model), torch.float32, torch.device("cpu"), 3)
+
+
+@pytest.mark.parametrize("architecture", FUSED)
+def test_supported(architecture: str) -> None:
+    assert unsupported_reason(decoder(architecture), "last") == ""
+
+
+@pytest.mark.parametrize(
+    ("architecture", "changes", "reason"),
+    [
+        ("qwen3", {}, "no fused layers for qwen3"),
+        ("llama", {"is_causal": False}, "not causal"),
+        ("llama", {"attention_dropout": 0.1}, "dropout"),
+        ("neox", {"hidden_dropout": 0.1}, "dropout"),
+        ("llama", {"hidden_act": "relu"}, "activation is relu"),
+        ("neox", {"hidden_act": "relu"}, "activation is relu"),
+        ("mistral-windowed", {}, "sliding window"),
+        ("qwen2", {"use_sliding_window": True, "sliding_window": 4, "max_window_layers": 1}, "sliding window"),
+        ("llama", {"rope_parameters": {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4}}, "type dynamic"),
+        ("neox", {"rope_parameters": {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4}}, "type dynamic"),
+        ("llama", {"head_dim": 12}, "heads have the size 12"),
+        ("llama", {"intermediate_size": 66}, "multiples of 4"),
+    ],
+)
+def test_unsupported(architecture: str, changes: dict[str, Any], reason: str) -> None:
+    assert reason in unsupported_reason(decoder(architecture, **changes), "last")
+
+
+def test_pooling_of_the_first_token_is_unsupported() -> None:
+    assert "last token" in unsupported_reason(decoder("llama"), "first")
+
+
+@pytest.mark.parametrize(
+    ("settings", "reason"),
+    [
+        ({"use_dora": True}, "other than plain LoRA"),
+        ({"lora_bias": True}, "other than plain LoRA"),
+        ({"target_modules": ["embed_tokens"]}, "layers of the kind Embedding"),
+    ],
+)
+def test_unsupported_adapters(settings: dict[str, Any], reason: str) -> None:
+    network = decoder("llama-biased")
+    peft.get_peft_model(network, peft.LoraConfig(**{"target_modules": ["q_proj"]} | settings))
+    assert reason in unsupported_reason(network, "last")
+
+
+def test_code_of_the_hub_under_a_known_name_is_unsupported() -> None:
+    class Other(LlamaModel):
+        pass
+
+    assert "Other" in unsupported_reason(Other(decoder("llama").config), "last")
+
+
+def test_every_adapter_of_a_network_has_its_own_dropout_stream() -> None:
+    adapters = fused(build("fast", "llama", "lora.target_modules=all-linear")).network.adapters
+    assert [adapter.stream for adapter in adapters] == list(range(2 * 7))
+
+
+def test_only_the_modules_of_the_families_know_their_names() -> None:
+    """No string and no attribute outside ``architectures/`` belongs to one family."""
+    folder = Path(llm_cls.engine.__file__).parent
+    parts = {"embed_in", "embed_tokens", "q_proj", "query_key_value", "self_attn", "gate_proj", "dense_h_to_4h"}
+    for path in sorted(folder.rglob("*.py")):
+        if path.parent.name == "architectures":
+            continue
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            name = node.value if isinstance(node, ast.Constant) else getattr(node, "attr", None)
+            assert name not in parts | FAMILIES.keys(), (path.name, name)

@@ -1,0 +1,122 @@
+"""The fused layers against the layers of ``transformers`` under autograd: gradients, dropout, recomputation, parts."""
+
+import dataclasses
+from typing import Any
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from llm_cls.config.schema import EngineConfig
+from llm_cls.data.batches import Batch
+
+from .networks import FUSED, LENGTHS, batch, build, compare, fused, gradients, loss
+
+BATCHES = [[1], [64], [1, 1, 1], LENGTHS, LENGTHS[::-1], [9, 9], [9, 9, 4, 9, 9, 9]]
+
+
+@pytest.mark.parametrize("targets", ["null", "all-linear"])
+@pytest.mark.parametrize("architecture", FUSED)
+def test_fused_layers_are_the_reference(architecture: str, targets: str) -> None:
+    compare(architecture, BATCHES, "fused", "lora.lora_dropout=0", f"lora.target_modules={targets}", "lora.r=4")
+
+
+@pytest.mark.parametrize("rank", [2, 3, 10])  # with 1 the reference itself is off by 1e-4 in float32
+@pytest.mark.parametrize("architecture", ["neox", "llama"])
+def test_any_rank_is_fused(architecture: str, rank: int) -> None:
+    overrides = ("lora.lora_dropout=0", "lora.target_modules=all-linear", f"lora.r={rank}")
+    compare(architecture, [[3, 17]], "fused", *overrides)
+
+
+def test_without_an_adapter_only_the_head_is_trained() -> None:
+    compare("neox", [[4, 2]], "fused", "lora=none")
+
+
+@pytest.mark.parametrize("architecture", ["neox", "neox-parallel", "llama"])
+def test_gradients_with_dropout_are_finite_differences(architecture: str) -> None:
+    """Every gradient goes through the masks, so masks that differ between forward and backward would be found."""
+    model = build("fast", architecture, "lora.lora_dropout=0.25", "lora.r=4", "lora.target_modules=all-linear")
+    model.decoder.double()  # so that the differences are exact
+    network_itself: Any = model.decoder
+    model.use_fast_engine(network_itself.base_model.model, EngineConfig(), full=False, max_length=64, max_texts=4)
+    found = gradients(model)
+    generator = torch.Generator().manual_seed(2)
+    checked = [name for name in found if "lora_" in name]
+    assert len(checked) == len([1 for name, p in model.named_parameters() if p.requires_grad]) - 1
+    step = 2e-4
+    for name in checked:
+        parameter = model.get_parameter(name)
+        along = torch.randn(parameter.shape, generator=generator)
+        before, values = parameter.data.clone(), []
+        for side in (step, -step):
+            parameter.data = before + side * along
+            values.append(loss(model).item())
+        parameter.data = before
+        expected = (values[0] - values[1]) / (2 * step)
+        assert (found[name] * along).sum().item() == pytest.approx(expected, rel=2e-3, abs=1e-3), name
+
+
+def test_without_training_nothing_is_dropped() -> None:
+    model = build("fast", "neox", "lora.lora_dropout=0.5").eval()
+    plain = build("fast", "neox", "lora.lora_dropout=0").eval()
+    with torch.no_grad():
+        assert torch.equal(model(batch(LENGTHS)), plain(batch(LENGTHS)))
+
+
+@pytest.mark.parametrize("overrides", [[], ["lora.target_modules=all-linear"], ["lora.target_modules=[dense]"]])
+def test_recomputed_layers_give_the_same_gradients(overrides: list[str]) -> None:
+    kept = build("fast", "neox", "lora.lora_dropout=0.25", *overrides)
+    recomputed = build("fast", "neox", "lora.lora_dropout=0.25", "engine.gradient_checkpointing=true", *overrides)
+    assert fused(recomputed).recompute_layers(100) == 2 and fused(kept).recompute_layers(100) == 0
+    expected = gradients(kept)
+    for name, gradient in gradients(recomputed).items():
+        assert torch.equal(gradient, expected[name]), name
+
+
+def test_adapters_in_the_upper_layers_only() -> None:
+    """Nothing below them is saved, and their gradients are those of autograd."""
+    overrides = ["lora.target_modules='.*layers\\.1\\.attention\\.query_key_value'", "lora.lora_dropout=0"]
+    model, reference = build("fast", "neox", *overrides), build("reference", "neox", *overrides)
+    assert fused(model).network.first_trained == 1
+    expected = gradients(reference)
+    found = gradients(model)
+    assert found.keys() == expected.keys() and len(found) == 3
+    for name, gradient in found.items():
+        torch.testing.assert_close(gradient, expected[name], rtol=1e-4, atol=1e-7)
+
+
+def test_a_batch_in_parts_has_the_gradients_of_the_whole() -> None:
+    model = build("fast", "neox", "lora.lora_dropout=0")
+    whole = batch(LENGTHS)
+    expected = gradients(model)
+    model.zero_grad()
+    parts = whole.split(40)
+    assert [part.lengths for part in parts] == [[3, 17], [64], [1]]
+    assert [part.first_token for part in parts] == [0, 20, 84]
+    for part in parts:
+        (F.cross_entropy(model(part), part.labels, reduction="sum") / len(LENGTHS)).backward()
+    for name, p in model.named_parameters():
+        if p.requires_grad:
+            torch.testing.assert_close(p.grad, expected[name], rtol=1e-4, atol=1e-7)
+
+
+def test_split_keeps_every_text_once_and_gives_equal_parts() -> None:
+    some = dataclasses.replace(batch([5] * 13), first_token=100)
+    parts = some.split(20)
+    assert [len(part.lengths) for part in parts] == [4, 4, 4, 1]
+    assert [i for part in parts for i in part.indices] == some.indices
+    assert torch.cat([part.input_ids for part in parts]).equal(some.input_ids)
+    assert torch.cat([part.labels for part in parts]).equal(some.labels)
+    assert parts[1].first_token == 100 + sum(parts[0].lengths)
+    assert some.split(None) == [some] and some.split(65) == [some]
+
+
+def test_logits_do_not_depend_on_the_other_texts_of_a_batch() -> None:
+    model = build("fast", "llama").eval()
+    together = batch([30, 2, 11])
+    with torch.no_grad():
+        logits, start = model(together), 0
+        for i, length in enumerate(together.lengths):
+            alone = Batch(together.input_ids[start : start + length], together.labels[:1], [length], [0])
+            torch.testing.assert_close(model(alone)[0], logits[i], rtol=1e-5, atol=1e-6)
+            start += length
