@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from llm_cls.errors import ArtifactError
 from llm_cls.files import atomic_path, finite
 from llm_cls.metrics.evaluation import Evaluation
+from llm_cls.metrics.selection import improves
 from llm_cls.runs.directory import RunDirectory
 from llm_cls.runs.pruning import Pruner
 from llm_cls.runs.schema import Epoch, Scores, Status
@@ -112,7 +113,7 @@ class RunRecorder(Checkpoint):
         epoch = self._measured(number, val, pl_module)
         self.history.append(epoch)
         self.diverged = not val.finite or epoch.train_loss is None
-        better = val.finite and val.f1 > self._best_f1  # the first one on a tie
+        better = improves(val.f1, self._best_f1)
         if better:
             self.best_epoch, self._best_f1 = number, val.f1
             if self._directory.writes:

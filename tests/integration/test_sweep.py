@@ -89,6 +89,7 @@ def test_runs_of_one_process_equal_separate_runs(
     assert json.loads((tmp_path / "run" / "run.json").read_text())["run_id"] in ids
 
 
+@pytest.mark.slow
 def test_isolated_runs_give_the_same(
     command: Command, environment: dict[str, str], undisturbed: Path, sweep: list[str], tmp_path: Path
 ) -> None:
@@ -256,6 +257,7 @@ def test_a_launcher_without_its_package_says_what_to_install(
     assert done.stderr.splitlines() == [f"Error: {needs} Install it with: pip install -e '.[{extra}]'"]
 
 
+@pytest.mark.slow
 def test_several_devices_in_a_sweep(command: Command, sweep: list[str], tmp_path: Path) -> None:
     line = [*sweep, "optimizer.lr=1e-3,2e-3", "lora.lora_dropout=0", "trainer.max_epochs=1"]
     assert command("train", *line, "hydra.sweep.dir=one", cwd=tmp_path).returncode == 0

@@ -190,6 +190,7 @@ def test_ranks_that_differ_refuse_to_train(
     assert not list(tmp_path.rglob("history.jsonl"))
 
 
+@pytest.mark.slow
 def test_torchrun_on_two_nodes(
     command: Command, server: ForkServer, arguments: list[str], environment: dict[str, str], tmp_path: Path
 ) -> None:

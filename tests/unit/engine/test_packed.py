@@ -53,7 +53,7 @@ def test_dropout_of_a_replaced_layer_has_its_rate_and_one_mask_in_forward_and_ba
     [
         ("neox", ["lora.use_dora=true", "lora.lora_dropout=0"], 0),
         ("gpt2", ["lora.target_modules=[c_attn]", "lora.lora_dropout=0"], 0),
-        ("qwen3", ["lora.lora_dropout=0"], 4),
+        ("qwen3", ["lora.lora_dropout=0", "lora.target_modules=null"], 4),
     ],
 )
 def test_only_plain_lora_layers_are_replaced(architecture: str, overrides: list[str], replaced: int) -> None:

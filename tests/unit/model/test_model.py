@@ -39,7 +39,7 @@ def batch(lengths: list[int], seed: int = 0) -> Batch:
 
 
 def randomize_vectors(decoder: torch.nn.Module) -> None:
-    """Draws biases and norm weights: random networks have zeros and ones, so that a missing one would not be noticed."""
+    """Draws biases and norm weights: random networks have zeros and ones, which hide a missing one."""
     generator = torch.Generator().manual_seed(4)
     for parameter in decoder.parameters():
         if parameter.dim() == 1:
