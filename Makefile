@@ -40,7 +40,7 @@ format: $(INSTALLED) ## format the code and fix what the linter can fix
 clean: ## remove the environment and the caches, never the outputs
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache
 
-# Made anew when the requirements change. The stamp is written last, so a broken installation is resumed.
+# Made again when the requirements change. The stamp is written last, so a broken installation is resumed.
 $(INSTALLED): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v < (3, 15) else "llm_cls needs Python 3.11 to 3.14, got %d.%d. Try: make PYTHON=python3.12 $(MAKECMDGOALS)" % v)'
 	@test -x $(RUN) || $(PYTHON) -m venv $(VENV)

@@ -84,7 +84,7 @@ def _run(tree: DictConfig) -> float | None:
         quiet_libraries()
         metrics = run(config, directory, list(HydraConfig.get().overrides.task))
     except Exception as error:
-        if is_first_process() and summarize(error)[1] != EXIT_UNEXPECTED:  # then somebody has to read the log
+        if is_first_process() and summarize(error)[1] != EXIT_UNEXPECTED:  # an unexpected error keeps its log
             RunDirectory(directory).remove_if_empty()
         raise
     except RunInterrupted as error:

@@ -30,7 +30,7 @@ ROOT = Path(__file__).resolve().parents[1]
 IMPORTS = (
     "torch", "torch.utils.data", "torch.optim.adamw", "torch.optim.lr_scheduler", "torch._dynamo", "lightning.pytorch",
     "transformers.models.auto.modeling_auto", "transformers.models.gpt_neox.modeling_gpt_neox", "peft",
-    "peft.tuners.lora", "datasets", "sentencepiece", "sklearn.metrics", "torchmetrics", "wandb", "optuna", "pandas",
+    "peft.tuners.lora", "sentencepiece", "sklearn.metrics", "torchmetrics", "wandb", "optuna", "pandas",
     "hydra", "hydra.main", "hydra._internal.hydra", "llm_cls.multirun.sweeper", "llm_cls.training.run",
     "llm_cls.training.prediction",
 )  # fmt: skip

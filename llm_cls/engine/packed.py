@@ -67,7 +67,7 @@ class PackedDecoder:
             dtype = torch.get_autocast_dtype(device.type) if is_autocast else next(self._network.parameters()).dtype
             layout = PackedLayout.of(seq_lens, self._max_seqlen, device)
             boundaries: dict[str, Any] = {"seq_lens": layout.seq_lens}
-            if has_varlen_kernel(device, dtype):  # the upper bound is constant, so that nothing is compiled anew for it
+            if has_varlen_kernel(device, dtype):  # the upper bound is constant, so that nothing is recompiled for it
                 boundaries = {"cu_seqlens": layout.cu_seqlens, "max_seqlen": layout.max_seqlen}
             output = self._network(
                 input_ids=input_ids[None], position_ids=layout.position_ids[None], use_cache=False, **boundaries
@@ -176,6 +176,6 @@ def _probe_ids(network: nn.Module) -> Tensor:
 
 @torch.no_grad()
 def _states_one_by_one(network: nn.Module) -> Tensor:
-    """The last hidden state of each probe text, each in a forward pass of its own, so without padding."""
+    """The last hidden state of each probe text, each in its own forward pass, so without padding."""
     states = [network(input_ids=ids[None]).last_hidden_state[0, -1] for ids in _probe_ids(network).split(_PROBE)]
     return torch.stack(states).float()

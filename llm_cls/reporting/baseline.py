@@ -162,7 +162,7 @@ def _read_cache(path: Path | None) -> dict[str, dict[str, str]] | None:
         found: dict[str, dict[str, str]] = json.loads(path.read_text(encoding="utf-8"))
         return found if found["labels"].keys() == found["predictions"].keys() else None
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return None  # the baseline is fitted and written anew
+        return None  # the baseline is fitted and written again
 
 
 def _write_cache(path: Path | None, found: dict[str, dict[str, str]]) -> None:
@@ -170,4 +170,4 @@ def _write_cache(path: Path | None, found: dict[str, dict[str, str]]) -> None:
         try:
             write_json(path, found)
         except OSError:
-            return  # the cache belongs to another machine or user; the next report fits the baseline anew
+            return  # the cache belongs to another machine or user; the next report fits the baseline again

@@ -39,7 +39,7 @@ class Hardware:
         """The device of this process."""
         if self.accelerator == "cpu":
             return torch.device("cpu")
-        # SLURM numbers the tasks that it starts on a machine in a variable of its own.
+        # SLURM has its own variable for the number of a task on its machine.
         return torch.device("cuda", int(os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", "0"))))
 
     @property

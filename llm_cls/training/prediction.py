@@ -31,7 +31,7 @@ def predict_file(arguments: PredictArguments) -> tuple[list[str], tuple[str, ...
         ``(ids, labels, probabilities)``; the probabilities have shape ``(n, n_labels)``.
 
     Raises:
-        LlmClsError: The run isn't finished or is damaged, or the table is not as it must be.
+        LlmClsError: The run is not finished or is damaged, or the table is not valid.
     """
     if not arguments.run.is_dir():
         raise ConfigError(f"run={arguments.run} is not a folder. Give the run directory that training printed")

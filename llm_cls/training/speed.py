@@ -27,8 +27,8 @@ from llm_cls.training.shared import Shared
 class StepClock(Callback):
     """Times training steps and evaluations.
 
-    A step lasts from the end of the one before it to its own end, on the device's clock: nobody waits in between, so
-    what the processor prepares while the device computes is hidden as it is in training.
+    A step lasts from the end of the one before it to its own end, on the device's clock: nothing synchronizes in between, so
+    what the processor prepares while the device computes is hidden, as in training.
     """
 
     tokens: list[int] = field(default_factory=list)
