@@ -287,7 +287,7 @@ def test_two_sweeps_of_one_name_share_the_work(
     ("number", "code"),
     [
         (signal.SIGKILL, -signal.SIGKILL),
-        (signal.SIGINT, 75),
+        pytest.param(signal.SIGINT, 75, marks=pytest.mark.slow),
         pytest.param(signal.SIGTERM, 75, marks=pytest.mark.slow),
     ],
 )

@@ -223,6 +223,7 @@ def free_port() -> int:
         return port
 
 
+@pytest.mark.slow
 def test_orphaned_ranks_end(start: Start, arguments: list[str], tmp_path: Path) -> None:
     """kill -9 of the command ends its ranks as well, so that the run can go on at once."""
     line = [*arguments, "trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", "trainer.max_epochs=50"]

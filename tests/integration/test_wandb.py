@@ -17,6 +17,7 @@ from .test_run_directory import load
 from .wandb_files import item_key, read_table, read_wandb
 
 
+@pytest.mark.slow
 def test_the_runs_of_a_sweep_outlive_the_process_of_wandb(start: Start, archive: Path, tmp_path: Path) -> None:
     """It is killed in the first run, which goes on without it; the second run has another."""
     line = ["--multirun", *TINY, f"data.archive={archive}", "template=1,2", "hydra.sweep.dir=sweep"]
