@@ -27,6 +27,11 @@ ACTIVATIONS = {  # the name in transformers: the name here
 }
 
 
+def uses_triton(x: Tensor) -> bool:
+    """Whether the Triton kernels compute on ``x``; a test replaces it to run the whole network by the interpreter."""
+    return x.is_cuda
+
+
 def _triton(name: str) -> Any:
     """A module of kernels; imported late, because only torch's CUDA build brings Triton."""
     return import_module(f"llm_cls.engine.triton.{name}")
@@ -48,7 +53,7 @@ def norm(
         pending_bias: Shape ``(hidden_size,)``: biases that the addends still lack.
         out_format: Of the norm; the sum is not quantized. The sum is ``x`` itself where nothing is added.
     """
-    if x.is_cuda:
+    if uses_triton(x):
         found: NormOutput = _triton("norm").norm(x, addends, parameters, pending_bias, out_format)
         return found
     for addend in (*addends, *([] if pending_bias is None else [pending_bias])):
@@ -80,7 +85,7 @@ def norm_backward(
         residual: The gradient that reaches the input through the residual connection, shape of ``x``, or None.
         out_format: Of the result, which always has its values in the dtype of the weights, too.
     """
-    if x.is_cuda:
+    if uses_triton(x):
         found: Operand = _triton("norm").norm_backward(grad, x, stats, parameters, residual, out_format)
         return found
     if parameters.rms:
@@ -120,7 +125,7 @@ def activate(
     Returns:
         Shape ``(tokens, n)``.
     """
-    if x.is_cuda:
+    if uses_triton(x):
         found: Operand = _triton("activation").activate(x, activation, gated, pending_bias, out_format)
         return found
     if pending_bias is not None:
@@ -140,7 +145,7 @@ def activate_backward(
     out_format: OperandFormat = UNQUANTIZED,
 ) -> Operand:
     """Gradient with respect to the input of ``activate``; may overwrite ``grad``."""
-    if x.is_cuda:
+    if uses_triton(x):
         found: Operand = _triton("activation").activate_backward(grad, x, activation, gated, pending_bias, out_format)
         return found
     if pending_bias is not None:
@@ -180,7 +185,7 @@ def rotate(
         sin: The same.
         sign: 1 or, backward, -1.
     """
-    if source[0].is_cuda:
+    if uses_triton(source[0]):
         _triton("rotary").rotate(source, target, position_ids, cos, sin, sign)
         return
     half = cos.shape[1]
@@ -198,7 +203,7 @@ def rotate(
 
 def dropout(x: Tensor, mask: DropoutMask) -> Tensor:
     """``x`` with the elements that ``mask`` drops set to 0 and the others divided by ``1 - p``."""
-    if x.is_cuda:
+    if uses_triton(x):
         found: Tensor = _triton("dropout").dropout(x, None, mask)
         return found
     return x * _keep_factor(x, mask)
@@ -206,7 +211,7 @@ def dropout(x: Tensor, mask: DropoutMask) -> Tensor:
 
 def add_dropout(total: Tensor, x: Tensor, mask: DropoutMask) -> None:
     """Adds ``dropout(x, mask)`` to ``total``."""
-    if x.is_cuda:
+    if uses_triton(x):
         _triton("dropout").dropout(x, total, mask)
     else:
         total.addcmul_(x, _keep_factor(x, mask))
@@ -224,7 +229,7 @@ def _keep_factor(x: Tensor, mask: DropoutMask) -> Tensor:
 
 def as_operand(x: Tensor, out_format: OperandFormat) -> Operand:
     """``x`` in the requested formats."""
-    if out_format.fp8 and x.is_cuda:
+    if out_format.fp8 and uses_triton(x):
         found: Operand = _triton("norm").quantize(x)
         return found
     return _operand(x, out_format)

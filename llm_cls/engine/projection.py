@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from llm_cls.engine import kernels
 from llm_cls.engine.kernels import add_dropout, dropout
 from llm_cls.engine.lora import LoraParts, base_layer, lora_parts
 from llm_cls.engine.tensors import FP8_MAX, DropoutMask, DropoutState, Operand, OperandFormat
@@ -82,7 +83,7 @@ class Projection:
         ranks = [0 if part is None else part.a.shape[0] for part in parts]
         first = bases[0].weight
         rank = sum(ranks)
-        self._extra_columns = rank if after_norm and first.is_cuda and rank % 8 == 0 and not fp8 else 0
+        self._extra_columns = rank if after_norm and kernels.uses_triton(first) and rank % 8 == 0 and not fp8 else 0
         out_features, in_features = sum(base.out_features for base in bases), bases[0].in_features
         moves = len(bases) > 1 or self._extra_columns > 0
         self._extended_weight = first.detach()
@@ -105,8 +106,8 @@ class Projection:
 
     @property
     def pending_bias(self) -> Tensor | None:
-        """The bias that ``forward`` leaves to the next kernel; None on a CPU, where it adds the bias itself."""
-        return self.bias if self.weight.is_cuda else None
+        """The bias that ``forward`` leaves to the next Triton kernel; None elsewhere, where it adds the bias itself."""
+        return self.bias if kernels.uses_triton(self.weight) else None
 
     def operand_format(self, rows: int) -> OperandFormat:
         """The formats in which ``forward`` and, except for the extra columns, ``backward`` need so many rows."""

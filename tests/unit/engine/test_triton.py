@@ -10,9 +10,11 @@ from importlib.util import find_spec
 import pytest
 import torch
 
+from llm_cls.engine import kernels
 from llm_cls.engine.kernels import ACTIVATIONS
 
 from . import kernel_checks as checks
+from .networks import batch, build, compare, fused
 
 pytestmark = pytest.mark.skipif(
     os.environ.get("TRITON_INTERPRET") != "1" or find_spec("triton") is None, reason="needs Triton and its interpreter"
@@ -32,7 +34,7 @@ def test_norm(n_addends: int, rms: bool, dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("biased", [False, True])
 @pytest.mark.parametrize("gated", [False, True])
 @pytest.mark.parametrize("activation", sorted(set(ACTIVATIONS.values())))
-@pytest.mark.filterwarnings("ignore:overflow encountered in exp:RuntimeWarning")  # of NumPy; the sigmoid is 0 there
+@pytest.mark.filterwarnings("ignore:overflow encountered in exp:RuntimeWarning")  # of NumPy: the sigmoid is 0
 def test_activate(activation: str, gated: bool, biased: bool, dtype: torch.dtype) -> None:
     checks.check_activate("cpu", dtype, activation, gated, biased, rows=3, cols=1100)
 
@@ -55,3 +57,34 @@ def test_dropout() -> None:
 
 def test_fp8() -> None:
     checks.check_fp8("cpu", 3, 96, tolerance=0.08)
+
+
+@pytest.fixture
+def interpreted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs the network as on a GPU in float32: kernels, biases that the next kernel adds, columns beside the weights."""
+    monkeypatch.setattr(kernels, "uses_triton", lambda x: True)
+
+
+@pytest.mark.usefixtures("interpreted")
+@pytest.mark.parametrize("architecture", ["neox", "neox-parallel", "llama-biased"])
+def test_a_network_of_kernels_is_the_reference(architecture: str) -> None:
+    overrides = ("lora.lora_dropout=0", "lora.target_modules=all-linear", "lora.r=8")
+    layer = fused(build("fast", architecture, *overrides)).network.layers[0]
+    assert layer.pending_bias is not None and layer.up.operand_format(9).extra_columns >= 8
+    compare(architecture, [[3, 5, 1]], "fused", *overrides)
+
+
+@pytest.mark.usefixtures("interpreted")
+def test_parts_of_a_batch_have_the_dropout_masks_of_the_whole() -> None:
+    """Also where layers are recomputed, and in the last layer, whose rows are the last tokens."""
+    found = []
+    for max_tokens, recompute in ((None, "false"), (3, "true")):
+        overrides = ("lora.lora_dropout=0.3", "lora.target_modules=[query_key_value,dense]", "lora.r=4")
+        model = build("fast", "neox", f"engine.gradient_checkpointing={recompute}", *overrides)
+        torch.manual_seed(7)
+        parts = batch([3, 2]).split(max_tokens)
+        torch.cat([model(part) for part in parts]).square().sum().backward()
+        found.append({name: p.grad for name, p in model.named_parameters() if p.grad is not None})
+    assert len(parts) == 2 and len(found[0]) == 2 * 4 + 1
+    for name, gradient in found[0].items():
+        torch.testing.assert_close(found[1][name], gradient, rtol=1e-4, atol=1e-6)
