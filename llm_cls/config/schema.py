@@ -13,6 +13,7 @@ from pydantic import BaseModel, Field, model_validator
 
 from llm_cls.config.data import DataConfig, TemplateConfig
 from llm_cls.config.fields import PositiveInt, Section, Seed, fields
+from llm_cls.config.groups import choices
 from llm_cls.config.machine import LoggerConfig, PrunerConfig, SweepConfig, TrainerConfig
 from llm_cls.config.messages import nearest, validate
 from llm_cls.config.model import EngineConfig, LoraConfig, ModelConfig, OptimizerConfig
@@ -96,4 +97,15 @@ def parse_config(tree: DictConfig) -> Config:
         raise ConfigError(f"{error.full_key}: {first_line(error)}") from None
     assert isinstance(values, dict)
     values.pop("experiment", None)
-    return validate(Config, values)
+    config, faults = None, []
+    try:
+        config = validate(Config, values)
+    except ConfigError as error:
+        faults.append(str(error))
+    # Every corpus has a file in conf/data/: reading their names is faster than importing their loaders.
+    name = str(values.get("data", {}).get("name"))
+    if name not in (known := choices("data")):
+        faults.append(f"data.name={name} is not a corpus. {nearest(name, known)}")
+    if config is None or faults:
+        raise ConfigError("\n".join(faults))
+    return config

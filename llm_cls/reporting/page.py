@@ -10,6 +10,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from llm_cls.metrics.scores import METRICS
 from llm_cls.reporting import plots
 from llm_cls.reporting.analysis import Analysis
 from llm_cls.reporting.baseline import DESCRIPTION
@@ -158,7 +159,7 @@ def _with_baseline(table: Table, found: Analysis) -> Table:
         return table
     scores, (low, high) = found.baseline.scores, found.baseline.interval
     row: dict[str, Any] = {"model": "TF-IDF baseline", "test_f1_low": low, "test_f1_high": high}
-    row |= {f"test_{name}": getattr(scores, name) for name in ("accuracy", "precision", "recall", "f1")}
+    row |= {f"test_{name}": getattr(scores, name) for name in METRICS}
     return replace(table, rows=(*table.rows, row))
 
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from llm_cls.metrics.scores import METRICS
 from llm_cls.reporting.formatting import Kind
 from llm_cls.reporting.published import published
 from llm_cls.reporting.runs import Run
@@ -20,7 +21,6 @@ from llm_cls.reporting.settings import (
     varied_keys,
 )
 
-SCORES = ("accuracy", "precision", "recall", "f1")
 # File names, without suffix, of all tables; a report has those whose axis the runs vary.
 TABLES = ("best", "template", "lr", "batch_size", "r", "all")
 
@@ -153,7 +153,7 @@ def _table(name: str, title: str, note: str, shown: tuple[str, ...], settings: S
 def setting_row(setting: Setting) -> dict[str, Any]:
     """A setting as a row: means over its runs."""
     row = {**setting.axes, **setting.extras, "val_f1": setting.val_f1}
-    row |= {f"test_{name}": setting.test(name) for name in SCORES}
+    row |= {f"test_{name}": setting.test(name) for name in METRICS}
     row |= {"runs": len(setting.runs), "test_f1_sd": setting.test_f1_sd}
     if len(setting.runs) == 1 and setting.runs[0].metrics is not None:
         row["best_epoch"] = setting.runs[0].metrics.best_epoch

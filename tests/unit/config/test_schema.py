@@ -9,7 +9,7 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from llm_cls.config.compose import accept_plain_values, quoted, split_flags
+from llm_cls.config.compose import accept_plain_values, compose_tree, quoted, split_flags
 from llm_cls.config.groups import CONF, GROUPS
 from llm_cls.config.overrides import explain
 from llm_cls.config.schema import Config, keys, parse_config
@@ -244,3 +244,12 @@ def test_a_template_of_the_users_own(tmp_path: Path) -> None:
     with initialize_config_dir(str(CONF), version_base="1.3"):
         tree: Any = compose("config", overrides=["template=question", f"hydra.searchpath=[file://{tmp_path}]"])
     assert parse_config(OmegaConf.create(tree)).template.text == "{body}？"
+
+
+def test_an_unknown_corpus_is_a_fault_among_the_others() -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse_config(compose_tree(["data.name=livedor", "lora.r=0"]))
+    assert str(caught.value).splitlines() == [
+        "lora.r must be >= 1, got 0. Try lora=r32.",
+        "data.name=livedor is not a corpus. Did you mean 'livedoor'?",
+    ]
