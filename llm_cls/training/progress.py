@@ -11,7 +11,7 @@ from llm_cls.training.module import LOG_EVERY_STEPS
 
 
 class ProgressBar(TQDMProgressBar):
-    """Lightning's progress bar, counting epochs from 1; a few lines instead of hundreds where the output is not a terminal."""
+    """Lightning's progress bar, counting epochs from 1; on a terminal it moves, elsewhere it prints a few lines."""
 
     def __init__(self, steps_per_epoch: int) -> None:
         """Sizes the refresh interval for a terminal or a log file."""

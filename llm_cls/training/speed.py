@@ -27,7 +27,7 @@ from llm_cls.training.shared import Shared
 class StepClock(Callback):
     """Times training steps and evaluations.
 
-    A step lasts from the end of the one before it to its own end, on the device's clock: nothing synchronizes in between, so
+    A step lasts from the end of the one before it to its own end, on the device's clock: nothing waits in between, so
     what the processor prepares while the device computes is hidden, as in training.
     """
 

@@ -61,7 +61,7 @@ def test_fp8() -> None:
 
 @pytest.fixture
 def interpreted(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Runs a network as on a GPU in float32: kernels, biases that the next one adds, columns beside the weights."""
+    """Runs the network as on a GPU in float32: kernels, pending biases, columns beside the weights."""
     monkeypatch.setattr(kernels, "uses_triton", lambda x: True)
 
 
