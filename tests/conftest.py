@@ -7,7 +7,6 @@ import pytest
 
 os.environ |= dict.fromkeys(("no_proxy", "NO_PROXY"), "127.0.0.1,localhost")  # servers that the tests themselves start
 
-
 if not Path("/dev/nvidiactl").exists():  # without a GPU Triton's interpreter runs the kernels
     os.environ["TRITON_INTERPRET"] = "1"  # before anything imports Triton
 

@@ -1,5 +1,6 @@
 """What a family's module must define, and what several families share."""
 
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 import torch
@@ -34,14 +35,14 @@ def rms_norm(module: nn.Module) -> Norm:
     return Norm(layer.weight.detach(), None, layer.variance_epsilon, rms=True)
 
 
-def unsupported_rotary(config: PretrainedConfig) -> str:
-    """Why the rotary embedding of a configuration has no fixed table; empty if it has one."""
-    rope_type = (config.rope_parameters or {}).get("rope_type", "default")
+def unsupported_rotary(rope_parameters: Mapping[str, Any] | None) -> str:
+    """Why a rotary embedding with these parameters has no fixed table; empty if it has one."""
+    rope_type = (rope_parameters or {}).get("rope_type", "default")
     return "" if rope_type in _STATIC_ROPE else f"its rotary embedding has the type {rope_type}"
 
 
-def rotary_table(rotary: nn.Module, max_seqlen: int, device: torch.device) -> RotaryTable:
-    """The angles that a rotary module of ``transformers`` gives for positions ``0`` to ``max_seqlen - 1``."""
+def rotary_table(rotary: Callable[..., Any], max_seqlen: int, device: torch.device) -> RotaryTable:
+    """The angles that a rotary module of ``transformers`` gives for the positions from 0 to ``max_seqlen - 1``."""
     position_ids = torch.arange(max_seqlen, device=device)[None]
     cos, sin = rotary(torch.empty(1, device=device, dtype=torch.float32), position_ids)
     half = cos.shape[-1] // 2  # the second half repeats the first

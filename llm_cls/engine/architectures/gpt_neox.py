@@ -11,7 +11,7 @@ from llm_cls.engine.spec import AttentionSpec, DecoderSpec, LayerSpec, RotaryTab
 
 def unsupported_reason(config: PretrainedConfig) -> str:
     """See ``Architecture.unsupported_reason``."""
-    return unsupported_rotary(config)
+    return unsupported_rotary(config.rope_parameters)
 
 
 def describe(decoder: nn.Module, max_seqlen: int) -> DecoderSpec:

@@ -15,7 +15,7 @@ def unsupported_reason(config: PretrainedConfig) -> str:
     has_window = getattr(config, "sliding_window", None) and getattr(config, "use_sliding_window", True)
     if layer_types != {"full_attention"} or has_window:
         return "it attends to a sliding window"
-    return unsupported_rotary(config)
+    return unsupported_rotary(config.rope_parameters)
 
 
 def describe(decoder: nn.Module, max_seqlen: int) -> DecoderSpec:
