@@ -8,6 +8,7 @@ from llm_cls.config.arguments import read_arguments
 from llm_cls.config.commands import ReportArguments
 from llm_cls.errors import ConfigError, DataError
 from llm_cls.files import write_text
+from llm_cls.runs import layout
 
 
 def main() -> None:
@@ -24,7 +25,8 @@ def main() -> None:
     found = analyse(arguments.dir, arguments.data, arguments.baseline)
     if not found.runs:
         raise DataError(
-            f"dir={arguments.dir} has no runs below it: no folder with config.yaml, run.json or metrics.json"
+            f"dir={arguments.dir} has no runs below it: no folder with {layout.CONFIG}, {layout.RECORD} or "
+            f"{layout.METRICS}"
         )
     target = arguments.dir / "report"
     remove_tables(target)

@@ -37,7 +37,9 @@ def predict_file(arguments: PredictArguments) -> tuple[list[str], tuple[str, ...
         raise ConfigError(f"run={arguments.run} is not a folder. Give the run directory that training printed")
     metrics = read_files(arguments.run).metrics
     if metrics is None:
-        raise ArtifactError(f"run={arguments.run} is not a finished run: it has no metrics.json. Finish the training")
+        raise ArtifactError(
+            f"run={arguments.run} is not a finished run: it has no {layout.METRICS}. Finish the training"
+        )
     folder = arguments.run / layout.MODEL
     if metrics.best_epoch is None:
         raise ArtifactError(f"run={arguments.run} diverged before its first epoch ended, so it has no model")
