@@ -26,6 +26,8 @@ def accept_plain_values() -> None:
     def parse_overrides(self: OverridesParser, overrides: list[str]) -> list[Override]:
         parsed = parse(self, [_quote_other_letters(override) for override in overrides])
         for override in parsed:
+            if override.key_or_group in GROUPS and isinstance(override._value, list | dict):
+                raise ConfigError(f"{override.input_line} must name one choice. Try {override.key_or_group}=NAME")
             if override.key_or_group in GROUPS and isinstance(override._value, int | float | None):
                 override._value = (override.input_line or "").partition("=")[2].strip()
             if override.key_or_group.startswith("model.architecture") and override.type == OverrideType.CHANGE:

@@ -117,9 +117,13 @@ def text_id(parts: Mapping[str, Any]) -> str:
 
 
 def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
-    """The keys in which two identities differ, with both values."""
+    """The keys in which two identities differ, with both values, each in one line."""
     keys = sorted(key for key in before.keys() | after.keys() if before.get(key) != after.get(key))
-    return [f"{key}: {before.get(key)} there, {after.get(key)} here" for key in keys]
+    return [f"{key}: {_shown(before.get(key))} there, {_shown(after.get(key))} here" for key in keys]
+
+
+def _shown(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False)
 
 
 def _flat(config: Config) -> Any:

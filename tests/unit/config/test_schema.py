@@ -253,3 +253,9 @@ def test_an_unknown_corpus_is_a_fault_among_the_others() -> None:
         "lora.r must be >= 1, got 0. Try lora=r32.",
         "data.name=livedor is not a corpus. Did you mean 'livedoor'?",
     ]
+
+
+@pytest.mark.parametrize("override", ["template=[1,2]", "lora={r:4}"])
+def test_a_group_takes_one_choice(override: str) -> None:
+    with pytest.raises(ConfigError, match="must name one choice"):
+        compose_tree([override])

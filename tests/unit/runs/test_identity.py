@@ -77,6 +77,12 @@ def test_every_fact_counts(fact: str) -> None:
     assert run_id(PARTS) != run_id(PARTS | {fact: "another"})
 
 
+def test_differences_are_one_line_each() -> None:
+    assert differences({"template.text": "a\nb", "lora.r": 4}, {"template.text": None, "lora.r": 4}) == [
+        'template.text: "a\\nb" there, null here'
+    ]
+
+
 def test_keys_without_effect_do_not_count() -> None:
     def same(*pairs: dict[str, Any]) -> bool:
         return len({run_id(identity(config(**pair), FACT_VALUES)) for pair in pairs}) == 1
