@@ -34,7 +34,7 @@ class PredictArguments(Section):
     )
     batch_size: PositiveInt = Field(32, description="Texts per forward pass.", examples=["batch_size=8"])
     accelerator: Literal["auto", "cpu", "gpu"] = Field(
-        "auto", description="Kind of device; auto takes a GPU where there is one.", examples=["accelerator=cpu"]
+        "auto", description="Kind of device; auto uses a GPU if there is one.", examples=["accelerator=cpu"]
     )
     text: Name | None = Field(
         None,

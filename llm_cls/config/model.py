@@ -16,7 +16,7 @@ class ModelConfig(Section):
         examples=["model.name=EleutherAI/pythia-160m"],
     )
     revision: Name | None = Field(
-        None, description="Branch, tag or commit on the hub; null takes the newest.", examples=["model.revision=main"]
+        None, description="Branch, tag or commit on the hub; null uses the newest.", examples=["model.revision=main"]
     )
     weights: Literal["pretrained", "random"] = Field(
         "pretrained",
@@ -30,7 +30,7 @@ class ModelConfig(Section):
     )
     tokenizer: Name | None = Field(
         None,
-        description="Id, folder or .model file of another tokenizer; null takes that of model.name.",
+        description="Id, folder or .model file of another tokenizer; null uses that of model.name.",
         examples=["model.tokenizer=path/to/spiece.model"],
     )
     tokenizer_kind: Literal["auto", "sentencepiece"] = Field(
@@ -103,7 +103,7 @@ class LoraConfig(Section):
     @model_validator(mode="after")
     def _full_excludes_adapter(self) -> Self:
         if self.full and self.enabled:
-            raise ValueError("lora.full=true trains the whole network and takes no adapter. Try lora=full")
+            raise ValueError("lora.full=true trains the whole network, without an adapter. Try lora=full")
         return self
 
 

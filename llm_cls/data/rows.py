@@ -32,7 +32,7 @@ def read_rows(path: Path) -> list[Row]:
     kind, reader = _READERS[path.suffix.lower()]
     try:
         if not path.is_file():
-            raise DataError(f"{path}: there is no such file. Check the path")
+            raise DataError(f"{path}: the file does not exist. Check the path")
         content = path.read_bytes()
     except OSError as error:
         raise DataError(f"{path}: could not be read: {os.strerror(error.errno or 0)}") from None

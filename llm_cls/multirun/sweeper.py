@@ -206,7 +206,7 @@ class GridSweeper(Sweeper):
     def _compose(self, entry: Entry) -> DictConfig:
         tree = self._loader.load_sweep_config(self._config, list(entry.overrides))
         if (tree.hydra.sweeper.get("params") or {}) != self._params:
-            raise ConfigError(f"{', '.join(entry.swept)} is a grid itself and cannot be swept. Give it one value")
+            raise ConfigError(f"{', '.join(entry.swept)} is itself a grid and cannot be swept. Give it one value")
         with open_dict(tree):
             del tree["hydra"]
         return tree

@@ -150,7 +150,7 @@ class RunRecorder(Checkpoint):
             log.info(
                 "Epoch %d/%d: train loss %.4f, val loss %.4f, val F1 %.4f%s, %.0f s%s",
                 epoch.epoch, trainer.max_epochs, _or_nan(epoch.train_loss), val.loss, val.f1,
-                " (best)" if better else "", epoch.seconds, "; ended early: it cannot win" if self.pruned else "",
+                " (best)" if better else "", epoch.seconds, "; ended early by the pruner" if self.pruned else "",
             )  # fmt: skip
         figures = {f"val/{name}": value for name, value in val.figures().items() if value is not None}
         figures |= epoch.model_dump(include={"lr", "seconds", "tokens_per_second", "peak_memory_gib"})

@@ -223,7 +223,7 @@ def test_what_is_removed_during_a_sweep_is_made_again(start: Start, sweep: list[
 def test_a_grid_of_grids_is_refused(command: Command, tmp_path: Path) -> None:
     done = command("train", "--multirun", *TINY, "experiment=lr_curve,lr_template", cwd=tmp_path)
     assert done.returncode == 2, done.stderr
-    assert "experiment=lr_curve is a grid itself and cannot be swept" in done.stderr
+    assert "experiment=lr_curve is itself a grid and cannot be swept" in done.stderr
     assert not list(tmp_path.iterdir())
 
 

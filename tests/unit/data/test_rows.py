@@ -157,7 +157,7 @@ def test_parquet_without_rows_and_with_equal_names(tmp_path: Path) -> None:
 def test_missing_file_and_folder(tmp_path: Path) -> None:
     (tmp_path / "folder.csv").mkdir()
     for name in ("none.csv", "folder.csv"):
-        with pytest.raises(DataError, match=f"{name}: there is no such file"):
+        with pytest.raises(DataError, match=f"{name}: the file does not exist"):
             read_rows(tmp_path / name)
 
 

@@ -21,7 +21,7 @@ from llm_cls.runs.identity import (
 from tests.unit.config.different_values import changed, different_value
 
 FACT_VALUES = Facts("d" * 64, {"train": 8, "val": 1, "test": 1}, None, "sha256:0", ("f" * 64, None, 2), "32-true")
-KEYS = keys(Config)
+KEYS = keys()
 
 
 def config(**overrides: Any) -> Config:
