@@ -14,6 +14,7 @@ from llm_cls.metrics.scores import Scores, confusion_matrix, scores
 from llm_cls.metrics.statistics import Ints, f1_ci95
 from llm_cls.reporting.predictions import Predictions
 from llm_cls.reporting.runs import Run, describe_error
+from llm_cls.runs.layout import CONFIG
 
 # Not configurable: a tuned baseline would be another experiment.
 SETTINGS: Mapping[str, Any] = {
@@ -121,7 +122,7 @@ def _fit(run: Run) -> dict[str, dict[str, str]]:
     from llm_cls.data.load import load_corpus
     from llm_cls.runs.config_file import read_config
 
-    config = read_config(run.path / "config.yaml").data
+    config = read_config(run.path / CONFIG).data
     if config.name == "livedoor" and config.archive is None:
         assert config.url is not None
         archive = config.cache_dir / "livedoor" / config.url.rpartition("/")[2]

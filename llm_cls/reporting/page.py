@@ -10,6 +10,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from llm_cls.metrics.scores import METRICS
 from llm_cls.reporting import plots
 from llm_cls.reporting.analysis import Analysis
 from llm_cls.reporting.baseline import DESCRIPTION
@@ -32,7 +33,7 @@ from llm_cls.reporting.tables import Table
 
 @dataclass(frozen=True)
 class Section:
-    """A section of the page: its anchor and heading, and what stands below in this order."""
+    """A section of the page: its anchor and heading, followed by its content in this order."""
 
     anchor: str
     heading: str
@@ -46,7 +47,7 @@ def render(found: Analysis, name: str, created: str) -> str:
     """The page as HTML: one file that loads nothing.
 
     The Content-Security-Policy allows the style sheet and the script by their hashes and nothing else, so that markup
-    which came in by a title could neither run nor load anything.
+    in a title could neither run nor load anything.
 
     Args:
         found: The analysis.
@@ -158,7 +159,7 @@ def _with_baseline(table: Table, found: Analysis) -> Table:
         return table
     scores, (low, high) = found.baseline.scores, found.baseline.interval
     row: dict[str, Any] = {"model": "TF-IDF baseline", "test_f1_low": low, "test_f1_high": high}
-    row |= {f"test_{name}": getattr(scores, name) for name in ("accuracy", "precision", "recall", "f1")}
+    row |= {f"test_{name}": getattr(scores, name) for name in METRICS}
     return replace(table, rows=(*table.rows, row))
 
 

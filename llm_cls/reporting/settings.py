@@ -58,8 +58,7 @@ class Setting:
     @cached_property
     def interval(self) -> tuple[float, float] | None:
         """95 % interval of test F1 over test texts: for several runs the mean of their bounds."""
-        bounds = [run.metrics.test.f1_ci95 for run in self.runs if run.metrics and run.metrics.test]
-        known = [b for b in bounds if b is not None]
+        known = [run.metrics.test.f1_ci95 for run in self.runs if run.metrics and run.metrics.test.f1_ci95]
         if not known:
             return None
         return mean_sd([b[0] for b in known])[0], mean_sd([b[1] for b in known])[0]

@@ -1,9 +1,10 @@
 """The tables of the published experiment from run directories, beside the published scores."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
+from llm_cls.metrics.scores import METRICS
 from llm_cls.reporting.formatting import Kind
 from llm_cls.reporting.published import published
 from llm_cls.reporting.runs import Run
@@ -16,11 +17,9 @@ from llm_cls.reporting.settings import (
     best_per,
     shown_lr_series,
     sort_key,
-    value,
     varied_keys,
 )
 
-SCORES = ("accuracy", "precision", "recall", "f1")
 # File names, without suffix, of all tables; a report has those whose axis the runs vary.
 TABLES = ("best", "template", "lr", "batch_size", "r", "all")
 
@@ -52,7 +51,7 @@ class Table:
     note: str
     columns: tuple[Column, ...]
     rows: tuple[Mapping[str, Any], ...]
-    shown: tuple[str, ...] = field(default=())
+    shown: tuple[str, ...] = ()
 
     @property
     def shown_columns(self) -> tuple[Column, ...]:
@@ -116,7 +115,8 @@ def _best_table(settings: Sequence[Setting]) -> Table:
 def _axis_table(settings: Sequence[Setting], axis: str, name: str, title: str) -> Table:
     """The best setting for each model and value of ``axis``, sorted by val F1 within each model."""
     rows: list[Setting] = []
-    for model in _models(settings):
+    ranked = sorted(settings, key=lambda s: -s.val_f1)
+    for model in dict.fromkeys(s.axes["model"] for s in ranked):
         own = [s for s in settings if s.axes["model"] == model]
         if len({repr(s.axes[axis]) for s in own}) > 1:
             rows += sorted(best_per(own, axis), key=lambda s: -s.val_f1)
@@ -124,8 +124,7 @@ def _axis_table(settings: Sequence[Setting], axis: str, name: str, title: str) -
         "The setting with the best val F1 for each value, among settings that were tried with another value too, "
         "everything else being equal; scored on test."
     )
-    others = tuple(a for a in ("lr",) if a != axis)
-    return _table(name, title, note, ("model", axis, *others, *_SHOWN), rows)
+    return _table(name, title, note, ("model", axis, "lr", *_SHOWN), rows)
 
 
 def _lr_table(series: Sequence[Sequence[Setting]]) -> Table:
@@ -135,12 +134,6 @@ def _lr_table(series: Sequence[Sequence[Setting]]) -> Table:
         "most learning rates."
     )
     return _table("lr", "Per learning rate", note, ("model", "template", "batch_size", "lora_r", "lr", *_SHOWN), rows)
-
-
-def _models(settings: Sequence[Setting]) -> list[Any]:
-    """The models, the one with the best val F1 first."""
-    ranked = sorted(settings, key=lambda s: -s.val_f1)
-    return list(dict.fromkeys(s.axes["model"] for s in ranked))
 
 
 def _table(name: str, title: str, note: str, shown: tuple[str, ...], settings: Sequence[Setting]) -> Table:
@@ -153,7 +146,7 @@ def _table(name: str, title: str, note: str, shown: tuple[str, ...], settings: S
 def setting_row(setting: Setting) -> dict[str, Any]:
     """A setting as a row: means over its runs."""
     row = {**setting.axes, **setting.extras, "val_f1": setting.val_f1}
-    row |= {f"test_{name}": setting.test(name) for name in SCORES}
+    row |= {f"test_{name}": setting.test(name) for name in METRICS}
     row |= {"runs": len(setting.runs), "test_f1_sd": setting.test_f1_sd}
     if len(setting.runs) == 1 and setting.runs[0].metrics is not None:
         row["best_epoch"] = setting.runs[0].metrics.best_epoch
@@ -194,5 +187,4 @@ def _run_row(run: Run, keys: Sequence[str]) -> dict[str, Any]:
     if run.scored and run.metrics is not None:
         alone = setting_row(Setting(axes_of(run.config), {}, (), (run,)))
         row |= {column.key: alone.get(column.key) for column in (*_FIGURES, *_BESIDE)}
-        row["val_f1"] = value(run, "val", "f1")
     return row
