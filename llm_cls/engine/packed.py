@@ -102,7 +102,7 @@ class PackedLoraLinear(PeftLinear):
 def pack(
     network: nn.Module, decoder: PreTrainedModel, max_seqlen: int, autocast: bool, compiled: bool
 ) -> PackedDecoder | str:
-    """Prepares a network for packed batches, if that gives the same hidden states.
+    """Prepares a network for packed batches, if they produce the same hidden states.
 
     Args:
         network: The decoder, with or without an adapter around it.
@@ -122,7 +122,8 @@ def pack(
         with torch.no_grad():
             found = packed(_probe_ids(network), _PROBE, 0, network.training).float()
         error = ((found - expected).norm() / expected.norm()).item()
-        reason = "" if error < _tolerance(decoder.dtype) else f"packing changes the hidden states by {error:.1e}"
+        tolerance = 1e-4 if decoder.dtype == torch.float32 else 5e-2
+        reason = "" if error < tolerance else f"packing changes the hidden states by {error:.1e}"
     except (TypeError, ValueError, RuntimeError, IndexError) as failure:
         if isinstance(failure, torch.OutOfMemoryError):
             raise
@@ -164,10 +165,6 @@ def _unsupported_reason(decoder: PreTrainedModel) -> str:
     if dropout and has_varlen_kernel(decoder.device, torch.bfloat16):
         return f"{config.model_type} drops attention probabilities ({dropout})"
     return ""
-
-
-def _tolerance(dtype: torch.dtype) -> float:
-    return 1e-4 if dtype == torch.float32 else 5e-2
 
 
 def _probe_ids(network: nn.Module) -> Tensor:

@@ -196,7 +196,7 @@ class GridSweeper(Sweeper):
         return entries
 
     def _results(self, entries: Iterable[Entry]) -> dict[str, dict[str, Any]]:
-        """What each of them computes, by its folder; without those of another version that no longer compose."""
+        """The settings of each entry that still composes, by its folder."""
         found = {}
         for entry in entries:
             with suppress(ConfigError, HydraException, OmegaConfBaseException):
@@ -230,7 +230,7 @@ class GridSweeper(Sweeper):
 
 
 def _in_the_way(run: Path) -> Exception | None:
-    """What prevents a run's folder or log from being used; launchers would abandon all runs because of it."""
+    """Why a run's folder or log cannot be used, which would make launchers abandon all runs; None if it can."""
     log_file = run / layout.LOG
     if os.path.lexists(run) and not (run.is_dir() and os.access(run, os.W_OK | os.X_OK)):
         return ResourceError(f"{run} must be a writable folder. Move away what is there")

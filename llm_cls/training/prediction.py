@@ -94,7 +94,7 @@ def predict_logits(
         for i in range(len(batches)):
             batch = batches[i]
             batch.input_ids = batch.input_ids.to(hardware.device)
-            logits += [classifier(part) for part in batch.split(classifier.max_eval_tokens)]
+            logits += [classifier(part) for part in batch.split(classifier.encoder.max_eval_tokens)]
             indices += batch.indices
             progress.update(len(batch.lengths))
     return gather_logits(logits, indices, len(tokens), n_labels)

@@ -129,10 +129,7 @@ def _start(config: Config, directory: Path, record: RunRecord) -> _TolerantLogge
                 entity=config.logger.entity,
                 group=config.logger.group,
                 tags=config.logger.tags,
-                config={
-                    **config.model_dump(mode="json"),
-                    "run": plain(record),
-                },
+                config={**config.model_dump(mode="json"), "run": plain(record)},
                 settings=settings,
             )
             logger = _TolerantLogger(experiment=run)
