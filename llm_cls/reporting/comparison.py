@@ -1,4 +1,4 @@
-"""Whether the winner is better than other settings by more than chance explains."""
+"""Tests whether the winner is better than other settings by more than chance."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -114,7 +114,7 @@ class PairedBootstrap:
         }
         readable = sum(len(runs) for _, runs in first.values())
         if readable < len(winner.runs) or not all(runs for _, runs in second.values()):
-            return None  # the difference would not be that between the scores that the report shows
+            return None  # the difference would not match the scores that the report shows
         fixed = len(baseline.predictions) == 1
         return self._pair(first, second, "the winner", "the TF-IDF baseline", fixed)
 
@@ -183,7 +183,7 @@ def _run_error(f1: Sequence[tuple[Sequence[float], Sequence[float]]], fixed: boo
 
 
 def compared_settings(settings: Sequence[Setting], winner: Setting) -> list[Setting]:
-    """What the winner is compared with: the second best on val, and the best setting for each value of each axis."""
+    """The settings to compare with the winner: the second best on val, and the best for each value of each axis."""
     by_val = sorted(settings, key=lambda s: -s.val_f1)
     chosen = [s for s in by_val if s is not winner][:1]
     for axis in AXES:
@@ -199,7 +199,7 @@ def holm_corrected(pairs: Sequence[Comparison]) -> list[Comparison]:
 
 
 def sentence(winner: str, other: str, pair: Comparison) -> str:
-    """What a comparison means, in a sentence; a negative difference means that the winner scored lower.
+    """A comparison in words; a negative difference means that the winner scored lower.
 
     Args:
         winner: Name of the winner.

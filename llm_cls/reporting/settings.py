@@ -43,7 +43,7 @@ class Setting:
 
     @cached_property
     def val_f1(self) -> float:
-        """Mean val F1: what settings are chosen by."""
+        """Mean val F1, by which settings are chosen."""
         return mean_sd([value(run, "val", "f1") for run in self.runs])[0]
 
     def test(self, name: str) -> float:

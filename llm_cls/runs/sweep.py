@@ -55,7 +55,7 @@ class PlannedRun:
 
     @property
     def is_hopeless(self) -> bool:
-        """Whether trying again gives the same failure: its configuration or its data are at fault."""
+        """Whether a retry would fail in the same way, because the configuration or the data are at fault."""
         return self.state.name == "failed" and self.state.exit_code in (ConfigError.exit_code, DataError.exit_code)
 
 

@@ -49,7 +49,7 @@ def test_each_run_ends_with_its_own_exit_code(start: Start, archive: Path, tmp_p
     assert codes == [4, 75]
 
 
-def test_a_home_that_can_not_be_written_stops_no_run(command: Command, archive: Path, tmp_path: Path) -> None:
+def test_runs_finish_when_home_is_not_writable(command: Command, archive: Path, tmp_path: Path) -> None:
     """W&B keeps the files of tables there."""
     line = [*TINY, f"data.archive={archive}", "trainer.max_epochs=1", "hydra.run.dir=run"]
     done = command("train", *line, cwd=tmp_path, env={"HOME": "/proc/nobody"})

@@ -161,7 +161,7 @@ def test_missing_file_and_folder(tmp_path: Path) -> None:
             read_rows(tmp_path / name)
 
 
-def test_column_gives_text() -> None:
+def test_column_returns_text() -> None:
     values = ["007", 7, 7.0, 1.5, 1e300, True, None, float("nan"), ""]
     found = column([{"a": value} for value in values], "a", "data.title", Path("t"), may_be_empty=True)
     assert found == ["007", "7", "7", "1.5", "1e+300", "True", "", "", ""]

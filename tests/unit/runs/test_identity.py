@@ -92,7 +92,7 @@ def test_the_identity_survives_json() -> None:
     assert differences(PARTS, PARTS) == []
 
 
-def test_scores_are_compared_on_the_same_texts_alone() -> None:
+def test_scores_are_compared_on_the_same_texts_only() -> None:
     folds = [identity(config(**{"data.folds": 5, "data.fold": fold}), FACT_VALUES) for fold in (0, 1)]
     assert len({text_id(PARTS), *(text_id(parts) for parts in folds)}) == 3
     assert text_id(PARTS) == text_id(identity(config(seed=7), FACT_VALUES))

@@ -129,7 +129,7 @@ def test_hyperband_ends_some_runs_and_never_the_best(tmp_path: Path) -> None:
     assert epochs[0] == 9 and min(epochs) < 9
 
 
-def test_a_resumed_run_goes_on_with_its_trial(tmp_path: Path) -> None:
+def test_a_resumed_run_continues_its_trial(tmp_path: Path) -> None:
     config = PrunerConfig(name="median", startup_runs=1, warmup_fraction=0)
     first, second = sweep(tmp_path, 2)
     Pruner(config, first, 4).should_stop(1, with_f1(100))  # killed here
