@@ -23,8 +23,8 @@ _POLL_SECONDS = 0.5
 class RayLauncher(Launcher):
     """Every run is a task with its own process; Ray starts as many at a time as the machines have room for.
 
-    hydra-ray-launcher (1.2) is not used because it ends the whole sweep when one task dies, assigns the same fixed number
-    of GPUs to every task, and depends on boto3 and aiohttp.
+    hydra-ray-launcher (1.2) is not used: it ends the whole sweep when one task dies, assigns the same fixed number of
+    GPUs to every task, and depends on boto3 and aiohttp.
     """
 
     def __init__(self, init: Mapping[str, Any], remote: Mapping[str, Any]) -> None:

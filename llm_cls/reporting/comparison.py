@@ -102,8 +102,7 @@ class PairedBootstrap:
             own_name: Name of the winner.
             name: Name of the other setting.
         """
-        first, second = self._by_texts(winner), self._by_texts(other)
-        return self._pair(first, second, own_name, name)
+        return self._pair(self._by_texts(winner), self._by_texts(other), own_name, name)
 
     def compare_baseline(self, winner: Setting, baseline: Baseline) -> Comparison | None:
         """Compares the winner with the baseline; None where predictions of a run of the winner are not readable."""
@@ -131,12 +130,7 @@ class PairedBootstrap:
         return found
 
     def _pair(
-        self,
-        first: _ByTexts,
-        second: _ByTexts,
-        own_name: str,
-        name: str,
-        fixed: bool = False,
+        self, first: _ByTexts, second: _ByTexts, own_name: str, name: str, fixed: bool = False
     ) -> Comparison | None:
         common = [digest for digest in first if digest in second]
         if not common:

@@ -111,7 +111,7 @@ class Pruner:
 
 
 def has_collapsed(val: Evaluation) -> bool:
-    """Whether the network gives every text the same probabilities, so that it has stopped learning.
+    """Whether the network predicts the same probabilities for every text, so that it has stopped learning.
 
     A run that has learnt little yet may also predict one label only, and still win in the end; but its probabilities
     differ from text to text. So the mutual information of text and predicted label in nats, the mean over the texts of

@@ -101,7 +101,7 @@ def test_a_step_can_be_repeated_bit_by_bit(architecture: str) -> None:
             assert torch.equal(value, first[name]), name
 
 
-def test_parts_of_a_batch_drop_what_the_whole_drops() -> None:
+def test_parts_of_a_batch_share_the_dropout_mask_of_the_whole() -> None:
     whole = some(LENGTHS)
     model = build("fast", "neox", torch.float32, True, "lora.lora_dropout=0.3")
     expected = step(model, [whole])

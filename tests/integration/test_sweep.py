@@ -153,7 +153,7 @@ def test_the_same_command_again_trains_nothing(command: Command, archive: Path, 
     }, "what belongs to another run stays as it is"
 
 
-def test_a_run_is_the_same_whatever_axes_the_sweep_has(command: Command, sweep: list[str], tmp_path: Path) -> None:
+def test_a_run_keeps_its_identity_when_axes_change(command: Command, sweep: list[str], tmp_path: Path) -> None:
     line = [*sweep, "data.limit=30", "trainer.max_epochs=1"]
 
     def train(*axes: str) -> tuple[int, list[str]]:

@@ -60,7 +60,7 @@ def test_train_loss_is_the_mean_over_the_texts(command: Command, arguments: list
     assert len(losses) == 2 and losses[0] == pytest.approx(losses[1], rel=1e-5)
 
 
-def test_micro_batches_do_not_change_what_is_learnt(command: Command, arguments: list[str], tmp_path: Path) -> None:
+def test_micro_batches_do_not_change_the_result(command: Command, arguments: list[str], tmp_path: Path) -> None:
     for size in (16, 3):
         done = command(
             "train", *arguments, "lora.lora_dropout=0", f"data.micro_batch_size={size}", f"hydra.run.dir=m{size}",

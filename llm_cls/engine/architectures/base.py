@@ -41,7 +41,7 @@ def unsupported_rotary(config: PretrainedConfig) -> str:
 
 
 def rotary_table(rotary: nn.Module, max_seqlen: int, device: torch.device) -> RotaryTable:
-    """The angles that a rotary module of ``transformers`` gives for positions ``0`` to ``max_seqlen - 1``."""
+    """The angles of a rotary module of ``transformers`` at positions ``0`` to ``max_seqlen - 1``."""
     position_ids = torch.arange(max_seqlen, device=device)[None]
     cos, sin = rotary(torch.empty(1, device=device, dtype=torch.float32), position_ids)
     half = cos.shape[-1] // 2  # the second half repeats the first

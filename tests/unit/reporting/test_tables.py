@@ -181,7 +181,7 @@ def test_formulas_are_defused_and_numbers_stay_numbers() -> None:
     assert rows[3][3] == "-33.33" and rows[3][0] == "'@SUM(A1)"
 
 
-def test_defusing_leaves_other_text_alone() -> None:
+def test_defusing_does_not_change_other_text() -> None:
     assert [defuse(text) for text in ("a=b", "日本語", "rinna/x-1")] == ["a=b", "日本語", "rinna/x-1"]
 
 
@@ -205,7 +205,7 @@ def test_an_axis_that_no_model_varies_has_no_table(tmp_path: Path) -> None:
     assert [table.name for table in all_tables(runs, group(runs))] == ["best", "all"]
 
 
-def test_markdown_has_a_line_for_each_row_whatever_the_text() -> None:
+def test_markdown_has_one_line_for_each_row_of_any_text() -> None:
     lines = to_markdown(TABLE).splitlines()
     assert len(lines) == 6 + len(HOSTILE)
     hostile = Table("t", "T", "", (Column("a", "A"),), ({"a": "x | <img src=x> `y` [z](javascript:0)\n# h"},))

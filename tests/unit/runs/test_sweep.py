@@ -88,7 +88,7 @@ def figures(value: float | None) -> dict[str, object]:
     return dict.fromkeys(("accuracy", "precision", "recall", "f1"), value)
 
 
-def test_a_plan_that_is_known_already_is_left_alone(tmp_path: Path) -> None:
+def test_an_unchanged_plan_is_not_rewritten(tmp_path: Path) -> None:
     write_plan(tmp_path, [entry("a"), entry("b")])
     os.utime(tmp_path / PLAN, (1, 1))
     write_plan(tmp_path, [entry("b")])
