@@ -78,9 +78,9 @@ class ReportArguments(Section):
     )
     data: Name | None = Field(
         None,
-        description="Name of the corpus to report on, or the beginning of its digest, where the runs have several.",
+        description="Name of the corpus to report on, or the beginning of its digest.",
         examples=["data=livedoor"],
-        json_schema_extra={"default": "the only corpus"},
+        json_schema_extra={"default": "the corpus of most runs"},
     )
     baseline: bool = Field(
         True, description="Whether a classical baseline is computed and compared.", examples=["baseline=false"]

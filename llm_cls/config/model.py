@@ -61,7 +61,7 @@ class LoraConfig(Section):
     enabled: bool = Field(True, description="Whether a LoRA adapter is added.", examples=["lora=none"])
     full: bool = Field(
         False,
-        description="Without an adapter: whether the whole network is trained, or the head alone.",
+        description="Without an adapter: whether the whole network is trained, or only the head.",
         examples=["lora=full"],
     )
     r: PositiveInt = Field(32, description="Rank of the adapter.", examples=["lora=r32", "lora.r=12"])
@@ -91,7 +91,7 @@ class LoraConfig(Section):
 
     @model_validator(mode="after")
     def _pattern_compiles(self) -> Self:
-        if isinstance(self.target_modules, str):  # PEFT takes it as a regular expression
+        if isinstance(self.target_modules, str):  # PEFT reads it as a regular expression
             try:
                 re.compile(self.target_modules)
             except re.error as error:

@@ -58,7 +58,7 @@ def _read_csv(content: bytes, separator: str) -> list[Row]:
 
     text = content.decode("utf-8").removeprefix("\ufeff")
     try:
-        # The header is read as a row: otherwise pandas takes the first column for an index where rows are longer.
+        # The header is read as a row: otherwise pandas treats the first column as an index where rows are longer.
         frame = pandas.read_csv(io.StringIO(text), sep=separator, header=None, dtype=object, na_filter=False)
     except pandas.errors.EmptyDataError:
         return []

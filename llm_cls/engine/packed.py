@@ -2,7 +2,7 @@
 
 What is exact and what it saves:
 
-- No padding. Every layer but attention treats each token alone, so the texts of a batch can be one long sequence; the
+- No padding. Only attention relates tokens to one another, so the texts of a batch can be one long sequence; the
   padding (a quarter of the tokens of livedoor at 512) is not computed. Attention gets the boundaries of the texts:
   variable-length flash attention on a GPU in half precision, elsewhere one call of PyTorch's own attention per run of
   texts of equal length. There is no mask tensor.
@@ -83,7 +83,7 @@ class PackedDecoder:
 
 
 class PackedLoraLinear(PeftLinear):
-    """PEFT's LoRA layer with the same parameters and another forward pass: the adapter takes the input's dtype.
+    """PEFT's LoRA layer with the same parameters and another forward pass: the adapter is cast to the input's dtype.
 
     The result is ``W x + b + s B A dropout(x)`` as in PEFT (Hu et al., 2021).
     """

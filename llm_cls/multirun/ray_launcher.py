@@ -77,7 +77,7 @@ class RayLauncher(Launcher):
                     signals.raise_if_received()
             return [_result(task) for task in tasks]
         except BaseException:
-            for task in tasks:  # they would go on without this process
+            for task in tasks:  # they would continue without this process
                 ray.cancel(task, force=True)
             raise
         finally:
@@ -86,7 +86,7 @@ class RayLauncher(Launcher):
 
 
 def _gpus(remote: Mapping[str, Any], config: DictConfig, found: int, local: bool) -> float:
-    """The GPUs that one run takes, where the largest machine has ``found``.
+    """The number of GPUs of one run, where the largest machine has ``found``.
 
     Raises:
         ConfigError: It needs more than this machine has (``local``), so Ray would wait forever.

@@ -39,7 +39,7 @@ class GridSweeper(Sweeper):
     """Runs the grid with any launcher, until every combination has a result or has finally failed.
 
     Each combination has a folder named after what is swept, and its state is read from there (``runs/sweep.py``):
-    a run that another process trains is left to it, and a failed one is tried again at the end.
+    a run that another process trains is left to it, and a failed one is retried at the end.
     """
 
     def __init__(self, params: Mapping[str, str] | None = None) -> None:
@@ -81,7 +81,7 @@ class GridSweeper(Sweeper):
         if "TORCHELASTIC_RUN_ID" in os.environ or (started_together() or 1) > 1:
             raise ConfigError(
                 "--multirun starts the processes of every run itself, torchrun or srun would start every run several "
-                "times. Leave it out: trainer=ddp trainer.devices=N gives each run N devices of this machine"
+                "times. Do not use them here: trainer=ddp trainer.devices=N gives each run N devices of this machine"
             )
         directory = Path(self._config.hydra.sweep.dir)
         parser = OverridesParser.create(config_loader=self._loader)
@@ -217,7 +217,7 @@ class GridSweeper(Sweeper):
         waited = False
         while True:
             runs = [run for run in read_states(directory) if run.entry.directory in mine]
-            if len(runs) < len(mine):  # somebody has removed the plan
+            if len(runs) < len(mine):  # the plan was removed
                 write_plan(directory, entries)
                 continue
             running = sum(run.state.name == "running" for run in runs)

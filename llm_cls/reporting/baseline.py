@@ -163,7 +163,7 @@ def _read_cache(path: Path | None) -> dict[str, dict[str, str]] | None:
         found: dict[str, dict[str, str]] = json.loads(path.read_text(encoding="utf-8"))
         return found if found["labels"].keys() == found["predictions"].keys() else None
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return None  # the baseline is fitted and written again
+        return None  # the baseline is refitted and rewritten
 
 
 def _write_cache(path: Path | None, found: dict[str, dict[str, str]]) -> None:
@@ -171,4 +171,4 @@ def _write_cache(path: Path | None, found: dict[str, dict[str, str]]) -> None:
         try:
             write_json(path, found)
         except OSError:
-            return  # the cache belongs to another machine or user; the next report fits the baseline again
+            return  # the cache belongs to another machine or user; the next report refits the baseline

@@ -160,7 +160,7 @@ def best_per(settings: Sequence[Setting], axis: str) -> list[Setting]:
 
 
 def lr_series(settings: Sequence[Setting]) -> list[list[Setting]]:
-    """Settings that differ in the learning rate alone, as series; those with one learning rate are left out."""
+    """Settings that differ only in the learning rate, as series; those with one learning rate are left out."""
     found = _by(settings, lambda s: s.rest("lr")).values()
     return [sorted(s, key=lambda one: sort_key(one.axes["lr"])) for s in found if len({o.axes["lr"] for o in s}) > 1]
 
@@ -195,7 +195,7 @@ def _belongs(key: str, axis: str) -> bool:
 
 
 def _extra_keys(keys: Sequence[str], runs: Sequence[Run]) -> list[str]:
-    """Varied keys that need a column of their own: no axis, and not determined by the model or template."""
+    """Varied keys that need a separate column: neither an axis nor determined by the model or template."""
     extras = []
     for key in keys:
         if key in AXES.values() or key == "lora.enabled":

@@ -130,7 +130,7 @@ def _axis_table(settings: Sequence[Setting], axis: str, name: str, title: str) -
 def _lr_table(series: Sequence[Sequence[Setting]]) -> Table:
     rows = [setting for one in series for setting in sorted(one, key=lambda s: -float(s.axes["lr"]))]
     note = (
-        "Settings that differ in the learning rate alone. Of more than eight such series, each model has the one with "
+        "Settings that differ only in the learning rate. Of more than eight such series, each model has the one with "
         "most learning rates."
     )
     return _table("lr", "Per learning rate", note, ("model", "template", "batch_size", "lora_r", "lr", *_SHOWN), rows)
@@ -185,6 +185,6 @@ def _run_row(run: Run, keys: Sequence[str]) -> dict[str, Any]:
     if run.config:
         row |= axes_of(run.config)
     if run.scored and run.metrics is not None:
-        alone = setting_row(Setting(axes_of(run.config), {}, (), (run,)))
-        row |= {column.key: alone.get(column.key) for column in (*_FIGURES, *_BESIDE)}
+        row_of_run = setting_row(Setting(axes_of(run.config), {}, (), (run,)))
+        row |= {column.key: row_of_run.get(column.key) for column in (*_FIGURES, *_BESIDE)}
     return row

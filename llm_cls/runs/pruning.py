@@ -24,7 +24,7 @@ _NO_INFORMATION = 1e-3  # nats; networks before their first step have ten times 
 
 
 class Pruner:
-    """Decides after each epoch of a run whether it goes on."""
+    """Decides after each epoch whether a run continues."""
 
     def __init__(self, config: PrunerConfig, run: Path, max_epochs: int, data: str = "") -> None:
         """Joins the study of the sweep that ``run`` belongs to; outside a sweep there is none.

@@ -1,6 +1,6 @@
 """One process per device.
 
-Lightning starts the other ranks by running ``sys.argv`` again, which under ``--multirun`` makes every rank
+Lightning starts the other ranks by rerunning ``sys.argv``, which under ``--multirun`` makes every rank
 run its own whole sweep. Here the run that Hydra composed writes ``config.yaml``, and every rank is a fresh
 process that reads that file: one configuration by construction, in a sweep as in a single run.
 
@@ -33,7 +33,7 @@ def is_first_process() -> bool:
 def started_together() -> int | None:
     """The number of ranks that torchrun, srun or ``launch_ranks`` has started, this process included; None otherwise.
 
-    Several tasks of a SLURM job alone do not count: only srun starts them.
+    A SLURM job with several tasks does not count by itself: only srun starts them.
     """
     if "LOCAL_RANK" in os.environ:
         return int(os.environ.get("WORLD_SIZE", "1"))

@@ -78,7 +78,7 @@ class ClassifierModule(LightningModule):
         for batch in (part for micro in step.micro_batches for part in micro.split(max_tokens)):
             logits = self.classifier(batch)
             loss = F.cross_entropy(logits, batch.labels, reduction="sum") / step.n_texts
-            with torch.autocast(self.device.type, enabled=False):  # autocast is for the forward pass alone
+            with torch.autocast(self.device.type, enabled=False):  # autocast is for the forward pass only
                 self.manual_backward(loss)
             total += loss.detach()
         sum_gradients(self)

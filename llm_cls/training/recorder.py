@@ -28,7 +28,7 @@ class RunRecorder(Checkpoint):
     """Keeps the run directory in step with the training.
 
     After each epoch it writes the best weights so far, then the checkpoint, then the history. A kill between any two of
-    them loses at most this epoch, which is trained again with the same numbers.
+    them loses at most this epoch, which is retrained with the same numbers.
 
     Attributes:
         history: The epochs so far.
@@ -106,7 +106,7 @@ class RunRecorder(Checkpoint):
             self._train_seconds = time.perf_counter() - self._started
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Records the epoch, and decides whether the run goes on."""
+        """Records the epoch, and decides whether the run continues."""
         assert isinstance(pl_module, ClassifierModule)
         self._directory.check_exists()
         number, val = trainer.current_epoch + 1, pl_module.evaluations["val"]

@@ -44,7 +44,7 @@ class _TolerantLogger(WandbLogger):
             action()
         except Exception as error:
             self.failed = True
-            log.warning("W&B failed, the run goes on without it: %s", first_line(error))
+            log.warning("W&B failed, the run continues without it: %s", first_line(error))
 
 
 class RunLogger:
