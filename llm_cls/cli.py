@@ -14,7 +14,7 @@ from llm_cls.errors import EXIT_UNEXPECTED, LlmClsError, ResourceError, RunInter
 from llm_cls.signals import install_handlers, remove_handlers, signals_first
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-_PLACE = {errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ENOENT,
+_PATH = {errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ENOENT,
           errno.ENAMETOOLONG, errno.ELOOP}  # fmt: skip
 _FOLDERS = "training: hydra.run.dir=DIR; its cache: data.cache_dir=DIR"
 
@@ -23,7 +23,7 @@ def run_command(command: Callable[[], object]) -> int:
     """Runs ``command`` and returns the exit code; a fault that the user can fix is printed as one line."""
     install_handlers()
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # a character that the terminal lacks must not end a run
+        if isinstance(stream, io.TextIOWrapper):  # a character that the terminal cannot show must not end a run
             stream.reconfigure(errors="backslashreplace")
     try:
         with signals_first():  # an interrupted library may raise its own error afterwards
@@ -46,11 +46,11 @@ def say(text: str) -> None:
 
 
 def report(error: BaseException) -> int:
-    """Prints ``error`` as the user reads it, a line for each fault, and returns its exit code.
+    """Prints ``error``, one line per fault, and returns its exit code.
 
-    Only an error that the user cannot have caused is shown with its traceback.
+    Only an unexpected error is shown with its traceback.
     """
-    known = _explained(error)
+    known = _known(error)
     if known is None:
         traceback.print_exception(error)
         return EXIT_UNEXPECTED
@@ -61,14 +61,10 @@ def report(error: BaseException) -> int:
 
 def summarize(error: BaseException) -> tuple[str, int]:
     """The first line of what ``report`` prints, and the exit code, for the record."""
-    known = _explained(error)
+    known = _known(error)
     if known is None:
         return printable(f"{type(error).__name__}: {error}".splitlines()[0]), EXIT_UNEXPECTED
     return printable(first_line(known)), known.exit_code
-
-
-def _explained(error: BaseException) -> LlmClsError | RunInterrupted | None:
-    return error if isinstance(error, LlmClsError | RunInterrupted) else _known(error)
 
 
 def printable(text: str) -> str:
@@ -76,8 +72,14 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
-def _known(error: BaseException | None) -> LlmClsError | None:
-    """The error of a library or of the machine as one that the user can fix; the cause may be hidden behind others."""
+def _known(raised: BaseException) -> LlmClsError | RunInterrupted | None:
+    """``raised`` as an error that the user can fix; None if it is unexpected.
+
+    Errors of libraries and of the machine may be hidden behind others.
+    """
+    if isinstance(raised, LlmClsError | RunInterrupted):
+        return raised
+    error: BaseException | None = raised
     while error is not None:
         text = str(error).strip()
         if isinstance(error, MemoryError) or re.search(r"out of memory|allocate memory|not enough memory", text, re.I):
@@ -87,7 +89,7 @@ def _known(error: BaseException | None) -> LlmClsError | None:
                 "data.micro_batch_size (it changes memory and speed only), a smaller data.max_length, or "
                 "engine.gradient_checkpointing=true"
             )
-        if isinstance(error, OSError) and error.errno in _FULL | _PLACE:
+        if isinstance(error, OSError) and error.errno in _FULL | _PATH:
             where = f"{error.filename}: " if error.filename else ""
             fix = "Free some space, or write" if error.errno in _FULL else "Write"
             return ResourceError(f"{where}{os.strerror(error.errno)}. {fix} to another folder ({_FOLDERS})")

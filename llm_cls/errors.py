@@ -70,7 +70,7 @@ class SweepError(LlmClsError):
 class RunInterrupted(BaseException):
     """The run was stopped from outside and can be resumed.
 
-    Not an ``Exception``, so that no library catches it and goes on.
+    Not an ``Exception``, so that no library catches it and continues.
     """
 
     exit_code = EXIT_INTERRUPTED

@@ -39,9 +39,8 @@ def atomic_path(path: Path) -> Iterator[Path]:
         OSError: The file could not be written; ``filename`` is ``path``, which a failed write itself does not set.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(
-        dir=path.parent, prefix=".", suffix=".tmp"
-    )  # not based on path.name, which may have the longest length that is allowed
+    # Not named after path, whose name may already have the maximum length.
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".tmp")
     os.close(handle)
     temporary = Path(name)
     try:

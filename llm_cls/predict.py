@@ -1,17 +1,15 @@
 """``python -m llm_cls.predict run=DIR input=FILE output=FILE``: label new texts with a finished run."""
 
 import csv
-import json
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from llm_cls.cli import quiet_libraries, run_command, say
 from llm_cls.config.arguments import read_arguments
 from llm_cls.config.commands import PredictArguments
-from llm_cls.files import atomic_path, check_output
+from llm_cls.files import atomic_path, check_output, write_jsonl
 
 
 def main() -> None:
@@ -29,31 +27,29 @@ def main() -> None:
 
 
 def write_labels(path: Path, ids: Sequence[str], labels: Sequence[str], probabilities: Any) -> None:
-    """A row per text: id, prediction, and the probability of each label.
+    """Writes a row per text: id, prediction, and the probability of each label.
 
     Args:
-        path: Its ending gives the format.
+        path: Its suffix decides the format.
         ids: Id of each text.
         labels: All labels, in the order of the columns of ``probabilities``.
         probabilities: Shape ``(n, n_labels)``.
     """
     best = [labels[i] for i in probabilities.argmax(axis=1)] if len(ids) else []
-    with _open(path) as file:
-        if path.suffix == ".jsonl":
-            for i, label, p in zip(ids, best, probabilities.tolist(), strict=True):
-                row = {"id": i, "prediction": label, "probabilities": dict(zip(labels, p, strict=True))}
-                file.write(json.dumps(row, ensure_ascii=False) + "\n")
-        else:
-            writer = csv.writer(file, delimiter="\t" if path.suffix == ".tsv" else ",", lineterminator="\n")
-            writer.writerow(["id", "prediction", *(f"p({label})" for label in labels)])
-            for i, label, p in zip(ids, best, probabilities.tolist(), strict=True):
-                writer.writerow([i, label, *p])
-
-
-@contextmanager
-def _open(path: Path) -> Iterator[TextIO]:
+    rows = zip(ids, best, probabilities.tolist(), strict=True)
+    if path.suffix == ".jsonl":
+        write_jsonl(
+            path,
+            (
+                {"id": i, "prediction": label, "probabilities": dict(zip(labels, p, strict=True))}
+                for i, label, p in rows
+            ),
+        )
+        return
     with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
-        yield file
+        writer = csv.writer(file, delimiter="\t" if path.suffix == ".tsv" else ",", lineterminator="\n")
+        writer.writerow(["id", "prediction", *(f"p({label})" for label in labels)])
+        writer.writerows([i, label, *p] for i, label, p in rows)
 
 
 if __name__ == "__main__":

@@ -25,14 +25,14 @@ def install_handlers() -> None:
 
 
 def remove_handlers() -> None:
-    """Makes these signals end the process: after the command has ended, nothing is left to report."""
+    """Restores the default, which ends the process: after the command nothing is left to report."""
     for number in _SIGNALS:
         if signal.getsignal(number) is _interrupt:
             signal.signal(number, signal.SIG_DFL)
 
 
 def raise_if_received() -> None:
-    """Raises again what a handler raised where Python drops exceptions: in a destructor or a callback of a library.
+    """Raises a signal's exception that Python dropped because it was raised in a destructor or a callback.
 
     Raises:
         RunInterrupted: A signal was received.

@@ -48,10 +48,10 @@ def main() -> None:
     sys.argv[1:] = [*flags, *overrides]
     # Hydra prints errors and exits by itself unless this is set; run_command gives them their exit codes.
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
-    # Ours carries the name that the plug-in gives to its own settings, because that is what people type.
+    # conf/ has a file with the same name as the settings of the submitit plug-in, so that people type the usual name.
     warnings.filterwarnings("ignore", message=r"\s*'hydra/launcher/submitit_slurm' is validated")
     failures: list[Exception] = []
-    kept: list[Any] = []  # what the runs of a sweep share in this process
+    kept: list[Any] = []  # the object that the runs of a sweep share in this process
 
     def task(tree: DictConfig) -> float | None:
         try:
@@ -79,7 +79,7 @@ def _run(tree: DictConfig) -> float | None:
         config = parse_config(tree)
         if HydraConfig.get().sweeper.get("params"):
             raise ConfigError("This experiment is a grid. Add --multirun to run all of it")
-        from llm_cls.training.run import run  # torch takes seconds to import, a misspelt key need not wait
+        from llm_cls.training.run import run  # torch takes seconds to import; a misspelt key is reported first
 
         quiet_libraries()
         metrics = run(config, directory, list(HydraConfig.get().overrides.task))
@@ -96,7 +96,7 @@ def _run(tree: DictConfig) -> float | None:
 
 
 def _run_of_sweep(tree: DictConfig, kept: list[Any]) -> float | None:
-    """One run of a sweep: its failure is written down and takes no other run along."""
+    """One run of a sweep: its failure is recorded and does not affect other runs."""
     from llm_cls.training.run import run
     from llm_cls.training.shared import Shared
 
@@ -116,11 +116,10 @@ def _run_of_sweep(tree: DictConfig, kept: list[Any]) -> float | None:
         raise_if_received()  # a signal matters more than the errors that it causes
         if run_directory.has_metrics:
             if isinstance(error, ArtifactError):
-                raise  # the run stays as it is for somebody to look at
+                raise  # the damaged run is left as it is, for inspection
             raise OtherRunError(f"{directory} is finished, but is not this run: {summarize(error)[0]}") from None
         report(error)
-        recorded = isinstance(error, RankError) and run_directory.state.name == "failed"  # by the process of that rank
-        if not recorded:
+        if not (isinstance(error, RankError) and run_directory.state.name == "failed"):  # the rank has recorded it
             run_directory.record_failure(*summarize(error))
         metrics = None
     say(progress_line(read_states(directory.parent)))  # not logged: the files of finished runs stay as they are

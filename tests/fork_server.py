@@ -1,10 +1,10 @@
-"""``python -m tests.fork_server SOCKET``: runs commands in forks of one process that has imported what they need.
+"""``python -m tests.fork_server SOCKET``: runs commands in forks of one process that has done their imports.
 
-The imports of a command (torch, lightning, transformers, peft) take longer than what most tests do with it. A fork has
-them at once and is otherwise a process like any other: own state, own signals, own exit code. The server has one
-thread and computes nothing, because neither threads nor their locks survive a fork.
+Importing torch, lightning, transformers and peft takes longer than most tests. A fork has them already and is otherwise
+an ordinary process with its own state, signals and exit code. The server has one thread and computes nothing, because
+neither threads nor their locks survive a fork.
 
-``ForkServer`` is the client, ``ForkedProcess`` stands for a ``subprocess.Popen``.
+``ForkServer`` is the client; ``ForkedProcess`` replaces ``subprocess.Popen``.
 """
 
 import atexit
@@ -86,7 +86,7 @@ class ForkServer:
 
     Args:
         folder: For the socket and the output of the processes.
-        environment: Of the server. What libraries read when they are imported has these values in every fork.
+        environment: Variables of the server. What libraries read from it at import is the same in every fork.
     """
 
     def __init__(self, folder: Path, environment: dict[str, str]) -> None:
@@ -106,11 +106,11 @@ class ForkServer:
         """``python -m MODULE ARGUMENTS`` in ``cwd``.
 
         Args:
-            module: As ``llm_cls.train``; it is executed as ``__main__``.
-            arguments: Those behind it.
+            module: For example ``llm_cls.train``; it is executed as ``__main__``.
+            arguments: The command line arguments.
             cwd: The working directory.
             environment: All variables of the process.
-            own_group: Whether it leads a session, as a command of a terminal leads its group.
+            own_group: Whether it gets its own session, as a command in a terminal has its own process group.
         """
         connection = self._connect()
         self._number += 1
@@ -162,7 +162,7 @@ def serve(path: str) -> None:
 
 
 def _watch(connection: socket.socket) -> dict[str, Any]:
-    """Starts the process of one request, tells its pid, and its exit code later; returns in that process alone."""
+    """Starts the process of a request and reports its pid and exit code; returns only in that process."""
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     request: dict[str, Any] = json.loads(connection.makefile("r", encoding="utf-8").readline())
     pid = os.fork()
@@ -177,7 +177,7 @@ def _watch(connection: socket.socket) -> dict[str, Any]:
 
 
 def _run(request: dict[str, Any]) -> NoReturn:
-    """Makes this process the one of the request. It ends as Python ends, but without the seconds of freeing all."""
+    """Runs the request in this process. It ends as Python does, but skips freeing all memory, which takes seconds."""
     if request["own_group"]:
         os.setsid()
     signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -34,7 +34,7 @@ class PredictArguments(Section):
     )
     batch_size: PositiveInt = Field(32, description="Texts per forward pass.", examples=["batch_size=8"])
     accelerator: Literal["auto", "cpu", "gpu"] = Field(
-        "auto", description="Kind of device; auto takes a GPU where there is one.", examples=["accelerator=cpu"]
+        "auto", description="Kind of device; auto uses a GPU if there is one.", examples=["accelerator=cpu"]
     )
     text: Name | None = Field(
         None,
@@ -78,9 +78,9 @@ class ReportArguments(Section):
     )
     data: Name | None = Field(
         None,
-        description="Name of the corpus to report on, or the beginning of its digest, where the runs have several.",
+        description="Name of the corpus to report on, or the beginning of its digest.",
         examples=["data=livedoor"],
-        json_schema_extra={"default": "the only corpus"},
+        json_schema_extra={"default": "the corpus of most runs"},
     )
     baseline: bool = Field(
         True, description="Whether a classical baseline is computed and compared.", examples=["baseline=false"]

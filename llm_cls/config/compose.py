@@ -1,4 +1,4 @@
-"""Hydra's part: plain values as people type them, flags, the composition, and what to type in a shell."""
+"""Hydra's part: plain values, flags, composing the configuration, and quoting overrides for a shell."""
 
 import re
 import shlex
@@ -38,7 +38,7 @@ def accept_plain_values() -> None:
 
 
 def split_flags(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Hydra's flags with their values, and the overrides, wherever they stand.
+    """Separates Hydra's flags, with their values, from the overrides, in whatever order they are given.
 
     Hydra's own parser accepts no overrides on both sides of a flag.
 
@@ -89,7 +89,7 @@ def to_type(key: str, value: str) -> str:
 
 
 def to_type_quoted(key: str, value: str) -> str:
-    """The same, in quotes in any case.
+    """The same, always in quotes.
 
     >>> print(to_type_quoted("data.file", "a,b.csv"))
     "data.file='a,b.csv'"

@@ -26,7 +26,9 @@ class TemplateConfig(Section):
             raise ValueError(f"text is not a template: {error}") from None
         fields = [str(field) for _, field, _, _ in parsed]
         if any(form or conversion for _, _, form, conversion in parsed):
-            raise ValueError("text takes no formats. Write {title} and {body} without ':' and '!'")
+            raise ValueError(
+                "text must not contain format specifications. Write {title} and {body} without ':' and '!'"
+            )
         if unknown := sorted(set(fields) - {"title", "body"}):
             raise ValueError(f"text may contain {{title}} and {{body}} only, got {{{unknown[0]}}}")
         if fields.count("body") != 1:
@@ -112,15 +114,15 @@ class DataConfig(Section):
         0, description="Fold that is the test split, counted from 0; the next fold is val.", examples=["data.fold=1"]
     )
     limit: PositiveInt | None = Field(
-        None, description="Only the first texts of each split, for trials; null takes all.", examples=["data.limit=100"]
+        None, description="Only the first texts of each split, for trials; null uses all.", examples=["data.limit=100"]
     )
     max_length: AtLeastTwo = Field(
         512, description="Tokens per text at most, EOS included.", examples=["data.max_length=128"]
     )
     truncation: Literal["body", "end"] = Field(
         "body",
-        description="What a text that is too long loses: the end of its body, or the end of the whole sequence "
-        "as in the published experiment.",
+        description="Which part of a text that is too long is cut: the end of its body, or the end of the whole "
+        "sequence as in the published experiment.",
         examples=["data.truncation=end"],
     )
     batch_size: PositiveInt = Field(

@@ -1,4 +1,4 @@
-"""What all sections of the configuration are built from: the base class and the types of the keys."""
+"""The base class of all sections of the configuration, and the types of their keys."""
 
 from typing import Annotated, Any
 
@@ -14,7 +14,7 @@ def _refuse_bool(value: Any) -> Any:
 
 
 def _number_to_text(value: Any) -> Any:
-    """Turns the numbers of ``template=2`` and ``data.label=1`` into the names that they stand for."""
+    """Turns the number in ``template=2`` or ``data.label=1`` into text, because it is a name."""
     return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
 
 
@@ -29,11 +29,11 @@ Name = Annotated[str, Field(min_length=1), BeforeValidator(_number_to_text)]
 class Section(BaseModel):
     """Base of all sections: unknown keys are refused, and values do not change after validation.
 
-    Each field gives in ``Field``:
+    Each field sets in ``Field``:
         description: What the key means, in one sentence. The help and the documentation show it.
-        examples: Overrides as one types them. An error message suggests the first.
-        json_schema_extra: ``must_be``, the words of an error message where those of the type are not clear enough;
-            ``default``, the words of the help where the default depends on the moment or on the machine.
+        examples: Overrides as typed on the command line. Error messages suggest the first.
+        json_schema_extra: ``must_be``, the wording of the error message where that of the type is not clear enough;
+            ``default``, the wording of the help where the default depends on the time or the machine.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)

@@ -18,7 +18,7 @@ _EXPERIMENT = "Settings that belong together: the published sweeps and the quick
 
 @dataclass(frozen=True)
 class Key:
-    """What the help and the documentation say of one key.
+    """What the help and the documentation say about one key.
 
     Attributes:
         name: The dotted key.
@@ -36,15 +36,13 @@ class Key:
 
 
 def describe_keys(schema: type[BaseModel], prefix: str = "") -> Iterator[Key]:
-    """The keys of one section, without those of the sections in it."""
+    """The keys of one section, without those of nested sections."""
     properties = schema.model_json_schema()["properties"]
     for name, field in schema.model_fields.items():
         if section_of(field) is None:
             yield Key(
                 name=prefix + name,
-                kind=_kind(properties[name])
-                if (words := extra(field, "must_be")) is None
-                else words.removeprefix("a "),
+                kind=(extra(field, "must_be") or _kind(properties[name])).removeprefix("a "),
                 default=_default(field, prefix.rstrip(".")),
                 meaning=field.description or "",
                 examples=tuple(str(example) for example in field.examples or ()),
@@ -52,7 +50,7 @@ def describe_keys(schema: type[BaseModel], prefix: str = "") -> Iterator[Key]:
 
 
 def sections(schema: type[BaseModel] = Config) -> dict[str, tuple[str, list[Key]]]:
-    """For each section its meaning and its keys; the keys outside of sections have the name ""."""
+    """The meaning and the keys of each section, by its name; keys outside of sections are under ""."""
     found = {}
     for name, field in schema.model_fields.items():
         if (section := section_of(field)) is not None:
@@ -61,12 +59,12 @@ def sections(schema: type[BaseModel] = Config) -> dict[str, tuple[str, list[Key]
 
 
 def meaning(schema: type[BaseModel]) -> str:
-    """What ``schema`` is about: the first line of its docstring."""
+    """The meaning of a section: the first line of its docstring."""
     return (schema.__doc__ or "").partition("\n")[0].replace("``", "")
 
 
 def group_meaning(group: str) -> str:
-    """What is chosen with ``group``, in one sentence."""
+    """The meaning of ``group``, in one sentence."""
     section = section_of(Config.model_fields[group]) if group in Config.model_fields else None
     return _EXPERIMENT if section is None else meaning(section)
 
@@ -115,14 +113,14 @@ def train_help() -> str:
         lines += _wrapped(f"{group_meaning(group)} Default: {default or 'none'}.")
     lines += [
         f"  hydra/launcher: {', '.join(launchers)}",
-        *_wrapped("What runs the jobs of --multirun. Default: basic."),
+        *_wrapped("The launcher that runs the jobs of --multirun. Default: basic."),
     ]
     for name, (what, keys) in sections().items():
         lines += ["", f"Keys of {name}: {what}" if name else "Other keys:"]
         lines += [line for key in keys for line in _lines(key)]
     lines += [
         "  hydra.run.dir  (path)",
-        *_wrapped("Run directory; that of an interrupted run resumes it."),
+        *_wrapped("Run directory. The directory of an interrupted run resumes that run."),
         *_wrapped("Default: outputs/runs/DATE/TIME. Example: hydra.run.dir=outputs/runs/first"),
         "",
         "Flags:",

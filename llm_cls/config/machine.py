@@ -12,11 +12,11 @@ class TrainerConfig(Section):
     """Where and how long training runs."""
 
     accelerator: Literal["auto", "cpu", "gpu"] = Field(
-        "auto", description="Kind of device; auto takes a GPU where there is one.", examples=["trainer=cpu"]
+        "auto", description="Kind of device; auto uses a GPU if there is one.", examples=["trainer=cpu"]
     )
     devices: PositiveInt | Literal["auto"] = Field(
         1,
-        description="Processes per machine, each with one device; auto takes all GPUs.",
+        description="Processes per machine, each with one device; auto uses all GPUs.",
         examples=["trainer.devices=2"],
         json_schema_extra={"must_be": "a whole number >= 1, or auto"},
     )
@@ -41,7 +41,9 @@ class LoggerConfig(Section):
     """Where curves and tables are logged besides the run directory."""
 
     name: Literal["wandb", "none"] = Field(
-        "wandb", description="wandb logs to Weights & Biases, none logs nowhere else.", examples=["logger=none"]
+        "wandb",
+        description="wandb also logs to Weights & Biases; none logs to the run directory only.",
+        examples=["logger=none"],
     )
     mode: Literal["auto", "online", "offline"] = Field(
         "auto",
@@ -50,7 +52,7 @@ class LoggerConfig(Section):
     )
     project: Name = Field("llm_cls", description="W&B project.", examples=["logger.project=news"])
     entity: Name | None = Field(
-        None, description="W&B user or team; null takes your default.", examples=["logger.entity=my-team"]
+        None, description="W&B user or team; null uses your default.", examples=["logger.entity=my-team"]
     )
     group: Name | None = Field(
         None, description="W&B group that the run belongs to; null for no group.", examples=["logger.group=ranks"]
@@ -115,8 +117,8 @@ class PrunerConfig(Section):
         examples=["pruner.warmup_fraction=0.5"],
     )
     min_epochs: PositiveInt = Field(
-        1, description="Epochs that hyperband gives every run.", examples=["pruner.min_epochs=2"]
+        1, description="Epochs of every run before hyperband may end it.", examples=["pruner.min_epochs=2"]
     )
     reduction_factor: AtLeastTwo = Field(
-        3, description="One of so many runs survives a rung of hyperband.", examples=["pruner.reduction_factor=4"]
+        3, description="Hyperband keeps one out of this many runs at each rung.", examples=["pruner.reduction_factor=4"]
     )

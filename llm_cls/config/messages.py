@@ -42,11 +42,6 @@ def unknown_key(key: str, known: Sequence[str]) -> str:
     return f"{key} is not a key. {nearest(key, known)}"
 
 
-def missing_key(key: str, field: FieldInfo | None) -> str:
-    """The line for a key without a value."""
-    return f"{key} is missing. Try {field.examples[0] if field is not None and field.examples else f'{key}=...'}"
-
-
 def _describe(schema: type[BaseModel], fault: ErrorDetails) -> list[str]:
     """One fault of pydantic as the lines that the user reads."""
     location = [str(part) for part in fault["loc"]]
@@ -55,9 +50,9 @@ def _describe(schema: type[BaseModel], fault: ErrorDetails) -> list[str]:
     path, field = _locate(schema, location)
     key = ".".join(path)
     if fault["type"] == "missing" and len(path) == len(location):
-        return [missing_key(key, field)]
+        return [f"{key} is missing. Try {field.examples[0] if field and field.examples else f'{key}=...'}"]
     if field is None or (section_of(field) is not None and fault["type"] == "value_error"):
-        # Raised by a section's validator, whose message names the keys and the fixes.
+        # Raised by the validator of a section; its message names the keys and the fixes.
         message = str(fault.get("ctx", {}).get("error", fault["msg"]))
         return [line if "." in line.split()[0] or not key else f"{key}: {line}" for line in message.splitlines()]
     value = fault["input"]
@@ -110,6 +105,6 @@ def _expected(field: FieldInfo, fault: ErrorDetails) -> str:
         return "be a path"
     if kind in ("string_too_short", "too_short"):
         return "not be empty"
-    if kind == "value_error":  # of a type of ours, which words it in this form
+    if kind == "value_error":  # raised by a type in fields.py, whose message starts with "must"
         return str(context["error"]).removeprefix("must ")
     return "be " + fault["msg"].removeprefix("Input should be ")

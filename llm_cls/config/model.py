@@ -16,7 +16,7 @@ class ModelConfig(Section):
         examples=["model.name=EleutherAI/pythia-160m"],
     )
     revision: Name | None = Field(
-        None, description="Branch, tag or commit on the hub; null takes the newest.", examples=["model.revision=main"]
+        None, description="Branch, tag or commit on the hub; null uses the newest.", examples=["model.revision=main"]
     )
     weights: Literal["pretrained", "random"] = Field(
         "pretrained",
@@ -30,7 +30,7 @@ class ModelConfig(Section):
     )
     tokenizer: Name | None = Field(
         None,
-        description="Id, folder or .model file of another tokenizer; null takes that of model.name.",
+        description="Id, folder or .model file of another tokenizer; null uses that of model.name.",
         examples=["model.tokenizer=path/to/spiece.model"],
     )
     tokenizer_kind: Literal["auto", "sentencepiece"] = Field(
@@ -61,7 +61,7 @@ class LoraConfig(Section):
     enabled: bool = Field(True, description="Whether a LoRA adapter is added.", examples=["lora=none"])
     full: bool = Field(
         False,
-        description="Without an adapter: whether the whole network is trained, or the head alone.",
+        description="Without an adapter: whether the whole network is trained, or only the head.",
         examples=["lora=full"],
     )
     r: PositiveInt = Field(32, description="Rank of the adapter.", examples=["lora=r32", "lora.r=12"])
@@ -91,7 +91,7 @@ class LoraConfig(Section):
 
     @model_validator(mode="after")
     def _pattern_compiles(self) -> Self:
-        if isinstance(self.target_modules, str):  # PEFT takes it as a regular expression
+        if isinstance(self.target_modules, str):  # PEFT reads it as a regular expression
             try:
                 re.compile(self.target_modules)
             except re.error as error:
@@ -103,7 +103,7 @@ class LoraConfig(Section):
     @model_validator(mode="after")
     def _full_excludes_adapter(self) -> Self:
         if self.full and self.enabled:
-            raise ValueError("lora.full=true trains the whole network and takes no adapter. Try lora=full")
+            raise ValueError("lora.full=true trains the whole network, without an adapter. Try lora=full")
         return self
 
 

@@ -20,10 +20,10 @@ from llm_cls.errors import ConfigError, first_line
 
 
 def explain(error: Exception, overrides: Sequence[str], multirun: bool = False) -> ConfigError:
-    """All faults of ``overrides``, for which Hydra or OmegaConf raised ``error``.
+    """All faults of ``overrides``, after Hydra or OmegaConf has raised ``error``.
 
     Args:
-        error: What was raised. It is shown if the overrides have no fault, as where a file of ``conf/`` has one.
+        error: The error. It is shown if no fault is found in the overrides, for example if a ``conf/`` file is wrong.
         overrides: The command line without its flags.
         multirun: Whether a key may have several values.
     """
@@ -46,7 +46,7 @@ def explain(error: Exception, overrides: Sequence[str], multirun: bool = False) 
         refused |= unused.keys()
         parse_config(tree)
     except ConfigError as invalid:
-        # A key or group that is refused above seems to be missing here.
+        # Without the overrides that are refused above, their keys may seem to be missing.
         faults += [line for line in str(invalid).splitlines() if line.split()[0].rstrip(",") not in refused]
     except (HydraException, OmegaConfBaseException) as remaining:
         faults = faults or [_hydra_line(remaining)]
@@ -54,7 +54,7 @@ def explain(error: Exception, overrides: Sequence[str], multirun: bool = False) 
 
 
 def _parse(text: str) -> Override | str:
-    """The parsed override, or the line about its form."""
+    """The parsed override, or a line that says why it could not be parsed."""
     try:
         return OverridesParser.create().parse_overrides([text])[0]
     except OverrideParseException:
@@ -94,7 +94,7 @@ def _names(override: Override) -> list[str]:
 
 
 def _apply(overrides: Sequence[Override]) -> tuple[dict[str, str], DictConfig]:
-    """Lines about the keys that the choices do not use, and the tree with the values of all others."""
+    """A line for each key that the choices do not use, by key, and the tree with the values of all other keys."""
     values = [o for o in overrides if o.key_or_group not in GROUPS and o.type == OverrideType.CHANGE]
     tree = compose_tree([o.input_line or "" for o in overrides if o not in values])
     OmegaConf.set_struct(tree, False)

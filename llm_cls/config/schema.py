@@ -9,10 +9,10 @@ from typing import Self
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
-from pydantic import BaseModel, Field, model_validator
+from pydantic import Field, model_validator
 
 from llm_cls.config.data import DataConfig, TemplateConfig
-from llm_cls.config.fields import PositiveInt, Section, Seed, fields
+from llm_cls.config.fields import Section, Seed, fields
 from llm_cls.config.groups import choices
 from llm_cls.config.machine import LoggerConfig, PrunerConfig, SweepConfig, TrainerConfig
 from llm_cls.config.messages import nearest, validate
@@ -21,8 +21,7 @@ from llm_cls.errors import ConfigError, first_line
 
 __all__ = [
     "Config", "DataConfig", "EngineConfig", "LoggerConfig", "LoraConfig", "ModelConfig", "OptimizerConfig",
-    "PositiveInt", "PrunerConfig", "Section", "SweepConfig", "TemplateConfig", "TrainerConfig",
-    "keys", "nearest", "parse_config", "validate",
+    "PrunerConfig", "SweepConfig", "TemplateConfig", "TrainerConfig", "keys", "parse_config",
 ]  # fmt: skip
 
 
@@ -41,7 +40,7 @@ class Config(Section):
     pruner: PrunerConfig = PrunerConfig()
     seed: Seed = Field(
         42,
-        description="Seed of the head, the adapter, the order of the texts and dropout; the split has data.split_seed.",
+        description="Seed of the head, the adapter, the order of the texts and dropout, but not of the split.",
         examples=["seed=1"],
     )
 
@@ -78,13 +77,13 @@ class Config(Section):
         return self
 
 
-def keys(schema: type[BaseModel] = Config) -> list[str]:
-    """All keys of ``schema``, dotted, in the order of its fields."""
-    return list(fields(schema))
+def keys() -> list[str]:
+    """All keys of the configuration, dotted, in the order of the fields."""
+    return list(fields(Config))
 
 
 def parse_config(tree: DictConfig) -> Config:
-    """The typed configuration in a composed tree.
+    """The typed configuration of a composed tree.
 
     Raises:
         ConfigError: With one line for every fault.

@@ -1,6 +1,6 @@
 """The articles of a ``.tar.gz`` archive, read without unpacking, from a file that is not trusted.
 
-``tarfile`` alone takes a truncated archive or a damaged header for the end, and reads headers of any size.
+``tarfile`` alone treats a truncated archive or a damaged header as the end, and reads headers of any size.
 """
 
 import gzip
@@ -31,7 +31,7 @@ class _ForwardGzip(gzip.GzipFile):
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
         here = super().seek(0, io.SEEK_CUR)
-        if whence == io.SEEK_CUR:  # tell() calls it so
+        if whence == io.SEEK_CUR:  # tell() does so
             offset += here
         if not 0 <= offset - here <= _MAX_MEMBER_BYTES + tarfile.BLOCKSIZE:
             raise tarfile.ReadError(f"a header points from byte {here} to {offset}")
@@ -68,7 +68,7 @@ def read_archive(path: Path) -> dict[str, bytes]:
                 files[name] = file.read()
                 if len(files[name]) != member.size:
                     raise tarfile.ReadError("unexpected end of data")
-            if stream.last != _END_MARK:  # tarfile takes a damaged header for the end
+            if stream.last != _END_MARK:  # tarfile treats a damaged header as the end
                 raise tarfile.ReadError("a header is damaged, or the end is missing")
             while stream.tell() <= MAX_TOTAL_BYTES and stream.read(1 << 16):
                 pass  # the checksum of gzip comes last

@@ -42,8 +42,7 @@ class Corpus:
 
 def digest_splits(splits: Mapping[str, Sequence[Text]]) -> str:
     """Hex sha256 over the texts of every split in their order."""
-    rows = {name: [[t.id, t.label, t.title, t.body] for t in texts] for name, texts in splits.items()}
-    return sha256_json(rows)
+    return sha256_json({n: [[t.id, t.label, t.title, t.body] for t in texts] for n, texts in splits.items()})
 
 
 def texts_in_two_splits(splits: Mapping[str, Sequence[Text]]) -> int:

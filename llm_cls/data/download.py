@@ -21,7 +21,7 @@ _MAX_WAIT_SECONDS = 4.0  # between two attempts
 
 
 def download(url: str, path: Path, max_bytes: int, alternative: str) -> None:
-    """Downloads ``url`` into ``path``, with a progress bar; the part that is there already is not requested again.
+    """Downloads ``url`` into ``path``, with a progress bar; the part that already exists is not requested again.
 
     The download starts afresh where the server does not honour the range or the file is shorter by now. The
     caller checks the content, because the part may be of another version of the file.

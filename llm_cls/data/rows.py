@@ -32,7 +32,7 @@ def read_rows(path: Path) -> list[Row]:
     kind, reader = _READERS[path.suffix.lower()]
     try:
         if not path.is_file():
-            raise DataError(f"{path}: there is no such file. Check the path")
+            raise DataError(f"{path}: the file does not exist. Check the path")
         content = path.read_bytes()
     except OSError as error:
         raise DataError(f"{path}: could not be read: {os.strerror(error.errno or 0)}") from None
@@ -58,7 +58,7 @@ def _read_csv(content: bytes, separator: str) -> list[Row]:
 
     text = content.decode("utf-8").removeprefix("\ufeff")
     try:
-        # The header is read as a row: otherwise pandas takes the first column for an index where rows are longer.
+        # The header is read as a row: otherwise pandas treats the first column as an index where rows are longer.
         frame = pandas.read_csv(io.StringIO(text), sep=separator, header=None, dtype=object, na_filter=False)
     except pandas.errors.EmptyDataError:
         return []

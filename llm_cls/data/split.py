@@ -36,7 +36,7 @@ def split_texts(
 
 
 def reference_split(texts: Sequence[Text], seed: int, source: str = "") -> Split:
-    """The published split: sorted by id, shuffled, cut.
+    """The published split: sorted by id, shuffled, cut. ``source`` is unused; the rules of ``split_texts`` share it.
 
     The split does not depend on the order of ``texts``, because file systems list files in any order.
     """

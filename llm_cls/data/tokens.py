@@ -54,7 +54,7 @@ def tokenize(pieces: Sequence[tuple[str, str]], tokenizer: Tokenizer, max_length
     keeps the tail of the template and the EOS; with "end" at the end of the sequence, which loses them.
 
     Args:
-        pieces: ``(head, tail)`` of each text, as ``template.render`` gives them.
+        pieces: ``(head, tail)`` of each text, as ``template.render`` returns them.
         tokenizer: Encodes without special tokens.
         max_length: Maximum number of tokens per text, BOS and EOS included; at least 2.
         truncation: "body" or "end".

@@ -69,10 +69,6 @@ class Graphs:
         elements = sum(projection.weight.numel() for projection in projections)
         self.max_tokens = int(_SMALL_FLOPS * len(network.layers) / (4 * elements))
 
-    def suits(self, tokens: int) -> bool:
-        """Whether a batch of so many tokens is small enough to gain from a graph."""
-        return tokens <= self.max_tokens
-
     def forward(self, input_ids: Tensor, seq_lens: Sequence[int], rng: tuple[int, int] | None) -> "Replay | None":
         """Runs a batch through the graph of its size.
 

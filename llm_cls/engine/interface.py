@@ -1,4 +1,4 @@
-"""What the classifier needs of a decoder, however its layers are computed."""
+"""The interface between the classifier and a decoder, however its layers are computed."""
 
 from collections.abc import Sequence
 from typing import Protocol
@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 class Encoder(Protocol):
-    """A decoder that gives one hidden state per text of a packed batch."""
+    """Computes one hidden state per text of a packed batch."""
 
     @property
     def layers(self) -> str:

@@ -50,7 +50,7 @@ class PackedInputs:
 
 @dataclass
 class SavedLayer:
-    """What a layer's backward pass needs; a layer that is recomputed has ``x`` alone.
+    """Tensors for a layer's backward pass; a layer that is recomputed has only ``x``.
 
     Attributes:
         x: The layer's input.

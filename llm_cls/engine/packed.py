@@ -2,7 +2,7 @@
 
 What is exact and what it saves:
 
-- No padding. Every layer but attention treats each token alone, so the texts of a batch can be one long sequence; the
+- No padding. Only attention relates tokens to one another, so the texts of a batch can be one long sequence; the
   padding (a quarter of the tokens of livedoor at 512) is not computed. Attention gets the boundaries of the texts:
   variable-length flash attention on a GPU in half precision, elsewhere one call of PyTorch's own attention per run of
   texts of equal length. There is no mask tensor.
@@ -83,7 +83,7 @@ class PackedDecoder:
 
 
 class PackedLoraLinear(PeftLinear):
-    """PEFT's LoRA layer with the same parameters and another forward pass: the adapter takes the input's dtype.
+    """PEFT's LoRA layer with the same parameters and another forward pass: the adapter is cast to the input's dtype.
 
     The result is ``W x + b + s B A dropout(x)`` as in PEFT (Hu et al., 2021).
     """
@@ -102,7 +102,7 @@ class PackedLoraLinear(PeftLinear):
 def pack(
     network: nn.Module, decoder: PreTrainedModel, max_seqlen: int, autocast: bool, compiled: bool
 ) -> PackedDecoder | str:
-    """Prepares a network for packed batches, if that gives the same hidden states.
+    """Prepares a network for packed batches, if they produce the same hidden states.
 
     Args:
         network: The decoder, with or without an adapter around it.
@@ -122,7 +122,8 @@ def pack(
         with torch.no_grad():
             found = packed(_probe_ids(network), _PROBE, 0, network.training).float()
         error = ((found - expected).norm() / expected.norm()).item()
-        reason = "" if error < _tolerance(decoder.dtype) else f"packing changes the hidden states by {error:.1e}"
+        tolerance = 1e-4 if decoder.dtype == torch.float32 else 5e-2
+        reason = "" if error < tolerance else f"packing changes the hidden states by {error:.1e}"
     except (TypeError, ValueError, RuntimeError, IndexError) as failure:
         if isinstance(failure, torch.OutOfMemoryError):
             raise
@@ -164,10 +165,6 @@ def _unsupported_reason(decoder: PreTrainedModel) -> str:
     if dropout and has_varlen_kernel(decoder.device, torch.bfloat16):
         return f"{config.model_type} drops attention probabilities ({dropout})"
     return ""
-
-
-def _tolerance(dtype: torch.dtype) -> float:
-    return 1e-4 if dtype == torch.float32 else 5e-2
 
 
 def _probe_ids(network: nn.Module) -> Tensor:

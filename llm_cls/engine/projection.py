@@ -5,7 +5,7 @@ product less than that of autograd, and layers of one input (query, key and valu
 adapters' float32 master weights are cast to the dtype of the arithmetic once per pass.
 
 Where ``x`` is the output of a norm on a GPU, ``s B`` lies beside ``W`` in memory and ``A dropout(x)`` beside ``x``, so
-that one product of slightly longer rows gives both terms; a second product would read and write all of ``y`` once more.
+that one product of slightly longer rows computes both terms; a second product would read and write all of ``y``.
 Biases are left to the kernels that read ``y`` next, because a product that adds them is up to 8 % slower.
 
 With ``fp8`` the frozen weights and their inputs are float8 with a scale per row, forward and backward; the adapters

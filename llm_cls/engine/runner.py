@@ -92,7 +92,7 @@ class FusedDecoder:
         """The pooled states, and the object that runs their backward pass."""
         tokens = len(input_ids)
         graphs = self._graphs
-        if graphs is not None and graphs.suits(tokens) and self.memory.graphs:
+        if graphs is not None and tokens <= graphs.max_tokens and self.memory.graphs:
             replay = graphs.forward(input_ids, seq_lens, rng)
             if replay is not None:
                 return replay.pooled, replay

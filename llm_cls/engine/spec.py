@@ -20,7 +20,7 @@ class AttentionSpec:
         heads: Query heads.
         kv_heads: Key and value heads; divides ``heads``.
         head_size: Elements of a head.
-        interleaved: Whether the qkv projection gives query, key and value head by head instead of one after the other.
+        interleaved: Whether query, key and value alternate head by head in the projection's output.
         scaling: Factor of the scores.
     """
 

@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 
 
 class TextClassifier(nn.Module):
-    """Gives every text of a batch one logit per label.
+    """Computes one logit per label for every text of a batch.
 
     Attributes:
         decoder: The pretrained network, a ``PeftModel`` where there is an adapter.
@@ -45,25 +45,10 @@ class TextClassifier(nn.Module):
             logits: Tensor = self.head(pooled.float())
         return logits
 
-    @property
-    def layers(self) -> str:
-        """How the decoder's layers are computed: "fused", "packed" or "padded"."""
-        return self.encoder.layers
-
-    @property
-    def max_tokens(self) -> int | None:
-        """Tokens that fit on the device at a time; None where no limit is known."""
-        return self.encoder.max_tokens
-
-    @property
-    def max_eval_tokens(self) -> int | None:
-        """The same for scoring, which saves nothing for a backward pass."""
-        return self.encoder.max_eval_tokens
-
     def use_fast_engine(
         self, decoder: PreTrainedModel, engine: EngineConfig, full: bool, max_length: int, max_texts: int
     ) -> None:
-        """Computes hidden states by the fused layers from now on; where they don't support the decoder, packed.
+        """Switches to the fused layers, or to packed batches where the fused layers do not support the decoder.
 
         Args:
             decoder: The pretrained network inside ``self.decoder``.
@@ -123,11 +108,11 @@ def build_classifier(
     """
     device = decoder.device
     hidden_size: int = decoder.config.hidden_size
-    decoder.requires_grad_(config.lora.full)  # the run before may have frozen it
+    decoder.requires_grad_(config.lora.full)  # an earlier run may have frozen it
     if gradient_checkpointing:
         settings: dict[str, Any] = {"use_reentrant": False}
         decoder.gradient_checkpointing_enable(gradient_checkpointing_kwargs=settings)
-        decoder.enable_input_require_grads()  # else no input of the first adapter requires gradients
+        decoder.enable_input_require_grads()  # otherwise the input of the first adapter requires no gradient
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         network = add_adapter(decoder, config.lora) if config.lora.enabled else decoder

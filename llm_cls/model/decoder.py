@@ -8,7 +8,8 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers import CONFIG_MAPPING, AutoConfig, AutoModel, PretrainedConfig, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
-from llm_cls.config.schema import ModelConfig, nearest
+from llm_cls.config.messages import nearest
+from llm_cls.config.schema import ModelConfig
 from llm_cls.errors import ArtifactError, ConfigError
 from llm_cls.hub import content_revision, hub_errors, is_local, only_local, source_name
 

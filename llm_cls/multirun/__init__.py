@@ -1,4 +1,4 @@
-"""What ``--multirun`` runs with: the sweeper and the Ray launcher, registered with Hydra."""
+"""The sweeper and the Ray launcher of ``--multirun``."""
 
 from hydra.core.plugins import Plugins
 
@@ -6,7 +6,7 @@ _ALLOWED = ("hydra_plugins.", "hydra._internal.core_plugins.", f"{__name__}.")
 
 
 def register_plugins() -> None:
-    """Registers both with Hydra, which itself takes plugins of a top-level package ``hydra_plugins`` alone."""
+    """Registers both with Hydra, which by default accepts only plugins of a top-level package ``hydra_plugins``."""
     from llm_cls.multirun.ray_launcher import RayLauncher
     from llm_cls.multirun.sweeper import GridSweeper
 

@@ -22,7 +22,11 @@ def spread(n: int) -> list[int]:
 
 
 def plan(jobs: Sequence[Sequence[str]]) -> list[Entry]:
-    """The combinations as planned runs; equal ones once."""
+    """The combinations as planned runs; equal ones are merged.
+
+    Raises:
+        ConfigError: The grid is empty, or a key of the sweep itself is swept.
+    """
     if not jobs:
         raise ConfigError("The grid is empty: a key has no value. Give each swept key at least one value")
     varied = [i for i in range(len(jobs[0])) if len({job[i] for job in jobs}) > 1]
@@ -45,7 +49,11 @@ def latest(overrides: Sequence[Override]) -> list[Override]:
 
 
 def refuse_intervals(overrides: Sequence[Override]) -> None:
-    """Refuses ``lr=interval(1e-4,1e-3)``, which lists no values."""
+    """Refuses ``lr=interval(1e-4,1e-3)``, which lists no values.
+
+    Raises:
+        ConfigError: With one line for every such override.
+    """
     if lines := [
         f"{o.input_line} lists no values. A grid needs them: write {o.key_or_group}=A,B,C, "
         f"or {o.key_or_group}=range(START,STOP,STEP)"

@@ -23,8 +23,8 @@ _POLL_SECONDS = 0.5
 class RayLauncher(Launcher):
     """Every run is a task with its own process; Ray starts as many at a time as the machines have room for.
 
-    hydra-ray-launcher (1.2) does not do: it ends the whole sweep when one task dies, gives every task the same fixed
-    number of GPUs, and depends on boto3 and aiohttp.
+    hydra-ray-launcher (1.2) is not used: it ends the whole sweep when one task dies, assigns the same fixed number of
+    GPUs to every task, and depends on boto3 and aiohttp.
     """
 
     def __init__(self, init: Mapping[str, Any], remote: Mapping[str, Any]) -> None:
@@ -77,7 +77,7 @@ class RayLauncher(Launcher):
                     signals.raise_if_received()
             return [_result(task) for task in tasks]
         except BaseException:
-            for task in tasks:  # they would go on without this process
+            for task in tasks:  # they would continue without this process
                 ray.cancel(task, force=True)
             raise
         finally:
@@ -86,7 +86,7 @@ class RayLauncher(Launcher):
 
 
 def _gpus(remote: Mapping[str, Any], config: DictConfig, found: int, local: bool) -> float:
-    """The GPUs that one run takes, where the largest machine has ``found``.
+    """The number of GPUs of one run, where the largest machine has ``found``.
 
     Raises:
         ConfigError: It needs more than this machine has (``local``), so Ray would wait forever.

@@ -39,7 +39,7 @@ class GridSweeper(Sweeper):
     """Runs the grid with any launcher, until every combination has a result or has finally failed.
 
     Each combination has a folder named after what is swept, and its state is read from there (``runs/sweep.py``):
-    a run that another process trains is left to it, and a failed one is tried again at the end.
+    a run that another process trains is left to it, and a failed one is retried at the end.
     """
 
     def __init__(self, params: Mapping[str, str] | None = None) -> None:
@@ -81,7 +81,7 @@ class GridSweeper(Sweeper):
         if "TORCHELASTIC_RUN_ID" in os.environ or (started_together() or 1) > 1:
             raise ConfigError(
                 "--multirun starts the processes of every run itself, torchrun or srun would start every run several "
-                "times. Leave it out: trainer=ddp trainer.devices=N gives each run N devices of this machine"
+                "times. Do not use them here: trainer=ddp trainer.devices=N gives each run N devices of this machine"
             )
         directory = Path(self._config.hydra.sweep.dir)
         parser = OverridesParser.create(config_loader=self._loader)
@@ -196,7 +196,7 @@ class GridSweeper(Sweeper):
         return entries
 
     def _results(self, entries: Iterable[Entry]) -> dict[str, dict[str, Any]]:
-        """What each of them computes, by its folder; without those of another version that no longer compose."""
+        """The settings of each entry that still composes, by its folder."""
         found = {}
         for entry in entries:
             with suppress(ConfigError, HydraException, OmegaConfBaseException):
@@ -206,7 +206,7 @@ class GridSweeper(Sweeper):
     def _compose(self, entry: Entry) -> DictConfig:
         tree = self._loader.load_sweep_config(self._config, list(entry.overrides))
         if (tree.hydra.sweeper.get("params") or {}) != self._params:
-            raise ConfigError(f"{', '.join(entry.swept)} is a grid itself and cannot be swept. Give it one value")
+            raise ConfigError(f"{', '.join(entry.swept)} is itself a grid and cannot be swept. Give it one value")
         with open_dict(tree):
             del tree["hydra"]
         return tree
@@ -217,7 +217,7 @@ class GridSweeper(Sweeper):
         waited = False
         while True:
             runs = [run for run in read_states(directory) if run.entry.directory in mine]
-            if len(runs) < len(mine):  # somebody has removed the plan
+            if len(runs) < len(mine):  # the plan was removed
                 write_plan(directory, entries)
                 continue
             running = sum(run.state.name == "running" for run in runs)
@@ -230,7 +230,7 @@ class GridSweeper(Sweeper):
 
 
 def _in_the_way(run: Path) -> Exception | None:
-    """What prevents a run's folder or log from being used; launchers would abandon all runs because of it."""
+    """Why a run's folder or log cannot be used, which would make launchers abandon all runs; None if it can."""
     log_file = run / layout.LOG
     if os.path.lexists(run) and not (run.is_dir() and os.access(run, os.W_OK | os.X_OK)):
         return ResourceError(f"{run} must be a writable folder. Move away what is there")

@@ -1,4 +1,4 @@
-"""Everything the report says, computed before anything is written."""
+"""Computes everything in the report before anything is written."""
 
 from collections import Counter
 from collections.abc import Sequence

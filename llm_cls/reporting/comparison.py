@@ -1,4 +1,4 @@
-"""Whether the winner is better than other settings by more than chance explains."""
+"""Tests whether the winner is better than other settings by more than chance."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -102,8 +102,7 @@ class PairedBootstrap:
             own_name: Name of the winner.
             name: Name of the other setting.
         """
-        first, second = self._by_texts(winner), self._by_texts(other)
-        return self._pair(first, second, own_name, name)
+        return self._pair(self._by_texts(winner), self._by_texts(other), own_name, name)
 
     def compare_baseline(self, winner: Setting, baseline: Baseline) -> Comparison | None:
         """Compares the winner with the baseline; None where predictions of a run of the winner are not readable."""
@@ -114,7 +113,7 @@ class PairedBootstrap:
         }
         readable = sum(len(runs) for _, runs in first.values())
         if readable < len(winner.runs) or not all(runs for _, runs in second.values()):
-            return None  # the difference would not be that between the scores that the report shows
+            return None  # the difference would not match the scores that the report shows
         fixed = len(baseline.predictions) == 1
         return self._pair(first, second, "the winner", "the TF-IDF baseline", fixed)
 
@@ -131,12 +130,7 @@ class PairedBootstrap:
         return found
 
     def _pair(
-        self,
-        first: _ByTexts,
-        second: _ByTexts,
-        own_name: str,
-        name: str,
-        fixed: bool = False,
+        self, first: _ByTexts, second: _ByTexts, own_name: str, name: str, fixed: bool = False
     ) -> Comparison | None:
         common = [digest for digest in first if digest in second]
         if not common:
@@ -183,7 +177,7 @@ def _run_error(f1: Sequence[tuple[Sequence[float], Sequence[float]]], fixed: boo
 
 
 def compared_settings(settings: Sequence[Setting], winner: Setting) -> list[Setting]:
-    """What the winner is compared with: the second best on val, and the best setting for each value of each axis."""
+    """The settings to compare with the winner: the second best on val, and the best for each value of each axis."""
     by_val = sorted(settings, key=lambda s: -s.val_f1)
     chosen = [s for s in by_val if s is not winner][:1]
     for axis in AXES:
@@ -199,7 +193,7 @@ def holm_corrected(pairs: Sequence[Comparison]) -> list[Comparison]:
 
 
 def sentence(winner: str, other: str, pair: Comparison) -> str:
-    """What a comparison means, in a sentence; a negative difference means that the winner scored lower.
+    """A comparison in words; a negative difference means that the winner scored lower.
 
     Args:
         winner: Name of the winner.

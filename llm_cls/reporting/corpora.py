@@ -8,8 +8,6 @@ from llm_cls.errors import ConfigError
 from llm_cls.reporting.runs import Run
 from llm_cls.reporting.settings import REPLICATES
 
-Key = tuple[str, tuple[str, ...], int]
-
 
 def same_data(runs: Sequence[Run], wanted: str | None) -> list[Run]:
     """All runs, of which only those on one corpus stay scored: the wanted corpus, or the one with most runs.
@@ -44,7 +42,7 @@ def same_data(runs: Sequence[Run], wanted: str | None) -> list[Run]:
     return [run if not run.scored or id(run) in kept else _other(run) for run in runs]
 
 
-def corpus_key(run: Run) -> Key:
+def corpus_key(run: Run) -> tuple[str, tuple[str, ...], int]:
     """Identifies a corpus independently of its split."""
     assert run.record is not None
     data = run.record.data

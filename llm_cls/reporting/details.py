@@ -63,7 +63,7 @@ def per_label_table(texts: Predictions) -> Table:
 
 
 def calibration_of(texts: Predictions) -> Reliability:
-    """How far the probability of the prediction agrees with how often it is right."""
+    """How well the probabilities of the predictions match their accuracy."""
     return reliability(_confidence(texts), texts.predictions == texts.labels)
 
 

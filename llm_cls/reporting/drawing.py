@@ -101,7 +101,7 @@ def draw(
         title: Name of the plot for a screen reader.
         description: What the plot shows, for a screen reader.
         caption: Text below the plot.
-        series: At most eight have a style of their own; further ones repeat them.
+        series: Eight styles are distinct; further series repeat them.
         x: Horizontal axis.
         y: Vertical axis.
         diagonal: Whether the line of equal values is drawn.

@@ -42,5 +42,5 @@ def percent(value: float) -> Decimal:
 
 
 def printable(text: str) -> str:
-    """``text`` with a replacement character for each character that XML forbids or that could mislead a reader."""
+    """``text`` with each character that XML forbids, or that could mislead a reader, replaced."""
     return _CONTROL.sub("\N{REPLACEMENT CHARACTER}", text)

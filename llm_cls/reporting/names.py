@@ -11,19 +11,19 @@ _WORDS = {"model": "{}", "template": "template {}", "lr": "lr {}", "batch_size":
 
 def name_setting(setting: Setting, settings: Sequence[Setting]) -> str:
     """The name of a setting: its values that vary between ``settings``; its model where nothing varies."""
-    return ", ".join(_parts(setting, _varied(settings) or ["model"]))
+    return ", ".join(_part(setting, key) for key in _varied(settings) or ["model"])
 
 
 def name_common(settings: Sequence[Setting], among: Sequence[Setting]) -> str:
     """The values that ``settings`` have in common and that vary within ``among``; empty where there are none."""
     varied = _varied(settings)
-    return ", ".join(_parts(settings[0], [key for key in _varied(among) if key not in varied]))
+    return ", ".join(_part(settings[0], key) for key in _varied(among) if key not in varied)
 
 
 def full_name(setting: Setting) -> str:
     """The name of a setting with the values of all axes."""
     known = [axis for axis in AXES if setting.axes[axis] is not None]
-    return ", ".join(_parts(setting, [*known, *setting.extras]))
+    return ", ".join(_part(setting, key) for key in (*known, *setting.extras))
 
 
 def replicates(setting: Setting) -> str:
@@ -39,10 +39,6 @@ def _varied(settings: Sequence[Setting]) -> list[str]:
     axes = [axis for axis in AXES if len({repr(s.axes[axis]) for s in settings}) > 1]
     extras = dict.fromkeys(key for s in settings for key in s.extras)
     return [*axes, *(key for key in extras if len({repr(s.extras.get(key)) for s in settings}) > 1)]
-
-
-def _parts(setting: Setting, keys: Sequence[str]) -> list[str]:
-    return [_part(setting, key) for key in keys]
 
 
 def _part(setting: Setting, key: str) -> str:

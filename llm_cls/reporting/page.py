@@ -33,7 +33,7 @@ from llm_cls.reporting.tables import Table
 
 @dataclass(frozen=True)
 class Section:
-    """A section of the page: its anchor and heading, and what stands below in this order."""
+    """A section of the page: its anchor and heading, followed by its content in this order."""
 
     anchor: str
     heading: str
@@ -47,7 +47,7 @@ def render(found: Analysis, name: str, created: str) -> str:
     """The page as HTML: one file that loads nothing.
 
     The Content-Security-Policy allows the style sheet and the script by their hashes and nothing else, so that markup
-    which came in by a title could neither run nor load anything.
+    in a title could neither run nor load anything.
 
     Args:
         found: The analysis.

@@ -1,4 +1,4 @@
-"""The runs of a report, whatever state they are in."""
+"""The runs of a report in any state."""
 
 import os
 from collections.abc import Mapping

@@ -43,7 +43,7 @@ class Setting:
 
     @cached_property
     def val_f1(self) -> float:
-        """Mean val F1: what settings are chosen by."""
+        """Mean val F1, by which settings are chosen."""
         return mean_sd([value(run, "val", "f1") for run in self.runs])[0]
 
     def test(self, name: str) -> float:
@@ -58,8 +58,7 @@ class Setting:
     @cached_property
     def interval(self) -> tuple[float, float] | None:
         """95 % interval of test F1 over test texts: for several runs the mean of their bounds."""
-        bounds = [run.metrics.test.f1_ci95 for run in self.runs if run.metrics and run.metrics.test]
-        known = [b for b in bounds if b is not None]
+        known = [run.metrics.test.f1_ci95 for run in self.runs if run.metrics and run.metrics.test.f1_ci95]
         if not known:
             return None
         return mean_sd([b[0] for b in known])[0], mean_sd([b[1] for b in known])[0]
@@ -161,7 +160,7 @@ def best_per(settings: Sequence[Setting], axis: str) -> list[Setting]:
 
 
 def lr_series(settings: Sequence[Setting]) -> list[list[Setting]]:
-    """Settings that differ in the learning rate alone, as series; those with one learning rate are left out."""
+    """Settings that differ only in the learning rate, as series; those with one learning rate are left out."""
     found = _by(settings, lambda s: s.rest("lr")).values()
     return [sorted(s, key=lambda one: sort_key(one.axes["lr"])) for s in found if len({o.axes["lr"] for o in s}) > 1]
 
@@ -196,7 +195,7 @@ def _belongs(key: str, axis: str) -> bool:
 
 
 def _extra_keys(keys: Sequence[str], runs: Sequence[Run]) -> list[str]:
-    """Varied keys that need a column of their own: no axis, and not determined by the model or template."""
+    """Varied keys that need a separate column: neither an axis nor determined by the model or template."""
     extras = []
     for key in keys:
         if key in AXES.values() or key == "lora.enabled":

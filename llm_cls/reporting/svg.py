@@ -36,7 +36,7 @@ def inline(
                 parent.set(name.rpartition("}")[2], parent.attrib.pop(name))
         for declaration in filter(None, parent.attrib.pop("style", "").split(";")):
             name, _, value = (part.strip() for part in declaration.partition(":"))
-            if name == "font":  # the page chooses the family, the attributes have the size alone
+            if name == "font":  # the page chooses the family, the attributes only set the size
                 name, value = "font-size", value.split("px")[0].split()[-1]
             parent.set(name, variables.get(value, value))
         if texts := tooltips.get(parent.get("id", "")):

@@ -1,7 +1,7 @@
 """The tables of the published experiment from run directories, beside the published scores."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from llm_cls.metrics.scores import METRICS
@@ -17,7 +17,6 @@ from llm_cls.reporting.settings import (
     best_per,
     shown_lr_series,
     sort_key,
-    value,
     varied_keys,
 )
 
@@ -52,7 +51,7 @@ class Table:
     note: str
     columns: tuple[Column, ...]
     rows: tuple[Mapping[str, Any], ...]
-    shown: tuple[str, ...] = field(default=())
+    shown: tuple[str, ...] = ()
 
     @property
     def shown_columns(self) -> tuple[Column, ...]:
@@ -116,7 +115,8 @@ def _best_table(settings: Sequence[Setting]) -> Table:
 def _axis_table(settings: Sequence[Setting], axis: str, name: str, title: str) -> Table:
     """The best setting for each model and value of ``axis``, sorted by val F1 within each model."""
     rows: list[Setting] = []
-    for model in _models(settings):
+    ranked = sorted(settings, key=lambda s: -s.val_f1)
+    for model in dict.fromkeys(s.axes["model"] for s in ranked):
         own = [s for s in settings if s.axes["model"] == model]
         if len({repr(s.axes[axis]) for s in own}) > 1:
             rows += sorted(best_per(own, axis), key=lambda s: -s.val_f1)
@@ -124,23 +124,16 @@ def _axis_table(settings: Sequence[Setting], axis: str, name: str, title: str) -
         "The setting with the best val F1 for each value, among settings that were tried with another value too, "
         "everything else being equal; scored on test."
     )
-    others = tuple(a for a in ("lr",) if a != axis)
-    return _table(name, title, note, ("model", axis, *others, *_SHOWN), rows)
+    return _table(name, title, note, ("model", axis, "lr", *_SHOWN), rows)
 
 
 def _lr_table(series: Sequence[Sequence[Setting]]) -> Table:
     rows = [setting for one in series for setting in sorted(one, key=lambda s: -float(s.axes["lr"]))]
     note = (
-        "Settings that differ in the learning rate alone. Of more than eight such series, each model has the one with "
+        "Settings that differ only in the learning rate. Of more than eight such series, each model has the one with "
         "most learning rates."
     )
     return _table("lr", "Per learning rate", note, ("model", "template", "batch_size", "lora_r", "lr", *_SHOWN), rows)
-
-
-def _models(settings: Sequence[Setting]) -> list[Any]:
-    """The models, the one with the best val F1 first."""
-    ranked = sorted(settings, key=lambda s: -s.val_f1)
-    return list(dict.fromkeys(s.axes["model"] for s in ranked))
 
 
 def _table(name: str, title: str, note: str, shown: tuple[str, ...], settings: Sequence[Setting]) -> Table:
@@ -192,7 +185,6 @@ def _run_row(run: Run, keys: Sequence[str]) -> dict[str, Any]:
     if run.config:
         row |= axes_of(run.config)
     if run.scored and run.metrics is not None:
-        alone = setting_row(Setting(axes_of(run.config), {}, (), (run,)))
-        row |= {column.key: alone.get(column.key) for column in (*_FIGURES, *_BESIDE)}
-        row["val_f1"] = value(run, "val", "f1")
+        row_of_run = setting_row(Setting(axes_of(run.config), {}, (), (run,)))
+        row |= {column.key: row_of_run.get(column.key) for column in (*_FIGURES, *_BESIDE)}
     return row

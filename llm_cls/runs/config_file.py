@@ -5,7 +5,8 @@ from typing import Any
 
 import yaml
 
-from llm_cls.config.schema import Config, validate
+from llm_cls.config.messages import validate
+from llm_cls.config.schema import Config
 from llm_cls.errors import ArtifactError, ConfigError, first_line
 
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the C one is ten times as fast
@@ -32,7 +33,7 @@ def read_config(path: Path) -> Config:
 
 
 def read_values(path: Path) -> dict[str, Any] | None:
-    """What is in the file, whatever version of the package wrote it; None where there is no file.
+    """The content of the file, whichever version of the package wrote it; None if the file is missing.
 
     Raises:
         ArtifactError: It is not YAML with keys and values.

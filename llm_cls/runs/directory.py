@@ -36,7 +36,7 @@ class RunDirectory:
     """
 
     def __init__(self, path: Path, writes: bool = True) -> None:
-        """Touches nothing yet."""
+        """Neither reads nor writes anything yet."""
         self.path = path
         self.writes = writes
 
@@ -113,7 +113,7 @@ class RunDirectory:
     def discard(self) -> None:
         """Removes what a run wrote that failed before the end of its first epoch.
 
-        There is nothing to resume, and the corrected command is another run, which would be refused the directory.
+        Nothing can be resumed, and a corrected command is another run, for which the directory would be refused.
         """
         begun = (self.last_checkpoint, self.path / layout.HISTORY)
         if not self.writes or any(path.exists() for path in begun):
@@ -147,12 +147,12 @@ class RunDirectory:
 
     @property
     def last_checkpoint(self) -> Path:
-        """What the run resumes from."""
+        """The checkpoint from which the run resumes."""
         return self.path / layout.CHECKPOINTS / layout.LAST_CHECKPOINT
 
     @property
     def orphan_checkpoint(self) -> Path | None:
-        """A checkpoint whose ``run.json`` is missing, so that only its content tells whose it is."""
+        """A checkpoint without ``run.json``, so that only its content identifies the run; None if there is none."""
         path = self.last_checkpoint
         return path if path.is_file() and not (self.path / layout.RECORD).exists() else None
 
@@ -195,17 +195,17 @@ class RunDirectory:
         (self.path / layout.FAILURE).unlink(missing_ok=True)
 
     def check_exists(self) -> None:
-        """Checks that nobody has removed the directory during the run.
+        """Checks that the directory was not removed during the run.
 
         Raises:
-            ResourceError: Somebody has.
+            ResourceError: It was removed.
         """
         if self.writes and not (self.path / layout.RECORD).is_file():
             raise ResourceError(f"{self.path} was removed during the run. Start it again")
 
     @contextmanager
     def explain_removal(self) -> Iterator[None]:
-        """Reports a removed directory as the reason of whatever failed because of it."""
+        """Reports a removed directory instead of the errors that it causes."""
         try:
             yield
         except Exception:

@@ -1,8 +1,8 @@
-"""Which run a run is: everything that can change its result, and nothing else.
+"""The identity of a run: everything that can change its result, and nothing else.
 
-This is the only definition. A run compares it before it writes into a directory, a sweep finds the runs that it already
-has by it, and the report groups runs by it. Every key of the configuration counts unless it is listed below with the
-reason, so that a new key counts from the start.
+This is the only definition. A run compares it before it writes into a directory, a sweep uses it to find the runs that
+it already has, and the report groups runs by it. Every key of the configuration counts unless it is listed below with
+the reason, so that a new key counts from the start.
 """
 
 import json
@@ -54,13 +54,13 @@ RESOLVED: Mapping[str, str] = {
 }
 
 FACTS = tuple(dict.fromkeys(RESOLVED.values()))
-# Facts that say which texts a score is a score of.
+# Facts that determine the texts on which a run is trained and scored.
 TEXT_KEYS = ("data.digest", "data.split", "data.split_seed", "data.folds", "data.fold")
 
 
 @dataclass(frozen=True)
 class Facts:
-    """What the names in a configuration resolve to.
+    """The values that the names in a configuration stand for.
 
     Attributes:
         digest: Of the corpus: changes with any text, label or id.
@@ -93,7 +93,9 @@ def changes_result(key: str) -> bool:
 
 def settings(config: Config) -> dict[str, Any]:
     """All keys of ``config`` that can change the result, dotted; None for a key that has no effect here."""
-    values = dict(_flat(config))
+    tree = config.model_dump(mode="json")
+    architecture = tree["model"].pop("architecture")  # one value, whatever keys it has
+    values = dict(flatten(tree)) | {"model.architecture": architecture}
     unused = _unused(config)
     return {key: None if key.startswith(unused) else value for key, value in values.items() if changes_result(key)}
 
@@ -126,14 +128,8 @@ def _shown(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
-def _flat(config: Config) -> Any:
-    values = config.model_dump(mode="json")
-    architecture = values["model"].pop("architecture")  # one value, whatever keys it has
-    return [*flatten(values), ("model.architecture", architecture)]
-
-
 def _unused(config: Config) -> tuple[str, ...]:
-    """Beginnings of the keys that have no effect because of another key."""
+    """Prefixes of the keys that have no effect because of the value of another key."""
     unused: list[str] = []
     if config.model.weights != "random":
         unused.append("model.architecture")

@@ -1,4 +1,4 @@
-"""The lock of a run directory: one process trains a run, and the lock of a process that died is free."""
+"""The lock of a run directory, so that one process trains a run; the system frees the lock of a dead process."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -32,7 +32,7 @@ def hold(directory: Path) -> Iterator[None]:
 
 
 def is_locked(directory: Path) -> bool:
-    """Whether a living process holds a run directory; the lock of a process that died is free."""
+    """Whether a living process holds a run directory."""
     path = directory / LOCK
     if not path.is_file():
         return False

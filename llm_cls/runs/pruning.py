@@ -1,4 +1,4 @@
-"""Ends the runs of a sweep that cannot win: Optuna's rules over the val F1 of each epoch, and two more.
+"""Ends the runs of a sweep that cannot become the best: Optuna's rules on the val F1 of each epoch, and two more.
 
 Every run of a sweep is a trial of one Optuna study. Its journal lies in the folder of the sweep, where runs of other
 processes and machines find it. A resumed run continues its trial.
@@ -24,7 +24,7 @@ _NO_INFORMATION = 1e-3  # nats; networks before their first step have ten times 
 
 
 class Pruner:
-    """Decides after each epoch of a run whether it goes on."""
+    """Decides after each epoch whether a run continues."""
 
     def __init__(self, config: PrunerConfig, run: Path, max_epochs: int, data: str = "") -> None:
         """Joins the study of the sweep that ``run`` belongs to; outside a sweep there is none.
@@ -106,12 +106,12 @@ class Pruner:
         except (ValueError, KeyError, TypeError, AttributeError, IndexError, AssertionError) as error:
             raise ArtifactError(
                 f"{self._journal} is damaged: {type(error).__name__}: {first_line(error)}. Remove it and "
-                "start the sweep again: finished runs stay, and the pruner starts afresh"
+                "start the sweep again: finished runs stay, and the pruner starts anew"
             ) from error
 
 
 def has_collapsed(val: Evaluation) -> bool:
-    """Whether the network gives every text the same probabilities, so that it has stopped learning.
+    """Whether the network predicts the same probabilities for every text, so that it has stopped learning.
 
     A run that has learnt little yet may also predict one label only, and still win in the end; but its probabilities
     differ from text to text. So the mutual information of text and predicted label in nats, the mean over the texts of
@@ -122,20 +122,6 @@ def has_collapsed(val: Evaluation) -> bool:
     p = np.maximum(val.probabilities.astype(np.float64), 1e-30)
     information = (p * (np.log(p) - np.log(p.mean(0)))).sum(1).mean()
     return bool(information < _NO_INFORMATION)
-
-
-class _FileLock:
-    """Optuna's lock interface with a lock that the system releases when its holder dies."""
-
-    def __init__(self, path: Path) -> None:
-        self._lock = filelock.FileLock(path)
-
-    def acquire(self) -> bool:
-        self._lock.acquire()
-        return True
-
-    def release(self) -> None:
-        self._lock.release()
 
 
 def _open_study(config: PrunerConfig, journal: Path, max_epochs: int, name: str) -> Any:
@@ -149,7 +135,8 @@ def _open_study(config: PrunerConfig, journal: Path, max_epochs: int, name: str)
         rule: Any = optuna.pruners.MedianPruner(n_startup_trials=config.startup_runs, n_warmup_steps=first)
     else:
         rule = optuna.pruners.HyperbandPruner(config.min_epochs, max_epochs, config.reduction_factor)
-    lock: Any = _FileLock(journal.with_name(f".{journal.name}.lock"))
+    # Optuna's own locks stay behind when their holder dies; the system releases this one.
+    lock: Any = filelock.FileLock(journal.with_name(f".{journal.name}.lock"))
     _drop_torn_line(journal, lock)
     return optuna.create_study(
         study_name=name, direction="maximize", load_if_exists=True, pruner=rule,
@@ -160,13 +147,10 @@ def _open_study(config: PrunerConfig, journal: Path, max_epochs: int, name: str)
 
 def _drop_torn_line(journal: Path, lock: Any) -> None:
     """Removes an incomplete last line, which a full disk leaves: the next line would be appended to it."""
-    lock.acquire()
-    try:
+    with lock:
         text = journal.read_bytes() if journal.is_file() else b""
         if text and not text.endswith(b"\n"):
             os.truncate(journal, text.rfind(b"\n") + 1)
-    finally:
-        lock.release()
 
 
 def _unfinished_trial(study: Any, name: str) -> tuple[Any, set[int]]:

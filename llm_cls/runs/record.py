@@ -1,4 +1,4 @@
-"""What ``run.json`` says when a run begins."""
+"""The content of ``run.json`` when a run begins."""
 
 import importlib.metadata
 import platform

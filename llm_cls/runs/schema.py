@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-SCHEMA = 2  # 1 had another form of ``identity``
+SCHEMA = 2  # schema 1 had a different ``identity``
 
 Status = Literal["finished", "diverged", "pruned"]
 

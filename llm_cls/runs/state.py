@@ -96,7 +96,7 @@ def read_state(directory: Path) -> RunState:
     try:
         files = read_files(directory)
         if files.metrics is None:
-            fix = "Start the sweep again: it tries the run again"
+            fix = "Start the sweep again: it retries the run"
             failure = read_content(directory / layout.FAILURE, Failure, fix)
     except ArtifactError as error:
         if is_locked(directory):  # another process may still complete what looks damaged now

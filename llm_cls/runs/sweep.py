@@ -55,7 +55,7 @@ class PlannedRun:
 
     @property
     def is_hopeless(self) -> bool:
-        """Whether trying again gives the same failure: its configuration or its data are at fault."""
+        """Whether a retry would fail in the same way, because the configuration or the data are at fault."""
         return self.state.name == "failed" and self.state.exit_code in (ConfigError.exit_code, DataError.exit_code)
 
 
@@ -106,9 +106,9 @@ def read_states(directory: Path) -> list[PlannedRun]:
 
 
 def join_sweep(config: Config, run: Path) -> tuple[Config, list[str]]:
-    """``config`` as that of a run of a sweep, and its command line as planned.
+    """``config`` with the W&B group and tags of a run of a sweep, and the planned command line of the run.
 
-    The sweep becomes the W&B group, and what is swept becomes tags, unless they are set.
+    The name of the sweep becomes the W&B group unless one is set; the swept overrides are added to the tags.
     """
     entry = next((entry for entry in read_plan(run.parent) if entry.directory == run.name), None)
     group = config.logger.group or run.parent.name

@@ -1,1 +1,1 @@
-"""Training a classifier and judging it."""
+"""Training, scoring and prediction; devices and ranks; logging to W&B."""

@@ -20,7 +20,7 @@ class Hardware:
         devices: Processes on this machine, each with one device.
         num_nodes: Machines.
         precision: Lightning's name of it.
-        frozen_dtype: Type in which weights that aren't trained are kept.
+        frozen_dtype: Type of the weights that are not trained.
     """
 
     accelerator: str

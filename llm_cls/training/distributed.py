@@ -1,4 +1,4 @@
-"""Several processes, one result: gradients are summed, scores are gathered, nothing is padded.
+"""Training on several processes: gradients are summed and scores gathered, without padding.
 
 Only adapter and head are trained, so one all-reduce of a few megabytes per step replaces
 ``DistributedDataParallel``. That keeps the mean over the step's texts exact when the devices' shares

@@ -1,6 +1,6 @@
 """One process per device.
 
-Lightning starts the other ranks by running ``sys.argv`` again, which under ``--multirun`` makes every rank
+Lightning starts the other ranks by rerunning ``sys.argv``, which under ``--multirun`` makes every rank
 run its own whole sweep. Here the run that Hydra composed writes ``config.yaml``, and every rank is a fresh
 process that reads that file: one configuration by construction, in a sweep as in a single run.
 
@@ -20,7 +20,7 @@ from types import FrameType
 from llm_cls.errors import EXIT_INTERRUPTED, EXIT_UNEXPECTED, RankError, RunInterrupted
 from llm_cls.signals import handled_signals, interrupted_by
 
-PARENT = "LLM_CLS_PARENT"  # id of the process that started a rank and without which the rank must end
+PARENT = "LLM_CLS_PARENT"  # id of the process that started a rank; the rank ends with it
 _GRACE_SECONDS = 30.0  # for the ranks to finish their W&B runs
 _POLL_SECONDS = 0.05
 
@@ -33,7 +33,7 @@ def is_first_process() -> bool:
 def started_together() -> int | None:
     """The number of ranks that torchrun, srun or ``launch_ranks`` has started, this process included; None otherwise.
 
-    Several tasks of a SLURM job alone do not count: only srun starts them.
+    A SLURM job with several tasks does not count by itself: only srun starts them.
     """
     if "LOCAL_RANK" in os.environ:
         return int(os.environ.get("WORLD_SIZE", "1"))
@@ -54,15 +54,14 @@ def launch_ranks(directory: Path, devices: int) -> None:
     If one fails, the others are ended: they would wait for it forever.
 
     Raises:
-        RunInterrupted: A signal has come to this process or to one of them.
-        RankError: One of them has failed.
+        RunInterrupted: This process or a rank received a signal.
+        RankError: A rank failed.
     """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    threads = os.environ.get(
-        "OMP_NUM_THREADS", ""
-    )  # threads of the whole run: with more than there are cores they wait for one another
+    # OMP_NUM_THREADS is for the whole run: more threads than cores would wait for one another.
+    threads = os.environ.get("OMP_NUM_THREADS", "")
     cores = int(threads) if threads.isdecimal() else usable_cores()
     # Without SLURM's variables, from which Lightning would conclude that SLURM has started the ranks.
     inherited = {key: value for key, value in os.environ.items() if not key.startswith("SLURM_")}
@@ -103,7 +102,7 @@ def launch_ranks(directory: Path, devices: int) -> None:
 
 
 def _end(ranks: list[subprocess.Popen[bytes]], received: list[int]) -> None:
-    """Ends what still runs, at once after a second signal; every file that a rank writes is whole or absent."""
+    """Ends the ranks that still run; after a second signal at once, since no file is ever half written."""
     running = [rank for rank in ranks if rank.poll() is None]
     for rank in running:
         rank.terminate()

@@ -1,6 +1,5 @@
 """The LightningModule: one call of ``training_step`` is one optimizer step."""
 
-from collections.abc import Iterator
 from typing import Any, Self
 
 import torch
@@ -46,7 +45,7 @@ class ClassifierModule(LightningModule):
         self._indices: list[int] = []
 
     def cpu(self) -> Self:
-        """Keeps the weights on the device: Lightning would move gigabytes off it after each stage and back."""
+        """Keeps the weights on the device; Lightning would move them to the CPU and back at each stage."""
         return self
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
@@ -75,10 +74,11 @@ class ClassifierModule(LightningModule):
         signals.raise_if_received()
         optimizer: Any = self.optimizers()
         total = torch.zeros((), device=self.device)
-        for batch in self._parts(step):
+        max_tokens = self.classifier.encoder.max_tokens
+        for batch in (part for micro in step.micro_batches for part in micro.split(max_tokens)):
             logits = self.classifier(batch)
             loss = F.cross_entropy(logits, batch.labels, reduction="sum") / step.n_texts
-            with torch.autocast(self.device.type, enabled=False):  # autocast is for the forward pass alone
+            with torch.autocast(self.device.type, enabled=False):  # autocast is for the forward pass only
                 self.manual_backward(loss)
             total += loss.detach()
         sum_gradients(self)
@@ -96,20 +96,15 @@ class ClassifierModule(LightningModule):
         self._train_loss.reset()
         return total / len(self._data.tokens["train"])
 
-    def _parts(self, step: Step) -> Iterator[Batch]:
-        """The micro batches, split further where memory requires it."""
-        for batch in step.micro_batches:
-            yield from batch.split(self.classifier.max_tokens)
-
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
-        """Clips the gradients, which are unscaled and summed over the devices by now."""
+        """Clips the gradients, which are already unscaled and summed over the devices."""
         if (limit := self._config.optimizer.max_grad_norm) is not None:
             nn.utils.clip_grad_norm_([p for p in self.parameters() if p.requires_grad], limit)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Keeps the logits of a batch."""
         signals.raise_if_received()
-        self._logits += [self.classifier(part) for part in batch.split(self.classifier.max_eval_tokens)]
+        self._logits += [self.classifier(part) for part in batch.split(self.classifier.encoder.max_eval_tokens)]
         self._indices += batch.indices
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:

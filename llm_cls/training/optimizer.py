@@ -19,7 +19,7 @@ def build_optimizer(module: nn.Module, config: OptimizerConfig) -> AdamW:
         {"params": [p for p in trainable if p.ndim >= 2], "weight_decay": config.weight_decay},
         {"params": [p for p in trainable if p.ndim < 2], "weight_decay": 0.0},
     ]
-    # The fused kernel takes the loss scale of float16 out of the gradients itself: after they would have been clipped.
+    # The fused kernel unscales float16 gradients itself, which would be after the clipping.
     fused = config.max_grad_norm is None
     return AdamW([g for g in groups if g["params"]], lr=config.lr, betas=config.betas, eps=config.eps, fused=fused)
 

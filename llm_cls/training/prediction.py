@@ -61,7 +61,7 @@ def predict_file(arguments: PredictArguments) -> tuple[list[str], tuple[str, ...
     labels = read_labels(folder)
     logits = predict_logits(classifier, tokens, len(labels), arguments.batch_size, hardware)
     if not np.isfinite(logits).all():
-        raise ArtifactError(f"run={arguments.run} gives scores that are not numbers; train it again")
+        raise ArtifactError(f"run={arguments.run} computes scores that are not finite. Train it again")
     return ids, labels, np.exp(log_softmax(logits.astype(np.float64)))
 
 
@@ -96,7 +96,7 @@ def predict_logits(
         for i in range(len(batches)):
             batch = batches[i]
             batch.input_ids = batch.input_ids.to(hardware.device)
-            logits += [classifier(part) for part in batch.split(classifier.max_eval_tokens)]
+            logits += [classifier(part) for part in batch.split(classifier.encoder.max_eval_tokens)]
             indices += batch.indices
             progress.update(len(batch.lengths))
     return gather_logits(logits, indices, len(tokens), n_labels)

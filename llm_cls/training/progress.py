@@ -20,7 +20,7 @@ class ProgressBar(TQDMProgressBar):
         super().__init__(refresh_rate=1 if self._watched else max(1, steps_per_epoch // 4), leave=False)
 
     def init_validation_tqdm(self) -> Tqdm:
-        """The bar of an evaluation, which a log file can do without."""
+        """The bar of an evaluation; it is not shown in a log file."""
         bar = super().init_validation_tqdm()
         bar.disable = bar.disable or not self._watched
         return bar
@@ -34,7 +34,7 @@ class ProgressBar(TQDMProgressBar):
     def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
         """Loss and val F1, without the version number of a logger.
 
-        Between the steps that log a loss it repeats the latest: to read it the host waits for the device.
+        Between the steps that log a loss it repeats the latest values, because reading a loss waits for the device.
         """
         amid_steps = trainer.training and not trainer.fit_loop.epoch_loop.batch_progress.is_last_batch
         if not amid_steps or trainer.fit_loop.batch_idx % LOG_EVERY_STEPS == 0:
@@ -43,7 +43,7 @@ class ProgressBar(TQDMProgressBar):
         return self._shown
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Leaves the line, so that the message stands on its own."""
+        """Closes the bars, so that the error message starts on a new line."""
         for bar in (self._train_progress_bar, self._val_progress_bar, self._test_progress_bar):
             if bar is not None:
                 bar.close()

@@ -28,7 +28,7 @@ class RunRecorder(Checkpoint):
     """Keeps the run directory in step with the training.
 
     After each epoch it writes the best weights so far, then the checkpoint, then the history. A kill between any two of
-    them loses at most this epoch, which is trained again with the same numbers.
+    them loses at most this epoch, which is retrained with the same numbers.
 
     Attributes:
         history: The epochs so far.
@@ -106,7 +106,7 @@ class RunRecorder(Checkpoint):
             self._train_seconds = time.perf_counter() - self._started
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Records the epoch, and decides whether the run goes on."""
+        """Records the epoch, and decides whether the run continues."""
         assert isinstance(pl_module, ClassifierModule)
         self._directory.check_exists()
         number, val = trainer.current_epoch + 1, pl_module.evaluations["val"]
@@ -150,7 +150,7 @@ class RunRecorder(Checkpoint):
             log.info(
                 "Epoch %d/%d: train loss %.4f, val loss %.4f, val F1 %.4f%s, %.0f s%s",
                 epoch.epoch, trainer.max_epochs, _or_nan(epoch.train_loss), val.loss, val.f1,
-                " (best)" if better else "", epoch.seconds, "; ended early: it cannot win" if self.pruned else "",
+                " (best)" if better else "", epoch.seconds, "; ended early by the pruner" if self.pruned else "",
             )  # fmt: skip
         figures = {f"val/{name}": value for name, value in val.figures().items() if value is not None}
         figures |= epoch.model_dump(include={"lr", "seconds", "tokens_per_second", "peak_memory_gib"})

@@ -93,7 +93,7 @@ def _finished(directory: RunDirectory, inputs: Inputs) -> Metrics | None:
 
 
 def train(directory: RunDirectory, inputs: Inputs, record: RunRecord, shared: Shared) -> Metrics:
-    """The part of a run that needs the network; every process of a run on several devices calls it."""
+    """Trains, scores and saves; every process of a run on several devices calls it."""
     started = time.perf_counter()
     config, corpus, tokenizer = inputs.config, inputs.corpus, inputs.tokenizer
     data = TextDataModule(corpus, tokenizer, config.template, config.data, config.seed)

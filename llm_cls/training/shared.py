@@ -1,7 +1,7 @@
-"""What the runs of a sweep in one process have in common: read, downloaded and loaded once.
+"""Objects that the runs of a sweep in one process share, so that they are read and loaded once.
 
-Only what no run changes is kept. A frozen decoder is returned by every run unchanged; one that a run trains as a
-whole, or that was in use when a run failed, is loaded again.
+Only objects that no run changes are kept. Every run returns a frozen decoder unchanged. A decoder that a run trains as
+a whole, or that was in use when a run failed, is reloaded.
 """
 
 import gc
@@ -29,7 +29,7 @@ class Shared:
         self._kept: dict[str, tuple[str, Any]] = {}
 
     def __getstate__(self) -> dict[str, Any]:
-        """Pickles as empty: nothing of it goes to another process."""
+        """Pickles as empty, because nothing is sent to another process."""
         return {"_kept": {}}
 
     def corpus(self, config: DataConfig) -> Corpus:
@@ -56,7 +56,9 @@ class Shared:
         key = _decoder_key(config, dtype, device)
         kept: PreTrainedModel | None = self._get("decoder", key)
         self._kept.pop("decoder", None)
-        collect()  # frees memory for a new one, or for what the next run builds around a kept one
+        gc.collect()  # what a finished run left in reference cycles takes memory that this run needs
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
         if kept is not None:
             return kept
         return load_decoder(config.model, deepcopy(architecture), dtype, device, config.seed)
@@ -77,10 +79,3 @@ class Shared:
 def _decoder_key(config: Config, dtype: torch.dtype, device: torch.device) -> str:
     seed = config.seed if config.model.weights == "random" else None  # draws the random weights
     return sha256_json([config.model.model_dump(mode="json"), str(dtype), str(device), seed])
-
-
-def collect() -> None:
-    """Frees what a finished run left behind in reference cycles, on the device as well."""
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()

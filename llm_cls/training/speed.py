@@ -1,4 +1,4 @@
-"""How fast a configuration trains and evaluates here, measured inside the ordinary training path."""
+"""Measures how fast a configuration trains and evaluates on this machine, in the ordinary training path."""
 
 import gc
 import statistics
@@ -72,7 +72,7 @@ class StepClock(Callback):
 
     @property
     def seconds(self) -> list[float]:
-        """Of every step so far."""
+        """Duration of every step so far."""
         if not isinstance(self._marks[0], torch.cuda.Event):
             return [end - start for start, end in pairwise(self._marks)]
         self._marks[-1].synchronize()
@@ -117,7 +117,7 @@ def measure(inputs: Inputs, steps: int, warmup: int) -> dict[str, Any]:
     rate = sum(tokens) / sum(seconds)
     row = {
         "engine": config.engine.name,
-        "layers": module.classifier.layers,
+        "layers": module.classifier.encoder.layers,
         "step_seconds": statistics.median(seconds),
         "step_seconds_spread": [min(seconds), max(seconds)],
         "steps": len(seconds),
@@ -148,9 +148,11 @@ def _evaluate(module: ClassifierModule, data: TextDataModule, trainer: Trainer, 
 
 
 def _flops_per_token(module: ClassifierModule) -> float:
-    """Of the matrix products of a training step: forward, input gradient, and weight gradient where trained."""
+    """Operations of a training step's matrix products: forward, input gradients, gradients of trained weights."""
     decoder = module.classifier.decoder
-    frozen = 4 if any(p.requires_grad for p in decoder.parameters()) else 2  # a head alone needs no backward pass below
+    frozen = (
+        4 if any(p.requires_grad for p in decoder.parameters()) else 2
+    )  # a head alone needs no backward pass through the decoder
     total = 0.0
     for layer in decoder.modules():
         if isinstance(layer, nn.Linear | Conv1D):  # GPT-2's linear layers are of the latter type
@@ -159,7 +161,7 @@ def _flops_per_token(module: ClassifierModule) -> float:
 
 
 def matmul_tflops(device: torch.device, dtype: torch.dtype) -> float:
-    """The matrix products that this device reaches on large random matrices, once it is as warm as in training."""
+    """The rate of large random matrix products on this device, measured after it has warmed up."""
     size = 8192 if device.type == "cuda" else 1024
     a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
     times: list[float] = []
@@ -171,7 +173,7 @@ def matmul_tflops(device: torch.device, dtype: torch.dtype) -> float:
 
 
 def largest_micro_batch(inputs: Inputs) -> int:
-    """How many texts of full length fit into one forward and backward pass, up to the batch; 0 if none does."""
+    """The largest number of full-length texts in one forward and backward pass, at most a batch; 0 if none fits."""
     config = inputs.config
     data = TextDataModule(inputs.corpus, inputs.tokenizer, config.template, config.data, config.seed)
     module = build_module(inputs, data, Shared())
@@ -190,7 +192,7 @@ def largest_micro_batch(inputs: Inputs) -> int:
 
 
 def _fits(module: ClassifierModule, batch: Batch, inputs: Inputs) -> bool:
-    """Whether a batch goes through forward and backward pass; nothing of it is left afterwards."""
+    """Whether the forward and backward pass of a batch fit in memory."""
     device, precision = inputs.hardware.device, inputs.hardware.precision
     try:
         with torch.autocast(device.type, inputs.hardware.frozen_dtype, enabled=precision != "32-true"):

@@ -44,7 +44,7 @@ class _TolerantLogger(WandbLogger):
             action()
         except Exception as error:
             self.failed = True
-            log.warning("W&B failed, the run goes on without it: %s", first_line(error))
+            log.warning("W&B failed, the run continues without it: %s", first_line(error))
 
 
 class RunLogger:
@@ -129,10 +129,7 @@ def _start(config: Config, directory: Path, record: RunRecord) -> _TolerantLogge
                 entity=config.logger.entity,
                 group=config.logger.group,
                 tags=config.logger.tags,
-                config={
-                    **config.model_dump(mode="json"),
-                    "run": plain(record),
-                },
+                config={**config.model_dump(mode="json"), "run": plain(record)},
                 settings=settings,
             )
             logger = _TolerantLogger(experiment=run)

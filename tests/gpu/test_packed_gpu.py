@@ -72,7 +72,7 @@ def test_float32_is_the_reference(architecture: str, compiled: bool) -> None:
     torch.backends.cuda.matmul.allow_tf32 = False
     expected = run(build("reference", architecture, torch.float32, False), False)
     model = build("fast", architecture, torch.float32, compiled)
-    assert model.layers == ("packed" if architecture == "gpt2" else "fused")
+    assert model.encoder.layers == ("packed" if architecture == "gpt2" else "fused")
     found = run(model, False)
     assert found.keys() == expected.keys()
     worst = max(error(found[name], expected[name]) for name in expected)
@@ -88,7 +88,7 @@ def test_bf16_is_no_worse_than_the_reference_in_bf16(architecture: str, compiled
         exact = run(build("reference", architecture, torch.float32, False, seed=seed), False)
         reference = run(build("reference", architecture, torch.bfloat16, False, seed=seed), True)
         model = build("fast", architecture, torch.bfloat16, compiled, seed=seed)
-        assert model.layers == ("packed" if architecture == "gpt2" else "fused")
+        assert model.encoder.layers == ("packed" if architecture == "gpt2" else "fused")
         found = run(model, True)
         for errors, results in ((ours, found), (theirs, reference)):
             logits = error(results["logits"], exact["logits"])

@@ -1,4 +1,4 @@
-"""What tests see of running processes and of sweeps."""
+"""Helpers that wait for and inspect running processes and sweeps."""
 
 import time
 from pathlib import Path
@@ -12,7 +12,7 @@ from tests.integration.conftest import TIMEOUT
 
 
 def wait_for(path: Path, process: Any) -> None:
-    """Until ``path``, which may have wildcards, exists; the process must still run then."""
+    """Waits until ``path``, which may have wildcards, exists; fails if the process ends first."""
     deadline = time.monotonic() + TIMEOUT
     while not list(Path(path.anchor).glob(str(path.relative_to(path.anchor)))):
         if process.poll() is not None or time.monotonic() > deadline:
@@ -38,12 +38,12 @@ def children(pid: int) -> list[int]:
 
 
 def alive(pid: int) -> bool:
-    """Whether there is such a process that has not ended."""
+    """Whether the process exists and has not ended."""
     return _state_and_parent(pid)[:1] not in ([], ["Z"])
 
 
 def _state_and_parent(pid: int) -> list[str]:
-    """Nothing of a process that is gone."""
+    """State and parent pid; empty if the process is gone."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[:2]
     except (ProcessLookupError, FileNotFoundError):

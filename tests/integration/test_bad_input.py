@@ -69,7 +69,7 @@ def test_configuration(train: Command, arguments: list[str], parts: list[str]) -
 
 def test_torchrun_does_not_start_sweeps(train: Command) -> None:
     done = train("--multirun", "seed=1,2", env={"TORCHELASTIC_RUN_ID": "none", "LOCAL_RANK": "0", "RANK": "0"})
-    check(done, 2, "Leave it out", "trainer.devices=N")
+    check(done, 2, "Do not use them here", "trainer.devices=N")
 
 
 def test_more_processes_than_devices(train: Command) -> None:
@@ -107,7 +107,7 @@ class EmptyHub(BaseHTTPRequestHandler):
         """Tells nobody."""
 
 
-def test_model_that_the_hub_has_not(train: Command) -> None:
+def test_model_unknown_to_the_hub(train: Command) -> None:
     with ThreadingHTTPServer(("127.0.0.1", 0), EmptyHub) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         hub = {"HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}", "HF_HUB_OFFLINE": "0"}
@@ -210,7 +210,7 @@ def test_label_that_training_never_saw(train: Command, tmp_path: Path) -> None:
     check(train(*TABLE, *files), 3, "test.csv: row 21", "'z'", "no training text")
 
 
-def test_a_refused_run_does_not_stand_in_the_way(train: Command) -> None:
+def test_a_refused_run_does_not_block_the_directory(train: Command) -> None:
     """What fits no layer is known only when the model is there; then nothing may stay behind either."""
     for modules in ("nosuch", "[query_key_value,nosuch]"):
         done = train(
@@ -228,7 +228,7 @@ def test_out_of_memory(train: Command, archive: Path) -> None:
     check(done, 4, "Out of memory: ", " bytes more were needed", "Try a smaller data.micro_batch_size")
 
 
-def test_output_folder_that_no_folder_can_be(train: Command) -> None:
+def test_output_folder_that_cannot_be_created(train: Command) -> None:
     check(train("data=sample", "hydra.run.dir=/dev/null"), 4, "/dev/null: File exists. Write to another folder")
     check(train("data=sample", f"hydra.run.dir={'x' * 300}"), 4, "File name too long. Write to another folder")
 

@@ -26,7 +26,7 @@ def expected(run: Path) -> list[dict]:
     return read_jsonl(run / "predictions" / "test.jsonl")
 
 
-def test_csv_and_jsonl_give_the_probabilities_of_the_run(
+def test_csv_and_jsonl_match_the_probabilities_of_the_run(
     finished_run: Path, rows: list[dict[str, str]], command: Command, tmp_path: Path
 ) -> None:
     with (tmp_path / "in.csv").open("w", encoding="utf-8", newline="") as file:
@@ -95,7 +95,7 @@ def test_wrong_arguments(
     assert not (tmp_path / "o.csv").exists()
 
 
-def test_arguments_are_taken_as_they_are_typed(finished_run: Path, command: Command, tmp_path: Path) -> None:
+def test_arguments_need_no_quoting(finished_run: Path, command: Command, tmp_path: Path) -> None:
     """No value is YAML: a file may have any name."""
     (tmp_path / "[a]: b.csv").write_text("id,title,body\n7,題,本文\n", encoding="utf-8")
     done = command("predict", f"run={finished_run}", "input=[a]: b.csv", "output={x=1}.csv", cwd=tmp_path)

@@ -145,7 +145,7 @@ def _articles(run: Path) -> list[tuple[str, str]]:
     return [(text.id, text.body) for texts in corpus.splits.values() for text in texts]
 
 
-def test_console_tells_scores_directory_and_what_is_next(finished_run: Path) -> None:
+def test_console_shows_scores_directory_and_next_commands(finished_run: Path) -> None:
     shown = (finished_run.parent / "stdout.txt").read_text(encoding="utf-8")
     for part in ("val F1", "test  F1", "Run directory: run", "llm_cls.predict run=run", "wandb sync run"):
         assert part in shown

@@ -90,7 +90,7 @@ def test_runs_of_one_process_equal_separate_runs(
 
 
 @pytest.mark.slow
-def test_isolated_runs_give_the_same(
+def test_isolated_runs_match(
     command: Command, environment: dict[str, str], undisturbed: Path, sweep: list[str], tmp_path: Path
 ) -> None:
     one = next(i for i, a in enumerate(sweep) if a.startswith("lora.r="))
@@ -153,7 +153,7 @@ def test_the_same_command_again_trains_nothing(command: Command, archive: Path, 
     }, "what belongs to another run stays as it is"
 
 
-def test_a_run_is_the_same_whatever_axes_the_sweep_has(command: Command, sweep: list[str], tmp_path: Path) -> None:
+def test_a_run_keeps_its_identity_when_axes_change(command: Command, sweep: list[str], tmp_path: Path) -> None:
     line = [*sweep, "data.limit=30", "trainer.max_epochs=1"]
 
     def train(*axes: str) -> tuple[int, list[str]]:
@@ -167,7 +167,7 @@ def test_a_run_is_the_same_whatever_axes_the_sweep_has(command: Command, sweep: 
     assert alone == (0, ["run", "seed=1"]), "its own name would be run; the micro batch changes no result"
 
 
-def test_failures_are_written_down_and_tried_again(command: Command, sweep: list[str], tmp_path: Path) -> None:
+def test_failures_are_recorded_and_retried(command: Command, sweep: list[str], tmp_path: Path) -> None:
     line = [*sweep, "template=1,2", "data.max_length=32,4096", "trainer.max_epochs=1"]
     done = command("train", *line, cwd=tmp_path)
     assert done.returncode == 6, done.stderr
@@ -183,7 +183,7 @@ def test_failures_are_written_down_and_tried_again(command: Command, sweep: list
     assert again.stdout.count("is finished already") == 2
 
 
-def test_a_transient_failure_is_tried_again_once(command: Command, sweep: list[str], tmp_path: Path) -> None:
+def test_a_transient_failure_is_retried_once(command: Command, sweep: list[str], tmp_path: Path) -> None:
     """Something lies where the second run wants to write, which is no fault of its configuration."""
     (tmp_path / "sweep" / "template=2" / "predictions").mkdir(parents=True)
     (tmp_path / "sweep" / "template=2" / "predictions" / "val.jsonl").mkdir()
@@ -196,7 +196,7 @@ def test_a_transient_failure_is_tried_again_once(command: Command, sweep: list[s
     assert not (tmp_path / "sweep" / "template=2" / layout.FAILURE).exists()
 
 
-def test_what_is_in_the_way_of_a_run_stops_no_other(command: Command, sweep: list[str], tmp_path: Path) -> None:
+def test_a_blocked_run_does_not_stop_others(command: Command, sweep: list[str], tmp_path: Path) -> None:
     (tmp_path / "sweep").mkdir()
     (tmp_path / "sweep" / "template=1").write_text("mine")
     done = command("train", *sweep, "template=1,2", "trainer.max_epochs=1", cwd=tmp_path)
@@ -206,7 +206,7 @@ def test_what_is_in_the_way_of_a_run_stops_no_other(command: Command, sweep: lis
     assert (tmp_path / "sweep" / "template=1").read_text() == "mine"
 
 
-def test_what_is_removed_during_a_sweep_is_made_again(start: Start, sweep: list[str], tmp_path: Path) -> None:
+def test_files_removed_during_a_sweep_are_recreated(start: Start, sweep: list[str], tmp_path: Path) -> None:
     process = start(*sweep, "template=1,2", "trainer.max_epochs=5", "data.limit=48", cwd=tmp_path)
     run = tmp_path / "sweep" / "template=1"
     wait_for(run / "checkpoints" / "last.ckpt", process)
@@ -223,13 +223,11 @@ def test_what_is_removed_during_a_sweep_is_made_again(start: Start, sweep: list[
 def test_a_grid_of_grids_is_refused(command: Command, tmp_path: Path) -> None:
     done = command("train", "--multirun", *TINY, "experiment=lr_curve,lr_template", cwd=tmp_path)
     assert done.returncode == 2, done.stderr
-    assert "experiment=lr_curve is a grid itself and cannot be swept" in done.stderr
+    assert "experiment=lr_curve is itself a grid and cannot be swept" in done.stderr
     assert not list(tmp_path.iterdir())
 
 
-def test_a_key_of_the_command_line_takes_the_place_of_an_axis(
-    command: Command, sweep: list[str], tmp_path: Path
-) -> None:
+def test_a_command_line_key_replaces_an_axis(command: Command, sweep: list[str], tmp_path: Path) -> None:
     line = [*[a for a in sweep if not a.startswith("optimizer.lr=")], "experiment=lr_curve", "++optimizer.lr=1e-3"]
     by_the_clock = "+logger.group=g-${now:%f}"
     done = command("train", *line, by_the_clock, "optimizer.weight_decay=0,0.0", "trainer.max_epochs=1", cwd=tmp_path)
@@ -291,7 +289,7 @@ def test_two_sweeps_of_one_name_share_the_work(
         pytest.param(signal.SIGTERM, 75, marks=pytest.mark.slow),
     ],
 )
-def test_an_interrupted_sweep_goes_on(
+def test_an_interrupted_sweep_resumes(
     command: Command, start: Start, sweep: list[str], undisturbed: Path, tmp_path: Path,
     number: signal.Signals, code: int,
 ) -> None:  # fmt: skip

@@ -61,7 +61,7 @@ def test_kills(start: Start, sweep: list[str], undisturbed: Path, tmp_path: Path
     assert amid >= kills // 4
 
 
-def test_interrupted_runs_of_two_processes_go_on(
+def test_interrupted_runs_of_two_processes_resume(
     command: Command, start: Start, sweep: list[str], tmp_path: Path
 ) -> None:
     """Ctrl-C, which a terminal sends to the command alone: its ranks have sessions of their own."""
@@ -147,7 +147,7 @@ def test_ray(command: Command, sweep: list[str], undisturbed: Path, tmp_path: Pa
     assert done.returncode == 6 and "2 of 4 runs of other failed" in done.stderr
 
 
-def test_a_killed_ray_worker_takes_no_other_run_along(
+def test_a_killed_ray_worker_does_not_affect_other_runs(
     environment: dict[str, str], sweep: list[str], tmp_path: Path
 ) -> None:
     pytest.importorskip("ray")
@@ -166,9 +166,7 @@ def test_a_killed_ray_worker_takes_no_other_run_along(
     assert names == ["finished", "interrupted"], "one ended by the kill, which can go on; the other trained to its end"
 
 
-def test_an_interrupted_ray_sweep_takes_its_runs_along(
-    environment: dict[str, str], sweep: list[str], tmp_path: Path
-) -> None:
+def test_an_interrupted_ray_sweep_ends_its_runs(environment: dict[str, str], sweep: list[str], tmp_path: Path) -> None:
     pytest.importorskip("ray")
     line = [*sweep, "optimizer.lr=1e-3,2e-3", "trainer.max_epochs=100", "hydra/launcher=ray"]
     process = subprocess.Popen(

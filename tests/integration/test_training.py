@@ -25,7 +25,7 @@ def arguments(archive: Path) -> list[str]:
     return [*TINY, f"data.archive={archive}", "logger=none"]
 
 
-def test_two_processes_give_what_one_gives(command: Command, arguments: list[str], tmp_path: Path) -> None:
+def test_two_processes_match_one(command: Command, arguments: list[str], tmp_path: Path) -> None:
     """Batches of 15 and 96 training texts: uneven shares and a last step of 6 texts."""
     same = [*arguments, "data.batch_size=15", "lora.lora_dropout=0"]
     one = command("train", *same, "hydra.run.dir=one", cwd=tmp_path)
@@ -60,7 +60,7 @@ def test_train_loss_is_the_mean_over_the_texts(command: Command, arguments: list
     assert len(losses) == 2 and losses[0] == pytest.approx(losses[1], rel=1e-5)
 
 
-def test_micro_batches_do_not_change_what_is_learnt(command: Command, arguments: list[str], tmp_path: Path) -> None:
+def test_micro_batches_do_not_change_the_result(command: Command, arguments: list[str], tmp_path: Path) -> None:
     for size in (16, 3):
         done = command(
             "train", *arguments, "lora.lora_dropout=0", f"data.micro_batch_size={size}", f"hydra.run.dir=m{size}",
@@ -73,7 +73,7 @@ def test_micro_batches_do_not_change_what_is_learnt(command: Command, arguments:
         assert a["val"]["loss"] == pytest.approx(b["val"]["loss"], rel=1e-4)
 
 
-def test_killed_run_goes_on_bitwise_and_interrupts_end_with_75(
+def test_killed_run_resumes_bitwise_and_interrupts_exit_with_75(
     command: Command, arguments: list[str], start: Start, tmp_path: Path
 ) -> None:
     line = [*arguments, "trainer.max_epochs=3"]

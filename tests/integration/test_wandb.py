@@ -19,7 +19,7 @@ from .wandb_files import item_key, read_table, read_wandb
 
 @pytest.mark.slow
 def test_the_runs_of_a_sweep_outlive_the_process_of_wandb(start: Start, archive: Path, tmp_path: Path) -> None:
-    """It is killed in the first run, which goes on without it; the second run has another."""
+    """It is killed in the first run, which continues without it; the second run starts another."""
     line = ["--multirun", *TINY, f"data.archive={archive}", "template=1,2", "hydra.sweep.dir=sweep"]
     process = start(*line, cwd=tmp_path)
     wait_for(tmp_path / "sweep" / "template=1" / "checkpoints" / "last.ckpt", process)
@@ -49,12 +49,12 @@ def test_each_run_ends_with_its_own_exit_code(start: Start, archive: Path, tmp_p
     assert codes == [4, 75]
 
 
-def test_a_home_that_can_not_be_written_stops_no_run(command: Command, archive: Path, tmp_path: Path) -> None:
+def test_runs_finish_when_home_is_not_writable(command: Command, archive: Path, tmp_path: Path) -> None:
     """W&B keeps the files of tables there."""
     line = [*TINY, f"data.archive={archive}", "trainer.max_epochs=1", "hydra.run.dir=run"]
     done = command("train", *line, cwd=tmp_path, env={"HOME": "/proc/nobody"})
     assert done.returncode == 0 and (tmp_path / "run" / "metrics.json").is_file(), done.stderr
-    assert "W&B failed, the run goes on without it: Unable to write" in done.stdout
+    assert "W&B failed, the run continues without it: Unable to write" in done.stdout
 
 
 def test_curves_summary_and_configuration(finished_run: Path) -> None:

@@ -16,14 +16,14 @@ COMMANDS = {"benchmark": benchmark, "dashboard": dashboard, "predict": predict, 
 PROGRAM = "import sys; from llm_cls.cli import run_command, say; sys.exit(run_command(lambda: say('\\u65e5\\u672c')))"
 
 
-def test_a_reader_who_has_gone() -> None:
+def test_closed_pipe_is_not_an_error() -> None:
     with subprocess.Popen([sys.executable, "-c", PROGRAM], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stdout is not None and process.stderr is not None
         process.stdout.close()
         assert (process.stderr.read(), process.wait()) == (b"", 0)
 
 
-def test_a_terminal_without_the_letters() -> None:
+def test_terminal_that_cannot_encode_a_character() -> None:
     environment = {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0", "PYTHONIOENCODING": "ascii"}
     done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, env=environment, check=False)
     assert (done.returncode, done.stdout) == (0, b"\\u65e5\\u672c\n")
@@ -90,7 +90,7 @@ def test_unexpected_errors_keep_their_traceback(capsys: pytest.CaptureFixture[st
 
 @pytest.mark.parametrize("flag", ["-h", "--help"])
 @pytest.mark.parametrize("name", ["benchmark", "dashboard", "predict", "report", "status"])
-def test_help_is_no_error(
+def test_help_exits_without_error(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str, flag: str
 ) -> None:
     monkeypatch.setattr(sys, "argv", [name, "dir=x", flag])
@@ -99,7 +99,7 @@ def test_help_is_no_error(
     assert out.startswith(f"Usage: python -m llm_cls.{name} ") and not err
 
 
-def test_help_of_training_stands_anywhere(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_flag_may_be_anywhere(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(sys, "argv", ["train", "data=sample", "--help", "optimizer.lr=1"])
     assert run_command(train.main) == 0
     out, err = capsys.readouterr()

@@ -29,7 +29,7 @@ def test_a_swallowed_signal_is_raised_at_the_next_check() -> None:
     assert (done.returncode, done.stdout, done.stderr) == (75, "swallowed\n", "Error: Interrupted by SIGTERM\n")
 
 
-def test_a_signal_counts_for_more_than_the_error_that_a_clean_up_makes_of_it() -> None:
+def test_a_signal_wins_over_errors_raised_during_clean_up() -> None:
     program = (
         "import os, signal, sys\nfrom llm_cls import signals\nfrom llm_cls.cli import run_command\n"
         "def main():\n    with signals.signals_first():\n        try:\n"

@@ -157,11 +157,11 @@ def test_parquet_without_rows_and_with_equal_names(tmp_path: Path) -> None:
 def test_missing_file_and_folder(tmp_path: Path) -> None:
     (tmp_path / "folder.csv").mkdir()
     for name in ("none.csv", "folder.csv"):
-        with pytest.raises(DataError, match=f"{name}: there is no such file"):
+        with pytest.raises(DataError, match=f"{name}: the file does not exist"):
             read_rows(tmp_path / name)
 
 
-def test_column_gives_text() -> None:
+def test_column_returns_text() -> None:
     values = ["007", 7, 7.0, 1.5, 1e300, True, None, float("nan"), ""]
     found = column([{"a": value} for value in values], "a", "data.title", Path("t"), may_be_empty=True)
     assert found == ["007", "7", "7", "1.5", "1e+300", "True", "", "", ""]

@@ -94,7 +94,7 @@ def test_damaged_cache_is_replaced(tmp_path: Path, damage: str) -> None:
     assert np.array_equal(found.ids, expected.ids) and np.array_equal(found.offsets, expected.offsets)
 
 
-def test_cache_that_cannot_be_written_is_not_needed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_cache_that_cannot_be_written_is_ignored(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "file").write_text("")
     assert len(tokenize_cached([("a", "")], Letters(), 4, "body", tmp_path / "file")) == 1
     assert "token cache" in caplog.text

@@ -74,17 +74,17 @@ def test_a_network_that_was_trained_as_a_whole_is_not_fused_when_it_is_loaded() 
     model = build("reference", "neox", "lora=none")
     decoder: Any = model.decoder
     model.use_fast_engine(decoder, EngineConfig(compile=False), full=True, max_length=64, max_texts=1)
-    assert model.layers == "packed"
+    assert model.encoder.layers == "packed"
 
 
 def test_sliding_windows_are_padded(caplog: pytest.LogCaptureFixture) -> None:
     model = build("fast", "mistral-windowed")
-    assert model.layers == "padded" and "attends to a sliding window" in caplog.text
+    assert model.encoder.layers == "padded" and "attends to a sliding window" in caplog.text
 
 
 def test_a_released_decoder_has_its_former_attention() -> None:
     decoder = build("reference", "qwen3").release()
     decoder.set_attn_implementation("eager")
     model = build_classifier(decoder, config("engine=fast", "data.max_length=64"), 5, gradient_checkpointing=False)
-    assert model.layers == "packed" and decoder.config._attn_implementation == PACKED_ATTENTION
+    assert model.encoder.layers == "packed" and decoder.config._attn_implementation == PACKED_ATTENTION
     assert model.release().config._attn_implementation == "eager"

@@ -35,7 +35,7 @@ def test_scores_agree_with_sklearn(case: str) -> None:
     assert [total.precision, total.recall, total.f1] == pytest.approx([column.mean() for column in expected[:3]])
 
 
-def test_macro_f1_takes_many_matrices_at_once() -> None:
+def test_macro_f1_of_many_matrices_at_once() -> None:
     confusions = np.random.default_rng(1).integers(0, 9, (2, 3, N_LABELS, N_LABELS))
     expected = [[scores(confusion).f1 for confusion in row] for row in confusions]
     assert macro_f1(confusions) == pytest.approx(np.array(expected))

@@ -35,7 +35,7 @@ def test_experiments_are_the_published_grids(name: str, axes: dict[str, int]) ->
     assert {key: len(values.split(",")) for key, values in tree.hydra.sweeper.params.items()} == axes
 
 
-def test_only_what_differs_names_a_run() -> None:
+def test_only_varied_keys_name_a_run() -> None:
     entries = plan([["a=1", "b=1", "c=x"], ["a=1", "b=2", "c=x"], ["a=1", "b=1", "c=x"]])
     assert [(e.directory, e.overrides, e.swept) for e in entries] == [
         ("b=1", ["a=1", "b=1", "c=x"], ["b=1"]),
@@ -50,14 +50,14 @@ def test_the_last_override_of_a_key_counts_with_any_prefix() -> None:
     assert [override.input_line for override in found] == ["++lr=3", "~lora", "template=1", "+template@other=2"]
 
 
-def test_what_belongs_to_the_sweep_is_not_swept() -> None:
+def test_sweep_keys_cannot_be_swept() -> None:
     with pytest.raises(ConfigError, match=r"sweep\.name cannot be swept"):
         plan([["sweep.name=a"], ["sweep.name=b"]])
     with pytest.raises(ConfigError, match="The grid is empty"):
         plan([])
 
 
-def test_an_interval_is_no_axis_of_a_grid(tmp_path: Path) -> None:
+def test_an_interval_is_refused_as_a_grid_axis(tmp_path: Path) -> None:
     sweeper = GridSweeper()
     sweeper._loader, sweeper._config = Mock(), OmegaConf.create({"hydra": {"sweep": {"dir": str(tmp_path / "s")}}})
     with pytest.raises(ConfigError) as caught:
@@ -99,7 +99,7 @@ def test_gpus_of_a_run_that_ray_places(given: object, trainer: dict[str, object]
     assert _gpus({"num_gpus": given}, OmegaConf.create({"trainer": trainer}), found, local=True) == gpus
 
 
-def test_more_gpus_than_there_are_would_be_waited_for_forever() -> None:
+def test_more_gpus_than_available_are_refused() -> None:
     config = OmegaConf.create({"trainer": {"accelerator": "gpu", "devices": 4}})
     for given in (4, "auto"):
         with pytest.raises(ConfigError, match=r"num_gpus must be <= 2, the GPUs of this machine, got 4"):

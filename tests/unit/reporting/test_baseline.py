@@ -77,7 +77,7 @@ def test_it_is_compared_with_the_winner(run: Run, loads: list[str], tmp_path: Pa
     assert "TF-IDF baseline" in " ".join(found.verdict())
 
 
-def test_seeds_move_the_difference_on_the_winners_side_alone(loads: list[str], tmp_path: Path) -> None:
+def test_seeds_affect_only_the_winners_side(loads: list[str], tmp_path: Path) -> None:
     for seed, quality in enumerate((0.9, 0.95, 0.97)):
         make_run(
             tmp_path / "runs" / str(seed), data="sample", cache_dir=str(tmp_path / "c"), seed=seed, quality=quality
@@ -128,7 +128,7 @@ def _printed_difference(found: Analysis) -> float:
     return abs(float(points))
 
 
-def test_without_one_split_there_is_none(loads: list[str], tmp_path: Path) -> None:
+def test_no_baseline_if_one_split_is_missing(loads: list[str], tmp_path: Path) -> None:
     for fold, digest in enumerate(("d" * 64, "e" * 64, "d" * 64)):
         make_split(tmp_path / str(fold), fold, data="sample", cache_dir=str(tmp_path / "cache"), digest=digest)
     found = analyse(tmp_path, None, with_baseline=True)
@@ -174,7 +174,7 @@ def test_livedoor_is_never_downloaded(tmp_path: Path, loads: list[str]) -> None:
     assert baseline.baseline_of([found])[0] is not None and loads == ["livedoor"]
 
 
-def test_a_folder_that_cannot_be_written_stops_nothing(tmp_path: Path, loads: list[str]) -> None:
+def test_an_unwritable_cache_folder_is_ignored(tmp_path: Path, loads: list[str]) -> None:
     (tmp_path / "file").touch()
     make_run(tmp_path / "runs" / "a", data="sample", cache_dir=str(tmp_path / "file" / "below"))
     (found,) = read_runs(tmp_path / "runs")

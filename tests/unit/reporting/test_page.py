@@ -97,7 +97,7 @@ def test_the_policy_allows_the_one_style_and_script_and_nothing_else(hostile: st
     assert not {n for n in names if n.startswith("on")} and not names & {"style", "src", "srcset"}
 
 
-def test_links_lead_to_articles_sections_and_the_source_alone(hostile: str) -> None:
+def test_links_lead_only_to_articles_sections_and_the_source(hostile: str) -> None:
     links = [value or "" for name, value in _Elements(hostile).attributes if name == "href"]
     outside = [link for link in links if not link.startswith("#")]
     allowed = r"https://news\.livedoor\.com/article/detail/[0-9]+/|https://github\.com/hppRC/llm-lora-classification"
@@ -149,13 +149,13 @@ def test_the_page_is_deterministic(tmp_path: Path) -> None:
     assert _page(tmp_path) == _page(tmp_path)
 
 
-def test_a_tree_without_a_finished_run_still_gives_a_page(tmp_path: Path) -> None:
+def test_a_page_without_any_finished_run(tmp_path: Path) -> None:
     make_run(tmp_path / "a", status="pruned")
     page = _Elements(_page(tmp_path))
     assert "No run is finished" in page.text and page.open == []
 
 
-def test_one_run_gives_a_page(tmp_path: Path) -> None:
+def test_a_page_for_one_run(tmp_path: Path) -> None:
     make_run(tmp_path / "a")
     assert "The only setting." in _page(tmp_path)
 
@@ -176,7 +176,7 @@ def test_the_true_label_of_a_text_is_shown_with_its_probability(tmp_path: Path) 
     assert ", ".join([*expected, f"{wrong['label']} 1.0 %"]) in row.replace("\N{NO-BREAK SPACE}", " ")
 
 
-def test_a_run_of_which_nothing_is_known_has_no_empty_heading(tmp_path: Path) -> None:
+def test_an_unreadable_run_adds_no_empty_heading(tmp_path: Path) -> None:
     make_run(tmp_path / "a")
     (tmp_path / "b").mkdir()
     (tmp_path / "b" / "failed.json").write_text('{"reason": "of itself", "exit_code": 1}')

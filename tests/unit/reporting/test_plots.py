@@ -66,7 +66,7 @@ def test_any_text_is_drawn_literally_and_without_warnings(text: str) -> None:
         assert "\N{REPLACEMENT CHARACTER}" in tooltips(plot)[0]
 
 
-def test_a_matplotlibrc_of_the_user_changes_nothing() -> None:
+def test_a_user_matplotlibrc_has_no_effect() -> None:
     import matplotlib
 
     arguments = ("a", "t", "d", "", [Series("s", [Point(0, 90), Point(1, 95)])], Axis("x", 0, 1), PERCENT)

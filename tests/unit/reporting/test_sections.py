@@ -66,7 +66,7 @@ def _sure(row: dict[str, Any]) -> float:
     return row["probabilities"][row["prediction"]]
 
 
-def test_misclassified_texts_surest_first(found: Analysis, predictions: list[dict[str, Any]]) -> None:
+def test_misclassified_texts_most_confident_first(found: Analysis, predictions: list[dict[str, Any]]) -> None:
     wrong = [row for row in predictions if row["label"] != row["prediction"]]
     wrong.sort(key=_sure, reverse=True)
     part = section(found, "texts")

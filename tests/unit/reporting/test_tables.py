@@ -103,7 +103,7 @@ def test_all_runs_are_the_published_rows_in_order_with_no_difference(published_t
         pd.testing.assert_series_equal(frame[name], expected, check_names=False, check_dtype=False)
 
 
-def test_a_setting_that_was_not_published_has_no_figure_beside_it(tmp_path: Path) -> None:
+def test_an_unpublished_setting_has_no_published_figure(tmp_path: Path) -> None:
     make_run(tmp_path / "a", lr=5e-4, test=dict.fromkeys(("accuracy", "precision", "recall", "f1"), 0.98))
     make_run(tmp_path / "b", lr=7e-4)
     make_run(tmp_path / "c", lr=5e-4, data="sample")
@@ -121,7 +121,7 @@ def test_a_setting_that_was_not_published_has_no_figure_beside_it(tmp_path: Path
         ("target_modules: null", "target_modules: all-linear"), ("limit: null", "limit: null\n  folds: 5"),
     ],
 )  # fmt: skip
-def test_another_recipe_has_no_published_figure_beside_it(tmp_path: Path, old: str, new: str) -> None:
+def test_another_recipe_has_no_published_figure(tmp_path: Path, old: str, new: str) -> None:
     run = make_run(tmp_path / "a", lr=5e-4)
     (row,) = all_tables(read_runs(tmp_path), [])[-1].rows
     assert row["published_test_f1"] == 0.97925
@@ -181,7 +181,7 @@ def test_formulas_are_defused_and_numbers_stay_numbers() -> None:
     assert rows[3][3] == "-33.33" and rows[3][0] == "'@SUM(A1)"
 
 
-def test_defusing_leaves_other_text_alone() -> None:
+def test_defusing_does_not_change_other_text() -> None:
     assert [defuse(text) for text in ("a=b", "日本語", "rinna/x-1")] == ["a=b", "日本語", "rinna/x-1"]
 
 
@@ -205,7 +205,7 @@ def test_an_axis_that_no_model_varies_has_no_table(tmp_path: Path) -> None:
     assert [table.name for table in all_tables(runs, group(runs))] == ["best", "all"]
 
 
-def test_markdown_has_a_line_for_each_row_whatever_the_text() -> None:
+def test_markdown_has_one_line_for_each_row_of_any_text() -> None:
     lines = to_markdown(TABLE).splitlines()
     assert len(lines) == 6 + len(HOSTILE)
     hostile = Table("t", "T", "", (Column("a", "A"),), ({"a": "x | <img src=x> `y` [z](javascript:0)\n# h"},))

@@ -149,7 +149,7 @@ def test_processes_that_do_not_write_leave_no_trace(tmp_path: Path) -> None:
     assert not directory.path.exists()
 
 
-def test_a_removed_directory_is_the_reason_of_what_fails_because_of_it(tmp_path: Path) -> None:
+def test_a_removed_directory_is_reported_as_the_cause(tmp_path: Path) -> None:
     directory = RunDirectory(tmp_path)
     with pytest.raises(ResourceError, match="was removed during the run"), directory.explain_removal():
         raise FileNotFoundError("x")

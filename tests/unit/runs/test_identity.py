@@ -21,7 +21,7 @@ from llm_cls.runs.identity import (
 from tests.unit.config.different_values import changed, different_value
 
 FACT_VALUES = Facts("d" * 64, {"train": 8, "val": 1, "test": 1}, None, "sha256:0", ("f" * 64, None, 2), "32-true")
-KEYS = keys(Config)
+KEYS = keys()
 
 
 def config(**overrides: Any) -> Config:
@@ -98,7 +98,7 @@ def test_the_identity_survives_json() -> None:
     assert differences(PARTS, PARTS) == []
 
 
-def test_scores_are_compared_on_the_same_texts_alone() -> None:
+def test_scores_are_compared_on_the_same_texts_only() -> None:
     folds = [identity(config(**{"data.folds": 5, "data.fold": fold}), FACT_VALUES) for fold in (0, 1)]
     assert len({text_id(PARTS), *(text_id(parts) for parts in folds)}) == 3
     assert text_id(PARTS) == text_id(identity(config(seed=7), FACT_VALUES))

@@ -93,7 +93,7 @@ def test_running_runs_count_too(tmp_path: Path) -> None:
     assert not good.should_stop(2, with_f1(150))
 
 
-def test_other_texts_and_what_was_removed_are_not_compared(tmp_path: Path) -> None:
+def test_runs_on_other_texts_and_removed_runs_are_not_compared(tmp_path: Path) -> None:
     config = PrunerConfig(name="median", startup_runs=99, max_lag=0.25)
     runs = sweep(tmp_path, 2)
     easy = Pruner(config, runs[0], 10, "easy texts")
@@ -121,7 +121,7 @@ def test_a_damaged_journal_is_named_and_a_torn_line_is_dropped(tmp_path: Path) -
         trained(config, third, [10] * 4)
 
 
-def test_hyperband_ends_some_runs_and_never_the_best(tmp_path: Path) -> None:
+def test_hyperband_ends_some_runs_but_not_the_best(tmp_path: Path) -> None:
     config = PrunerConfig(name="hyperband")
     epochs = [
         trained(config, run, [hits] * 9) for run, hits in zip(sweep(tmp_path, 12), range(190, 70, -10), strict=True)
@@ -129,7 +129,7 @@ def test_hyperband_ends_some_runs_and_never_the_best(tmp_path: Path) -> None:
     assert epochs[0] == 9 and min(epochs) < 9
 
 
-def test_a_resumed_run_goes_on_with_its_trial(tmp_path: Path) -> None:
+def test_a_resumed_run_continues_its_trial(tmp_path: Path) -> None:
     config = PrunerConfig(name="median", startup_runs=1, warmup_fraction=0)
     first, second = sweep(tmp_path, 2)
     Pruner(config, first, 4).should_stop(1, with_f1(100))  # killed here

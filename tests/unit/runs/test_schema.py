@@ -74,7 +74,7 @@ def test_a_diverged_run_has_no_scores(tmp_path: Path) -> None:
         ({"seconds": {"total": -1.0}}, "seconds.total must be greater than or equal to 0, got -1.0"),
     ],
 )
-def test_figures_that_can_not_be(tmp_path: Path, changes: dict[str, Any], part: str) -> None:
+def test_impossible_figures_are_refused(tmp_path: Path, changes: dict[str, Any], part: str) -> None:
     write(tmp_path, METRICS | changes)
     line = f"{tmp_path / 'metrics.json'} is damaged: {part}"
     with pytest.raises(ArtifactError) as caught:

@@ -88,7 +88,7 @@ def figures(value: float | None) -> dict[str, object]:
     return dict.fromkeys(("accuracy", "precision", "recall", "f1"), value)
 
 
-def test_a_plan_that_is_known_already_is_left_alone(tmp_path: Path) -> None:
+def test_an_unchanged_plan_is_not_rewritten(tmp_path: Path) -> None:
     write_plan(tmp_path, [entry("a"), entry("b")])
     os.utime(tmp_path / PLAN, (1, 1))
     write_plan(tmp_path, [entry("b")])
@@ -118,7 +118,7 @@ def test_states(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["run.json", "history.jsonl", "metrics.json", FAILURE])
-def test_a_damaged_run_takes_no_other_along(tmp_path: Path, name: str) -> None:
+def test_a_damaged_run_does_not_affect_others(tmp_path: Path, name: str) -> None:
     write_plan(tmp_path, [entry("bad"), entry("good")])
     for run in ("bad", "good"):
         write_run(tmp_path / run, "finished" if name == "metrics.json" else "")
@@ -134,7 +134,7 @@ def test_a_damaged_run_takes_no_other_along(tmp_path: Path, name: str) -> None:
         assert read_states(tmp_path)[0].state.name == "running", "its process may mend it still"
 
 
-def test_a_failure_is_forgotten_where_there_is_a_result(tmp_path: Path) -> None:
+def test_a_result_clears_an_earlier_failure(tmp_path: Path) -> None:
     write_plan(tmp_path, [entry("a")])
     write_run(tmp_path / "a", "finished")
     (tmp_path / "a" / FAILURE).write_text("{", encoding="utf-8")
@@ -166,7 +166,7 @@ def test_a_damaged_plan_names_the_line(tmp_path: Path, line: str, part: str) -> 
 
 
 @pytest.mark.parametrize(("code", "hopeless"), [(1, False), (2, True), (3, True), (4, False), (5, False)])
-def test_what_is_not_worth_another_try(tmp_path: Path, code: int, hopeless: bool) -> None:
+def test_hopeless_failures_are_not_retried(tmp_path: Path, code: int, hopeless: bool) -> None:
     write_plan(tmp_path, [entry("a")])
     fail(tmp_path / "a", "why", code)
     assert read_states(tmp_path)[0].is_hopeless is hopeless

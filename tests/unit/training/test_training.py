@@ -94,7 +94,7 @@ def test_a_step_is_the_same_set_of_texts_on_any_number_of_devices(world_size: in
         assert found == step.tolist(), "in the same order, whatever the devices"
 
 
-def test_order_depends_on_seed_and_epoch_alone() -> None:
+def test_order_depends_only_on_seed_and_epoch() -> None:
     orders = {(s, e): np.concatenate(step_indices(50, 8, s, e)).tolist() for s in (1, 2) for e in (0, 1)}
     assert len({tuple(order) for order in orders.values()}) == 4
     assert np.concatenate(step_indices(50, 8, 1, 0)).tolist() == orders[1, 0]
@@ -142,7 +142,7 @@ def test_collapsed_means_half_of_the_labels_never_predicted(predictions: list[in
 @pytest.mark.parametrize(
     ("environment", "index"), [({}, 0), ({"SLURM_LOCALID": "1"}, 1), ({"SLURM_LOCALID": "0", "LOCAL_RANK": "3"}, 3)]
 )
-def test_each_process_of_a_machine_has_a_device_of_its_own(
+def test_each_process_of_a_machine_has_its_own_device(
     monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], index: int
 ) -> None:
     for name in ("LOCAL_RANK", "SLURM_LOCALID"):
@@ -180,7 +180,7 @@ def test_a_rank_whose_parent_is_gone_ends_at_once(tmp_path: Path) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (75, "", "")
 
 
-def test_a_checkpoint_belongs_to_its_run_alone(tmp_path: Path) -> None:
+def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path) -> None:
     """``run.json`` may have been removed; no other run may resume with these weights."""
     parts = {"optimizer.lr": 1e-3}
     directory = RunDirectory(tmp_path)
