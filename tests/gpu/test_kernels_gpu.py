@@ -16,9 +16,9 @@ dtypes = pytest.mark.parametrize("dtype", checks.TOLERANCE)
 @dtypes
 @pytest.mark.parametrize("rms", [False, True])
 @pytest.mark.parametrize("cols", [96, 2816])
-@pytest.mark.parametrize("n_addends", [0, 1, 2])
-def test_norm(n_addends: int, cols: int, rms: bool, dtype: torch.dtype) -> None:
-    checks.check_norm("cuda", dtype, rms, n_addends, rows=33, cols=cols)
+@pytest.mark.parametrize(("n_addends", "biased"), [(0, False), (0, True), (1, True), (2, True)])
+def test_norm(n_addends: int, biased: bool, cols: int, rms: bool, dtype: torch.dtype) -> None:
+    checks.check_norm("cuda", dtype, rms, n_addends, biased, rows=33, cols=cols)
 
 
 @dtypes

@@ -34,7 +34,7 @@ def _norm_kernel(
         value += tl.load(b + row * cols + c, mask=inside, other=0.0).to(tl.float32)
     if HAS_PENDING_BIAS:
         value += tl.load(pending_bias + c, mask=inside, other=0.0).to(tl.float32)
-    if ADDENDS >= 1:
+    if ADDENDS >= 1 or HAS_PENDING_BIAS:
         rounded = value.to(total.dtype.element_ty)  # the norm is that of the sum as it is stored
         tl.store(total + row * cols + c, rounded, mask=inside)
         value = rounded.to(tl.float32)
@@ -107,7 +107,7 @@ def norm(
     rows, cols = x.shape
     out = x.new_empty(rows, cols + out_format.extra_columns)[:, :cols] if out_format.values else None
     fp8, scales = empty_fp8(rows, cols, x, out_format.fp8)
-    total = torch.empty_like(x) if addends else x
+    total = x if not addends and pending_bias is None else torch.empty_like(x)
     stats = x.new_empty(rows, 2, dtype=torch.float32)
     a, b = [*addends, None, None][:2]
     block = triton.next_power_of_2(cols)

@@ -25,9 +25,9 @@ dtypes = pytest.mark.parametrize("dtype", checks.TOLERANCE)
 
 @dtypes
 @pytest.mark.parametrize("rms", [False, True])
-@pytest.mark.parametrize("n_addends", [0, 1, 2])
-def test_norm(n_addends: int, rms: bool, dtype: torch.dtype) -> None:
-    checks.check_norm("cpu", dtype, rms, n_addends, rows=5, cols=96)
+@pytest.mark.parametrize(("n_addends", "biased"), [(0, False), (0, True), (1, True), (2, True)])
+def test_norm(n_addends: int, biased: bool, rms: bool, dtype: torch.dtype) -> None:
+    checks.check_norm("cpu", dtype, rms, n_addends, biased, rows=5, cols=96)
 
 
 @dtypes
