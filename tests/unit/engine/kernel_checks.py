@@ -36,9 +36,7 @@ def check(found: Tensor, expected: Tensor, dtype: torch.dtype) -> None:
     assert error(found, expected) <= TOLERANCE[dtype] * (2 if truncated else 1)
 
 
-def check_norm(
-    device: str, dtype: torch.dtype, rms: bool, n_addends: int, biased: bool, rows: int, cols: int
-) -> None:
+def check_norm(device: str, dtype: torch.dtype, rms: bool, n_addends: int, biased: bool, rows: int, cols: int) -> None:
     weight, bias = normal(cols, dtype=dtype, seed=1), normal(cols, dtype=dtype, seed=2)
     exact = Norm(weight.double(), None if rms else bias.double(), 1e-5, rms)
     ours = Norm(weight.to(device), None if rms else bias.to(device), 1e-5, rms)
