@@ -86,6 +86,11 @@ def prepare(config: Config, shared: Shared) -> Inputs:
             f"{architecture.vocab_size}. Give the tokenizer that belongs to the model"
         )
     corpus = shared.corpus(config.data)
+    if config.template.uses_title and not corpus.has_titles:
+        raise ConfigError(
+            f"template {config.template.name!r} has {{title}}, but the corpus {corpus.name} has no titles. "
+            "Try template=text"
+        )
     if hardware.world_size > config.data.batch_size:
         raise ConfigError(
             f"trainer.devices must be <= data.batch_size ({config.data.batch_size}), got {hardware.world_size}"

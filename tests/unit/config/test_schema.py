@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from llm_cls.config.compose import accept_plain_values, compose_tree, quoted, split_flags
-from llm_cls.config.groups import CONF, GROUPS
+from llm_cls.config.groups import CONF, GROUPS, choices
 from llm_cls.config.overrides import explain
 from llm_cls.config.schema import Config, keys, parse_config
 from llm_cls.errors import ArtifactError, ConfigError
@@ -140,7 +140,7 @@ def test_faults(overrides: list[str], parts: list[str]) -> None:
             ["data.file=it's.csv could not be parsed. Quote the value for Hydra and the shell: "
              "'data.file=\"it'\"'\"'s.csv\"'", "data.label is missing. Try data.label=COLUMN"],
         ),
-        (["data=null"], ["data=null is not a choice. Known: livedoor, sample, table."]),
+        (["data=null"], [f"data=null is not a choice. Known: {', '.join(choices('data'))}."]),
         (["data.file=x.csv"],
          ["data.file has no effect with this choice of data. Choose another one, or write +data.file=..."]),
         (["nonsense"], ["nonsense is not of the form key=value"]),

@@ -24,7 +24,7 @@ def test_source_is_a_function_of_the_configuration(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "hint"), [("livedor", "Did you mean 'livedoor'?"), ("zzz", "Known: livedoor, sample, table.")]
+    ("name", "hint"), [("livedor", "Did you mean 'livedoor'?"), ("zzz", f"Known: {', '.join(SOURCES)}.")]
 )
 def test_unknown_name_is_answered_with_the_nearest(tmp_path: Path, name: str, hint: str) -> None:
     with pytest.raises(ConfigError) as caught:
