@@ -11,6 +11,7 @@ from llm_cls.runs import layout
 from llm_cls.runs.config_file import read_values
 from llm_cls.runs.content import flatten
 from llm_cls.runs.directory import RunDirectory
+from llm_cls.runs.identity import blank_unused
 from llm_cls.runs.schema import Metrics, RunRecord
 from llm_cls.runs.state import find_run_directories
 
@@ -67,7 +68,7 @@ def _read_run(path: Path, name: str) -> Run:
     run = Run(path, name, state.name, state.reason, {}, state.record, state.metrics)
     try:
         values = read_values(path / layout.CONFIG)
-        run = replace(run, config=dict(flatten(values or {})))
+        run = replace(run, config=blank_unused(dict(flatten(values or {}))))
         if values is None and run.metrics is not None:
             raise ArtifactError(f"{path / layout.CONFIG} is missing. Restore it, or remove {path}")
     except ArtifactError as error:

@@ -109,8 +109,15 @@ def varied_keys(runs: Iterable[Run]) -> list[str]:
             values[key].add(repr(item))
     counts = Counter(key for config in configs for key in config)
     several = (key for key, found in values.items() if len(found) > 1 or counts[key] < len(configs))
-    # The report has one corpus, so the names of its files do not matter.
-    return sorted(key for key in several if changes_result(key) and RESOLVED.get(key) != "data.digest")
+    return sorted(key for key in several if _can_differ(key))
+
+
+def _can_differ(key: str) -> bool:
+    """Whether scored runs can differ in their result because of ``key``.
+
+    All are of one corpus, so the names of its files do not matter; and none was ended by its pruner.
+    """
+    return changes_result(key) and RESOLVED.get(key) != "data.digest" and not key.startswith("pruner.")
 
 
 def group(runs: Sequence[Run]) -> list[Setting]:

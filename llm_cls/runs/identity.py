@@ -96,8 +96,7 @@ def settings(config: Config) -> dict[str, Any]:
     tree = config.model_dump(mode="json")
     architecture = tree["model"].pop("architecture")  # one value, whatever keys it has
     values = dict(flatten(tree)) | {"model.architecture": architecture}
-    unused = _unused(config)
-    return {key: None if key.startswith(unused) else value for key, value in values.items() if changes_result(key)}
+    return {key: value for key, value in blank_unused(values).items() if changes_result(key)}
 
 
 def identity(config: Config, facts: Facts | Mapping[str, Any]) -> dict[str, Any]:
@@ -128,17 +127,18 @@ def _shown(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
-def _unused(config: Config) -> tuple[str, ...]:
-    """Prefixes of the keys that have no effect because of the value of another key."""
-    unused: list[str] = []
-    if config.model.weights != "random":
+def blank_unused(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Dotted keys with their values, None for each key that has no effect because of the value of another key."""
+    unused = []
+    if values.get("model.weights") != "random":
         unused.append("model.architecture")
-    if not config.lora.enabled:
-        unused += [f"lora.{name}" for name in type(config.lora).model_fields if name not in ("enabled", "full")]
-    if config.engine.name == "reference":
+    if values.get("lora.enabled") is False:
+        unused.append("lora.")
+    if values.get("engine.name") == "reference":
         unused.append("engine.compile")
-    if config.pruner.name == "none":
-        unused += [
-            f"pruner.{name}" for name in type(config.pruner).model_fields if name not in ("name", "stop_collapsed")
-        ]
-    return tuple(unused)
+    if values.get("pruner.name") == "none":
+        unused.append("pruner.")
+    always = ("lora.enabled", "lora.full", "pruner.name", "pruner.stop_collapsed")
+    return {
+        key: None if key.startswith(tuple(unused)) and key not in always else value for key, value in values.items()
+    }

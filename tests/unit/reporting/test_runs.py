@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 
 import pytest
+import yaml
 
 from llm_cls.errors import ConfigError
 from llm_cls.reporting.corpora import same_data
@@ -213,3 +214,26 @@ def test_folds_of_one_corpus_belong_together(tmp_path: Path) -> None:
 )
 def test_as_number(text: str, number: object) -> None:
     assert as_number(text) == number and type(as_number(text)) is type(number)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        ({"name": "none", "startup_runs": 4}, {"name": "none", "startup_runs": 8}),
+        ({"name": "none"}, {"name": "median"}),
+    ],
+)
+def test_a_pruner_makes_no_settings(tmp_path: Path, values: tuple[dict[str, object], dict[str, object]]) -> None:
+    for seed, pruner in enumerate(values):
+        path = make_run(tmp_path / str(seed), seed=seed) / "config.yaml"
+        path.write_text(path.read_text(encoding="utf-8") + yaml.safe_dump({"pruner": pruner}), encoding="utf-8")
+    (setting,) = group(read_runs(tmp_path))
+    assert len(setting.runs) == 2
+
+
+def test_keys_of_an_adapter_that_is_not_there_make_no_settings(tmp_path: Path) -> None:
+    for seed in (1, 2):
+        path = make_run(tmp_path / str(seed), seed=seed, lora_r=4 * seed) / "config.yaml"
+        path.write_text(path.read_text(encoding="utf-8").replace("enabled: true", "enabled: false"), encoding="utf-8")
+    (setting,) = group(read_runs(tmp_path))
+    assert len(setting.runs) == 2
