@@ -2,7 +2,9 @@
 
 import io
 import json
+import math
 import os
+import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from itertools import islice
@@ -13,6 +15,8 @@ from llm_cls.config.messages import nearest
 from llm_cls.errors import DataError, first_line
 
 Row = dict[str, Any]
+
+_SPACE = re.compile(r"\s*")
 
 
 def read_rows(path: Path) -> list[Row]:
@@ -70,22 +74,42 @@ def _read_csv(content: bytes, separator: str) -> list[Row]:
 
 def _read_json(content: bytes) -> list[Row]:
     text = content.decode("utf-8").removeprefix("\ufeff")
-    if text.lstrip().startswith("["):
-        rows = json.loads(text)
-    else:
-        rows = []
-        for number, line in enumerate(text.split("\n"), 1):  # splitlines() would also cut inside strings
-            if not line.strip():
-                continue
-            try:
-                rows.append(json.loads(line))
-            except ValueError as error:
-                raise ValueError(f"line {number}: {error}") from None
+    decoder = json.JSONDecoder(object_pairs_hook=_json_object, parse_float=_json_float)
+    values: list[Any] = []
+    position = _after_space(text, 0)
+    while position < len(text):  # objects may share a line, or extend over several
+        try:
+            value, position = decoder.raw_decode(text, position)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"line {error.lineno}: {error.msg}") from None
+        except ValueError as error:
+            number = text.count("\n", 0, position) + 1
+            raise ValueError(f"line {number}: {error}") from None
+        values.append(value)
+        position = _after_space(text, position)
+    rows = values[0] if len(values) == 1 and isinstance(values[0], list) else values
     for number, row in enumerate(rows, 1):
         if not isinstance(row, dict):
             raise ValueError(f"row {number} must be an object, found a {type(row).__name__}")
     names = dict.fromkeys(name for row in rows for name in row)
     return [{name: row.get(name) for name in names} for row in rows]
+
+
+def _after_space(text: str, position: int) -> int:
+    match = _SPACE.match(text, position)
+    return position if match is None else match.end()
+
+
+def _json_object(pairs: list[tuple[str, Any]]) -> Row:
+    _check_unique([name for name, _ in pairs])
+    return dict(pairs)
+
+
+def _json_float(text: str) -> float:
+    value = float(text)
+    if math.isinf(value):
+        raise ValueError(f"the number {text} is too large")
+    return value
 
 
 def _read_parquet(content: bytes) -> list[Row]:

@@ -9,6 +9,7 @@ from llm_cls.config.messages import validate
 from llm_cls.config.schema import Config
 from llm_cls.errors import ArtifactError, ConfigError, first_line
 
+_MAX_DEPTH = 50  # a configuration has four levels
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the C one is ten times as fast
 
 
@@ -39,7 +40,9 @@ def read_values(path: Path) -> dict[str, Any] | None:
         ArtifactError: It is not YAML with keys and values.
     """
     try:
-        values = yaml.load(path.read_text(encoding="utf-8"), Loader=_LOADER)
+        text = path.read_text(encoding="utf-8")
+        _check_depth(text)
+        values = yaml.load(text, Loader=_LOADER)
         if not isinstance(values, dict):
             raise ValueError("it must hold keys and values")
     except FileNotFoundError:
@@ -48,3 +51,12 @@ def read_values(path: Path) -> dict[str, Any] | None:
         fault = error.strerror if isinstance(error, OSError) else " ".join(str(error).split())
         raise ArtifactError(f"{path} is damaged: {fault}. Restore it or train the run again") from None
     return values
+
+
+def _check_depth(text: str) -> None:
+    """Refuses deep nesting, at which the loader, which recurses in C, would end the interpreter."""
+    depth = 0
+    for event in yaml.parse(text, Loader=_LOADER):
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > _MAX_DEPTH:
+            raise ValueError(f"it is nested more than {_MAX_DEPTH} levels deep")

@@ -54,8 +54,6 @@ RESOLVED: Mapping[str, str] = {
 }
 
 FACTS = tuple(dict.fromkeys(RESOLVED.values()))
-# Facts that determine the texts on which a run is trained and scored.
-TEXT_KEYS = ("data.digest", "data.split", "data.split_seed", "data.folds", "data.fold")
 
 
 @dataclass(frozen=True)
@@ -113,8 +111,11 @@ def run_id(parts: Mapping[str, Any]) -> str:
 
 
 def text_id(parts: Mapping[str, Any]) -> str:
-    """A hash of the texts that a run is trained and scored on."""
-    return sha256_json({key: parts[key] for key in TEXT_KEYS})
+    """A hash of the texts that a run is trained and scored on; that of schema 1, so that a sweep keeps its study."""
+    folds = parts["data.folds"]
+    fold = None if folds is None else [parts["data.fold"], folds]
+    kept = {key: parts[key] for key in ("data.digest", "data.split", "data.split_seed")}
+    return sha256_json(kept | {"data.fold": fold})
 
 
 def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:

@@ -82,29 +82,39 @@ def read_files(directory: Path) -> RunFiles:
     Raises:
         ArtifactError: One of them is damaged, or they contradict one another.
     """
-    record = read_content(directory / layout.RECORD, RunRecord, f"Restore it, or remove {directory} and start again")
+    record, metrics = read_result(directory)
     fix = "Restore it, or remove it: only the learning curve is lost"
-    history = read_lines(directory / layout.HISTORY, Epoch, fix)
+    return RunFiles(record, read_lines(directory / layout.HISTORY, Epoch, fix), metrics)
+
+
+def read_result(directory: Path) -> tuple[RunRecord | None, Metrics | None]:
+    """Record and metrics of the run in ``directory``, whatever its learning curve looks like.
+
+    Raises:
+        ArtifactError: One of them is damaged, or they contradict one another.
+    """
+    record = read_content(directory / layout.RECORD, RunRecord, f"Restore it, or remove {directory} and start again")
     metrics = read_content(directory / layout.METRICS, Metrics, "Restore it, or remove it and run again")
     _check_consistent(directory, record, metrics)
-    return RunFiles(record, history, metrics)
+    return record, metrics
 
 
 def read_state(directory: Path) -> RunState:
     """The state of the run in ``directory``; a damaged file is a state, not an error."""
     failure = None
+    locked = is_locked(directory)  # before the files: its process may complete them and end in between
     try:
         files = read_files(directory)
         if files.metrics is None:
             fix = "Start the sweep again: it retries the run"
             failure = read_content(directory / layout.FAILURE, Failure, fix)
     except ArtifactError as error:
-        if is_locked(directory):  # another process may still complete what looks damaged now
+        if locked:  # another process may still complete what looks damaged now
             return RunState("running")
         return RunState("damaged", reason=str(error), exit_code=error.exit_code)
     if files.metrics is not None:
         return RunState(files.metrics.status, *files)
-    if is_locked(directory):
+    if locked:
         return RunState("running", *files)
     if failure is not None:
         return RunState("failed", *files, failure.reason, failure.exit_code)

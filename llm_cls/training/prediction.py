@@ -19,7 +19,7 @@ from llm_cls.model.classifier import TextClassifier
 from llm_cls.model.decoder import load_architecture, load_decoder
 from llm_cls.runs import layout
 from llm_cls.runs.config_file import read_config
-from llm_cls.runs.state import read_files
+from llm_cls.runs.state import read_result
 from llm_cls.training.devices import Hardware, resolve_hardware
 from llm_cls.training.distributed import gather_logits
 
@@ -35,7 +35,7 @@ def predict_file(arguments: PredictArguments) -> tuple[list[str], tuple[str, ...
     """
     if not arguments.run.is_dir():
         raise ConfigError(f"run={arguments.run} is not a folder. Give the run directory that training printed")
-    metrics = read_files(arguments.run).metrics
+    _, metrics = read_result(arguments.run)
     if metrics is None:
         raise ArtifactError(
             f"run={arguments.run} is not a finished run: it has no {layout.METRICS}. Finish the training"

@@ -125,7 +125,7 @@ def test_short_row_has_empty_cells(tmp_path: Path) -> None:
         ("t.csv", GOOD.encode() + b"x" * 99_000 + b"\x93\xfa,x\n", "must be UTF-8, found byte 0x93 at position 99051"),
         ("t.jsonl", b'{"text": "\xff"}', "must be UTF-8, found byte 0xff at position 10"),
         ("t.jsonl", '{"text": "a"}\n\n{"text": "x', "could not be read as json: line 3: Unterminated string"),
-        ("t.json", '[{"text": "a"}', "could not be read as json: Expecting"),
+        ("t.json", '[{"text": "a"}', "could not be read as json: line 1: Expecting"),
         ("t.jsonl", '{"text": "a"}\n[1]\n', "row 2 must be an object, found a list"),
         ("t.jsonl", "[" * 100_000, "could not be read as json"),
         ("t.json", "[]", "has no rows"),
@@ -190,3 +190,25 @@ def test_unknown_column_is_answered_with_the_columns() -> None:
         column([{"te\x1bxt": "a", "label": "b"}], "text", "data.text", Path("t.csv"))
     expected = "has no column 'text'. Did you mean 'te\\x1bxt'? It has 'te\\x1bxt', 'label'. Try data.text=COLUMN"
     assert str(caught.value) == f"t.csv: {expected}"
+
+
+@pytest.mark.parametrize(
+    "text", ['{"a": 1}\n{"a": 2}', '{"a": 1} {"a": 2}', '{\n"a": 1\n}\n\n{"a":\n2}', '{"a": 1}\r{"a": 2}\r']
+)
+def test_json_objects_may_share_lines_or_extend_over_several(tmp_path: Path, text: str) -> None:
+    (tmp_path / "t.jsonl").write_bytes(text.encode())
+    assert read_rows(tmp_path / "t.jsonl") == [{"a": 1}, {"a": 2}]
+
+
+@pytest.mark.parametrize(
+    ("text", "part"),
+    [
+        ('{"a": 1}\n{"a": 2, "a": 3}', "line 2: the column 'a' occurs twice"),
+        ('{"a": 1}\n{"a": 1e999}', "line 2: the number 1e999 is too large"),
+        ('{"a": 1}\n{"a": }', "line 2: Expecting value"),
+    ],
+)
+def test_json_that_would_lose_values_is_refused(tmp_path: Path, text: str, part: str) -> None:
+    (tmp_path / "t.jsonl").write_text(text)
+    with pytest.raises(DataError, match=part):
+        read_rows(tmp_path / "t.jsonl")

@@ -12,7 +12,7 @@ import pytest
 from llm_cls.errors import ArtifactError, LockedError, OtherRunError, ResourceError
 from llm_cls.files import write_json
 from llm_cls.runs import layout
-from llm_cls.runs.config_file import dump_config
+from llm_cls.runs.config_file import dump_config, read_config
 from llm_cls.runs.directory import RunDirectory
 from llm_cls.runs.identity import FACTS, identity
 from llm_cls.runs.layout import LOCK
@@ -29,7 +29,7 @@ from llm_cls.runs.schema import (
     TestScores,
     ValScores,
 )
-from llm_cls.runs.state import find_run_directories
+from llm_cls.runs.state import find_run_directories, read_result
 from tests.unit.runs.conftest import held
 from tests.unit.runs.test_identity import FACT_VALUES, config
 
@@ -212,3 +212,16 @@ def test_a_run_that_did_not_begin_leaves_only_what_another_process_holds(tmp_pat
     (tmp_path / "own" / "notes.txt").touch()
     RunDirectory(tmp_path / "own").remove_if_empty()
     assert [path.name for path in (tmp_path / "own").iterdir()] == ["notes.txt"]
+
+
+def test_a_damaged_learning_curve_hides_no_result(tmp_path: Path) -> None:
+    directory = RunDirectory(tmp_path)
+    directory.commit(directory.begin(config(), record()), metrics())
+    (tmp_path / layout.HISTORY).write_text("{")
+    assert read_result(tmp_path)[1] == metrics() and directory.state.name == "damaged"
+
+
+def test_a_deeply_nested_configuration_is_damaged_and_ends_no_process(tmp_path: Path) -> None:
+    (tmp_path / layout.CONFIG).write_text("[" * 200_000)
+    with pytest.raises(ArtifactError, match="nested more than 50 levels"):
+        read_config(tmp_path / layout.CONFIG)

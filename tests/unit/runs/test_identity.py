@@ -6,6 +6,7 @@ import pytest
 
 from llm_cls.config.compose import compose_tree
 from llm_cls.config.schema import Config, keys, parse_config
+from llm_cls.files import sha256_json
 from llm_cls.runs.identity import (
     FACTS,
     NO_EFFECT,
@@ -102,3 +103,11 @@ def test_scores_are_compared_on_the_same_texts_only() -> None:
     folds = [identity(config(**{"data.folds": 5, "data.fold": fold}), FACT_VALUES) for fold in (0, 1)]
     assert len({text_id(PARTS), *(text_id(parts) for parts in folds)}) == 3
     assert text_id(PARTS) == text_id(identity(config(seed=7), FACT_VALUES))
+
+
+def test_a_sweep_of_schema_1_keeps_its_study() -> None:
+    """The hash that version 0.1 gave to the same texts."""
+    old = {key: PARTS[key] for key in ("data.digest", "data.split", "data.split_seed")}
+    assert text_id(PARTS) == sha256_json(old | {"data.fold": None})
+    folded = identity(config(**{"data.folds": 5, "data.fold": 1}), FACT_VALUES)
+    assert text_id(folded) == sha256_json(old | {"data.fold": [1, 5]})
