@@ -67,6 +67,8 @@ def main() -> None:
     try:
         hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(task)()
     except (HydraException, OmegaConfBaseException, ValueError) as error:
+        if isinstance(error.__cause__ or error.__context__, OSError):
+            raise  # Hydra could not open the log
         raise explain(error, overrides, "--multirun" in flags) from error
     if failures:
         raise failures[0]

@@ -17,7 +17,9 @@ from llm_cls.data.tokenizer import Tokenizer
 from llm_cls.errors import ArtifactError, first_line
 from llm_cls.files import sha256_file, write_json
 from llm_cls.model.classifier import TextClassifier
+from llm_cls.runs.content import read_content
 from llm_cls.runs.layout import ADAPTER, HEAD, LABELS, MANIFEST, NETWORK
+from llm_cls.runs.schema import Manifest
 
 
 def save_artifact(
@@ -57,13 +59,10 @@ def verify_artifact(directory: Path) -> None:
         ArtifactError: A file is missing, damaged or not listed.
     """
     path = directory / MANIFEST
-    try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-        expected = {str(name): str(digest) for name, digest in manifest.items()}
-    except FileNotFoundError:
-        raise ArtifactError(f"{path} is missing: the run in {directory.parent} has not finished") from None
-    except (ValueError, AttributeError) as error:
-        raise ArtifactError(f"{path} is damaged: {error}. Train the run again") from None
+    manifest = read_content(path, Manifest, "Restore it or train the run again")
+    if manifest is None:
+        raise ArtifactError(f"{path} is missing: the run in {directory.parent} has not finished")
+    expected = manifest.root
     present = {p.relative_to(directory).as_posix() for p in directory.rglob("*") if p.is_file()} - {MANIFEST}
     if unlisted := sorted((present | {HEAD, LABELS}) - expected.keys()):
         raise ArtifactError(f"{path} does not list {unlisted[0]}. Restore both or train the run again")

@@ -6,7 +6,7 @@ because JSON has no NaN.
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, RootModel, field_validator, model_validator
 
 SCHEMA = 2  # schema 1 had a different ``identity``
 
@@ -178,3 +178,9 @@ class Failure(FileContent):
 
     reason: str
     exit_code: int
+
+
+class Manifest(RootModel[dict[str, str]]):
+    """``model/manifest.json``: the sha256 of each file by its path below ``model/``."""
+
+    model_config = ConfigDict(strict=True)
