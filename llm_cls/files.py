@@ -5,6 +5,8 @@ import json
 import math
 import os
 import re
+import shutil
+import stat
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -32,32 +34,125 @@ def check_output(path: Path) -> None:
 def atomic_path(path: Path) -> Iterator[Path]:
     """Yields a temporary path beside ``path`` that replaces it when the block ends without an error.
 
-    The temporary file lies in the same folder, because a rename across file systems is a copy that a
-    kill can interrupt. The content is flushed to the disk before the rename.
+    The temporary file lies in the same folder, because a rename across file systems is a copy that a kill can
+    interrupt. Content and name are on the disk when the block has ended: a power cut leaves the old or the new file.
 
     Raises:
         OSError: The file could not be written; ``filename`` is ``path``, which a failed write itself does not set.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     # Not named after path, whose name may already have the maximum length.
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".tmp")
     os.close(handle)
     temporary = Path(name)
     try:
-        yield temporary
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)  # mkstemp creates files that only their owner can read
-        temporary.replace(path)
+        with _errors_of(path):
+            yield temporary
+            _finish_file(temporary)
+            temporary.replace(path)
+            sync_folder(path.parent)
+    finally:
+        with suppress(FileNotFoundError):
+            temporary.unlink()
+
+
+@contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """Yields a temporary folder beside ``path`` that replaces it; everything else as for ``atomic_path``.
+
+    A folder that is replaced is removed first: a kill in between leaves neither.
+    """
+    make_folder(path.parent)
+    temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=".", suffix=".tmp"))
+    try:
+        with _errors_of(path):
+            yield temporary
+            for item in temporary.rglob("*"):
+                if item.is_dir():
+                    sync_folder(item)
+                else:
+                    _finish_file(item)
+            temporary.chmod(_mode(0o777))  # mkdtemp creates folders that only their owner can read
+            sync_folder(temporary)
+            if path.is_dir():
+                shutil.rmtree(path)
+            temporary.replace(path)
+            sync_folder(path.parent)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def make_folder(path: Path) -> None:
+    """Creates a folder with its parents; their names survive a power cut."""
+    missing = [folder for folder in (path, *path.parents) if not folder.exists()]
+    path.mkdir(parents=True, exist_ok=True)
+    for folder in missing:
+        sync_folder(folder.parent)
+
+
+def remove(path: Path) -> None:
+    """Removes a file, if there is one; it does not return after a power cut."""
+    with suppress(FileNotFoundError):
+        path.unlink()
+        sync_folder(path.parent)
+
+
+def sync_folder(path: Path) -> None:
+    """Makes the names in a folder durable: ``fsync`` of a file does not include its name."""
+    try:
+        handle = os.open(path, os.O_RDONLY)
+    except OSError:  # Windows opens no folders, and some folders may be written but not read
+        return
+    try:
+        with suppress(OSError):  # some network file systems have no such call
+            os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _finish_file(path: Path) -> None:
+    """Makes the content durable and the mode that of any new file; temporary files and weights are their owner's."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+    path.chmod(_mode(0o666))
+
+
+def _mode(wanted: int) -> int:
+    umask = os.umask(0)
+    os.umask(umask)
+    return wanted & ~umask
+
+
+@contextmanager
+def _errors_of(path: Path) -> Iterator[None]:
+    try:
+        yield
     except Exception as error:
         if (number := _system_error(error)) is None:
             raise
         raise OSError(number, os.strerror(number), str(path)) from error
-    finally:
-        with suppress(FileNotFoundError):
-            temporary.unlink()
+
+
+def seal(path: Path) -> Path:
+    """Adds the sha256 of a file to its name, so that damage is noticed; returns the new path.
+
+    One rename does it: unlike a second file with the digest, it cannot be missing or of another version.
+    """
+    sealed = path.with_name(f"{path.stem}-{sha256_file(path)}{path.suffix}")
+    path.replace(sealed)
+    sync_folder(path.parent)
+    return sealed
+
+
+def check_seal(path: Path) -> None:
+    """Compares a sealed file with the digest in its name.
+
+    Raises:
+        ValueError: They differ.
+    """
+    expected = path.stem.rpartition("-")[2]
+    if (found := sha256_file(path)) != expected:
+        raise ValueError(f"its sha256 must be {expected[:12]}..., found {found[:12]}...")
 
 
 def _system_error(error: BaseException | None) -> int | None:
@@ -88,9 +183,14 @@ def finite(value: Any) -> Any:
     return value
 
 
+def json_text(value: Any) -> str:
+    """``value`` as indented JSON; non-finite floats become null."""
+    return json.dumps(finite(value), ensure_ascii=False, indent=2, allow_nan=False) + "\n"
+
+
 def write_json(path: Path, value: Any) -> None:
-    """Writes ``value`` as indented JSON, atomically; non-finite floats become null."""
-    write_text(path, json.dumps(finite(value), ensure_ascii=False, indent=2, allow_nan=False) + "\n")
+    """Writes ``json_text`` of ``value``, atomically."""
+    write_text(path, json_text(value))
 
 
 def write_jsonl(path: Path, rows: Iterable[Any]) -> None:
@@ -104,6 +204,23 @@ def read_jsonl(path: Path) -> list[Any]:
     """All values of a JSON-lines file."""
     with path.open(encoding="utf-8") as file:
         return [json.loads(line) for line in file if line.strip()]
+
+
+def read_regular(path: Path, max_bytes: int) -> bytes:
+    """The content of a regular file; a directory that was received may hold anything else under its name.
+
+    Raises:
+        OSError: There is no such file, or it could not be read.
+        ValueError: It is not a regular file, such as a pipe that would block for ever, or larger than ``max_bytes``.
+    """
+    handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    with os.fdopen(handle, "rb") as file:
+        status = os.fstat(file.fileno())
+        if not stat.S_ISREG(status.st_mode):
+            raise ValueError("it is not a regular file")
+        if status.st_size > max_bytes:
+            raise ValueError(f"it has {status.st_size:,} bytes, {max_bytes:,} are allowed")
+        return file.read(max_bytes)
 
 
 def sha256_file(path: Path) -> str:

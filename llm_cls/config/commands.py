@@ -36,6 +36,11 @@ class PredictArguments(Section):
     accelerator: Literal["auto", "cpu", "gpu"] = Field(
         "auto", description="Kind of device; auto uses a GPU if there is one.", examples=["accelerator=cpu"]
     )
+    trust_remote_code: bool = Field(
+        False,
+        description="Whether the pretrained model may run code of its own; the configuration of the run never decides.",
+        examples=["trust_remote_code=true"],
+    )
     text: Name | None = Field(
         None,
         description="Name of the column with the text.",

@@ -1,11 +1,8 @@
 """The saved classifier: ``model/`` of a run directory, each file under its sha256."""
 
-import json
-import shutil
 from pathlib import Path
 from typing import Any
 
-import peft
 import torch
 from peft.utils import set_peft_model_state_dict
 from safetensors.torch import load_file, save_file
@@ -15,32 +12,33 @@ from transformers import PreTrainedModel
 from llm_cls.config.schema import Config
 from llm_cls.data.tokenizer import Tokenizer
 from llm_cls.errors import ArtifactError, first_line
-from llm_cls.files import sha256_file, write_json
+from llm_cls.files import atomic_folder, write_json
 from llm_cls.model.classifier import TextClassifier
+from llm_cls.model.lora import add_adapter
 from llm_cls.runs.content import read_content
-from llm_cls.runs.layout import ADAPTER, HEAD, LABELS, MANIFEST, NETWORK
-from llm_cls.runs.schema import Manifest
+from llm_cls.runs.layout import ADAPTER, HEAD, LABELS, NETWORK
+from llm_cls.runs.manifest import write_model_manifest
+from llm_cls.runs.schema import Labels
+
+_PREFIX = "base_model.model."  # of every tensor in PEFT's files
 
 
 def save_artifact(
     classifier: TextClassifier, tokenizer: Tokenizer, labels: tuple[str, ...], config: Config, directory: Path
 ) -> None:
-    """Writes everything that predicting needs besides the pretrained weights; the manifest comes last."""
-    if directory.is_dir():
-        shutil.rmtree(directory)  # left by a process that was killed while writing
-    directory.mkdir(parents=True)
-    if config.lora.enabled:
-        decoder: Any = classifier.decoder
-        _name_base_model(decoder, config)
-        decoder.save_pretrained(directory, save_embedding_layers=False)  # they are frozen
-        (directory / "README.md").unlink(missing_ok=True)  # an empty model card
-    elif config.lora.full:
-        save_file({k: v.contiguous() for k, v in classifier.decoder.state_dict().items()}, directory / NETWORK)
-    save_file({"weight": classifier.head.weight.detach().cpu().contiguous()}, directory / HEAD)
-    tokenizer.save(directory)
-    write_json(directory / LABELS, list(labels))
-    files = sorted(p for p in directory.rglob("*") if p.is_file() and p.name != MANIFEST)
-    write_json(directory / MANIFEST, {p.relative_to(directory).as_posix(): sha256_file(p) for p in files})
+    """Writes everything that predicting needs besides the pretrained weights, as a whole."""
+    with atomic_folder(directory) as folder:
+        if config.lora.enabled:
+            decoder: Any = classifier.decoder
+            _name_base_model(decoder, config)
+            decoder.save_pretrained(folder, save_embedding_layers=False)  # they are frozen
+            (folder / "README.md").unlink(missing_ok=True)  # an empty model card
+        elif config.lora.full:
+            save_file({k: v.contiguous() for k, v in classifier.decoder.state_dict().items()}, folder / NETWORK)
+        save_file({"weight": classifier.head.weight.detach().cpu().contiguous()}, folder / HEAD)
+        tokenizer.save(folder)
+        write_json(folder / LABELS, list(labels))
+        write_model_manifest(folder)
 
 
 def _name_base_model(decoder: Any, config: Config) -> None:
@@ -52,34 +50,16 @@ def _name_base_model(decoder: Any, config: Config) -> None:
             settings.target_modules = sorted(settings.target_modules)  # the same file for the same run
 
 
-def verify_artifact(directory: Path) -> None:
-    """Compares every file with the manifest.
+def read_labels(directory: Path) -> tuple[str, ...]:
+    """The labels, in the order of the head's outputs.
 
     Raises:
-        ArtifactError: A file is missing, damaged or not listed.
+        ArtifactError: The file is missing or damaged.
     """
-    path = directory / MANIFEST
-    manifest = read_content(path, Manifest, "Restore it or train the run again")
-    if manifest is None:
-        raise ArtifactError(f"{path} is missing: the run in {directory.parent} has not finished")
-    expected = manifest.root
-    present = {p.relative_to(directory).as_posix() for p in directory.rglob("*") if p.is_file()} - {MANIFEST}
-    if unlisted := sorted((present | {HEAD, LABELS}) - expected.keys()):
-        raise ArtifactError(f"{path} does not list {unlisted[0]}. Restore both or train the run again")
-    for name, digest in expected.items():
-        file = directory / name
-        if not file.is_file():
-            raise ArtifactError(f"{file} is missing. Restore it or train the run again")
-        if (found := sha256_file(file)) != digest:
-            raise ArtifactError(
-                f"{file} is damaged: its sha256 must be {digest[:12]}..., found {found[:12]}.... "
-                "Restore it or train the run again"
-            )
-
-
-def read_labels(directory: Path) -> tuple[str, ...]:
-    """The labels, in the order of the head's outputs."""
-    return tuple(json.loads((directory / LABELS).read_text(encoding="utf-8")))
+    labels = read_content(directory / LABELS, Labels, "Restore it or train the run again")
+    if labels is None:
+        raise ArtifactError(f"{directory / LABELS} is missing. Restore it or train the run again")
+    return tuple(labels.root)
 
 
 def load_artifact(decoder: PreTrainedModel, config: Config, directory: Path) -> TextClassifier:
@@ -98,10 +78,12 @@ def load_artifact(decoder: PreTrainedModel, config: Config, directory: Path) -> 
     network: nn.Module = decoder.requires_grad_(False)
     try:
         if config.lora.enabled:
-            settings = peft.LoraConfig.from_pretrained(str(directory))
-            settings.inference_mode = True
-            network = peft.get_peft_model(decoder, settings)
-            result: Any = set_peft_model_state_dict(network, load_file(directory / ADAPTER))
+            state = load_file(directory / ADAPTER)
+            # The layers by their names in the file, and the rest from the configuration: adapter_config.json may name
+            # modules to import, and PEFT's default layers may change.
+            layers = sorted({name.removeprefix(_PREFIX).partition(".lora_")[0] for name in state if ".lora_" in name})
+            network = add_adapter(decoder, config.lora.model_copy(update={"target_modules": layers}))
+            result: Any = set_peft_model_state_dict(network, state)
             missing = [key for key in result.missing_keys if "lora_" in key]
             if missing or result.unexpected_keys:
                 raise ValueError(f"{(missing or result.unexpected_keys)[0]!r} is missing or unknown")
@@ -109,7 +91,7 @@ def load_artifact(decoder: PreTrainedModel, config: Config, directory: Path) -> 
             network.load_state_dict(load_file(directory / NETWORK))
         classifier = TextClassifier(network, hidden_size, len(labels), config.model.pooling)
         classifier.head.load_state_dict(load_file(directory / HEAD))
-    except (RuntimeError, ValueError, KeyError) as error:
+    except Exception as error:  # each library has its own kinds
         raise ArtifactError(f"{directory} does not fit {config.model.name}: {first_line(error)}") from None
     device: torch.device = decoder.device
-    return classifier.to(device).eval()
+    return classifier.to(device).requires_grad_(False).eval()

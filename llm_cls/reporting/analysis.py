@@ -10,10 +10,11 @@ from llm_cls.reporting.comparison import Comparison, PairedBootstrap, compared_s
 from llm_cls.reporting.corpora import same_data
 from llm_cls.reporting.formatting import percent
 from llm_cls.reporting.names import name_setting
-from llm_cls.reporting.predictions import Predictions, read_test_predictions
+from llm_cls.reporting.predictions import read_test_predictions
 from llm_cls.reporting.runs import Run, describe_error, read_runs
 from llm_cls.reporting.settings import Setting, best, group
 from llm_cls.reporting.tables import Table, all_tables
+from llm_cls.runs.predictions import Predictions
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,9 @@
 """A classical baseline on the splits of the winner, to show what the LLM adds."""
 
 import json
+import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any
@@ -12,9 +14,9 @@ from llm_cls.errors import LlmClsError, first_line
 from llm_cls.files import sha256_json, write_json
 from llm_cls.metrics.scores import Scores, confusion_matrix, scores
 from llm_cls.metrics.statistics import Ints, f1_ci95
-from llm_cls.reporting.predictions import Predictions
 from llm_cls.reporting.runs import Run, describe_error
 from llm_cls.runs import layout
+from llm_cls.runs.predictions import Predictions
 
 # Not configurable: a tuned baseline would be another experiment.
 SETTINGS: Mapping[str, Any] = {
@@ -81,8 +83,8 @@ def _on_split(run: Run, digest: str) -> tuple[Mapping[str, str], Ints]:
         LlmClsError: The texts are not on this machine, or have changed since the run.
         ImportError: scikit-learn is missing.
     """
-    cache_dir = run.config.get("data.cache_dir")
-    cache = Path(str(cache_dir)) / "baseline" / f"{digest}.json" if cache_dir else None
+    # The folder of this machine: that in the configuration of a run may be of another, or be anything.
+    cache = Path(os.environ.get("LLM_CLS_CACHE") or "~/.cache/llm_cls").expanduser() / "baseline" / f"{digest}.json"
     found = _read_cache(cache)
     if found is None:
         found = _fit(run)
@@ -156,9 +158,7 @@ def _fit(run: Run) -> dict[str, dict[str, str]]:
     }
 
 
-def _read_cache(path: Path | None) -> dict[str, dict[str, str]] | None:
-    if path is None:
-        return None
+def _read_cache(path: Path) -> dict[str, dict[str, str]] | None:
     try:
         found: dict[str, dict[str, str]] = json.loads(path.read_text(encoding="utf-8"))
         return found if found["labels"].keys() == found["predictions"].keys() else None
@@ -166,9 +166,6 @@ def _read_cache(path: Path | None) -> dict[str, dict[str, str]] | None:
         return None  # the baseline is fitted and written again
 
 
-def _write_cache(path: Path | None, found: dict[str, dict[str, str]]) -> None:
-    if path is not None:
-        try:
-            write_json(path, found)
-        except OSError:
-            return  # the cache belongs to another machine or user; the next report fits the baseline again
+def _write_cache(path: Path, found: dict[str, dict[str, str]]) -> None:
+    with suppress(OSError):  # the next report fits the baseline again
+        write_json(path, found)

@@ -18,8 +18,9 @@ from llm_cls.metrics.statistics import (
     standard_error,
 )
 from llm_cls.reporting.baseline import Baseline
-from llm_cls.reporting.predictions import Predictions, read_test_predictions
+from llm_cls.reporting.predictions import read_test_predictions
 from llm_cls.reporting.settings import AXES, Setting, best_per
+from llm_cls.runs.predictions import Predictions
 
 # 2,000 resamples give p-values of at least 0.001. Corrected for more than 50 pairs, none could be below 0.05.
 MAX_PAIRS = 40

@@ -10,8 +10,8 @@ import numpy as np
 from llm_cls.metrics.scores import Floats, confusion_matrix, per_class
 from llm_cls.metrics.statistics import Reliability, reliability
 from llm_cls.reporting.comparison import Comparison
-from llm_cls.reporting.predictions import Predictions
 from llm_cls.reporting.tables import Column, Table
+from llm_cls.runs.predictions import Predictions
 
 MAX_TEXTS = 100
 _ARTICLE = "https://news.livedoor.com/article/detail/{}/"

@@ -12,6 +12,8 @@ from llm_cls.runs.config_file import read_values
 from llm_cls.runs.content import flatten
 from llm_cls.runs.directory import RunDirectory
 from llm_cls.runs.identity import blank_unused
+from llm_cls.runs.manifest import verify_files
+from llm_cls.runs.predictions import check_scores
 from llm_cls.runs.schema import Metrics, RunRecord
 from llm_cls.runs.state import find_run_directories
 
@@ -71,6 +73,9 @@ def _read_run(path: Path, name: str) -> Run:
         run = replace(run, config=blank_unused(dict(flatten(values or {}))))
         if values is None and run.metrics is not None:
             raise ArtifactError(f"{path / layout.CONFIG} is missing. Restore it, or remove {path}")
+        if run.scored and run.record is not None and run.metrics is not None:
+            verify_files(path, run.record, with_model=False)  # the report reads no weights
+            check_scores(path, "test", run.record, run.metrics)
     except ArtifactError as error:
         if run.state != "running":  # another process may still complete what looks damaged now
             run = run.put_aside("damaged", str(error))

@@ -8,14 +8,22 @@ import yaml
 from llm_cls.config.messages import validate
 from llm_cls.config.schema import Config
 from llm_cls.errors import ArtifactError, ConfigError, first_line
+from llm_cls.files import read_regular
 
+_MAX_BYTES = 2**20
 _MAX_DEPTH = 50  # a configuration has four levels
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the C one is ten times as fast
 
 
 def dump_config(config: Config) -> str:
     """The full configuration as YAML."""
-    return yaml.safe_dump(config.model_dump(mode="json"), allow_unicode=True, sort_keys=False)
+    return yaml.dump(config.model_dump(mode="json"), Dumper=_Dumper, allow_unicode=True, sort_keys=False)
+
+
+class _Dumper(yaml.SafeDumper):
+    def ignore_aliases(self, data: Any) -> bool:
+        """Writes equal values out each time, since the reader accepts no aliases."""
+        return True
 
 
 def read_config(path: Path) -> Config:
@@ -40,8 +48,8 @@ def read_values(path: Path) -> dict[str, Any] | None:
         ArtifactError: It is not YAML with keys and values.
     """
     try:
-        text = path.read_text(encoding="utf-8")
-        _check_depth(text)
+        text = read_regular(path, _MAX_BYTES).decode("utf-8")
+        _check_harmless(text)
         values = yaml.load(text, Loader=_LOADER)
         if not isinstance(values, dict):
             raise ValueError("it must hold keys and values")
@@ -53,10 +61,15 @@ def read_values(path: Path) -> dict[str, Any] | None:
     return values
 
 
-def _check_depth(text: str) -> None:
-    """Refuses deep nesting, at which the loader, which recurses in C, would end the interpreter."""
+def _check_harmless(text: str) -> None:
+    """Refuses deep nesting, at which the loader, which recurses in C, would end the interpreter, and aliases.
+
+    A few lines of aliases to aliases stand for billions of values.
+    """
     depth = 0
     for event in yaml.parse(text, Loader=_LOADER):
+        if isinstance(event, yaml.AliasEvent):
+            raise ValueError(f"it has an alias, *{event.anchor}")
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
         if depth > _MAX_DEPTH:
             raise ValueError(f"it is nested more than {_MAX_DEPTH} levels deep")

@@ -8,19 +8,28 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from llm_cls.errors import ArtifactError
-from llm_cls.files import write_json, write_jsonl
+from llm_cls.files import json_text, read_regular, write_jsonl, write_text
 
 T = TypeVar("T", bound=BaseModel)
+
+# A directory that was received must not fill the memory.
+_MAX_JSON_BYTES = 16 * 2**20
+_MAX_JSONL_BYTES = 512 * 2**20
 
 
 def write_content(path: Path, content: BaseModel) -> None:
     """Writes one model as indented JSON, atomically."""
-    write_json(path, plain(content))
+    write_text(path, content_text(content))
 
 
 def write_lines(path: Path, contents: Iterable[BaseModel]) -> None:
     """Writes one model per line, atomically."""
     write_jsonl(path, map(plain, contents))
+
+
+def content_text(content: BaseModel) -> str:
+    """One model as indented JSON."""
+    return json_text(plain(content))
 
 
 def plain(content: BaseModel) -> Any:
@@ -39,7 +48,7 @@ def read_content(path: Path, schema: type[T], fix: str) -> T | None:
     Raises:
         ArtifactError: The file could not be read or does not match ``schema``.
     """
-    content = _read(path, fix)
+    content = _read(path, fix, _MAX_JSON_BYTES)
     return None if content is None else _parse(content, schema, str(path), fix)
 
 
@@ -49,17 +58,19 @@ def read_lines(path: Path, schema: type[T], fix: str) -> list[T]:
     Raises:
         ArtifactError: As ``read_content``; the message names the line.
     """
-    lines = enumerate((_read(path, fix) or b"").split(b"\n"), start=1)
+    lines = enumerate((_read(path, fix, _MAX_JSONL_BYTES) or b"").split(b"\n"), start=1)
     return [_parse(line, schema, f"{path}, line {n},", fix) for n, line in lines if line.strip()]
 
 
-def _read(path: Path, fix: str) -> bytes | None:
+def _read(path: Path, fix: str, max_bytes: int) -> bytes | None:
     try:
-        return path.read_bytes()
+        return read_regular(path, max_bytes)
     except FileNotFoundError:
         return None
     except OSError as error:
         raise ArtifactError(f"{path} could not be read: {error.strerror}. {fix}") from None
+    except ValueError as error:
+        raise ArtifactError(f"{path} is damaged: {error}. {fix}") from None
 
 
 def _parse(content: bytes, schema: type[T], where: str, fix: str) -> T:

@@ -4,6 +4,7 @@ A run begins with ``config.yaml`` and ``run.json`` and is complete once ``metric
 Everything else about its state is read from the files, so a killed process leaves nothing to repair.
 """
 
+import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -13,14 +14,16 @@ import filelock
 
 from llm_cls.config.schema import Config
 from llm_cls.errors import ArtifactError, OtherRunError, ResourceError
-from llm_cls.files import write_text
+from llm_cls.files import remove, seal, write_text
 from llm_cls.runs import layout
 from llm_cls.runs.config_file import dump_config, read_config
-from llm_cls.runs.content import read_lines, write_content, write_lines
+from llm_cls.runs.content import content_text, write_content, write_lines
 from llm_cls.runs.identity import differences, identity
 from llm_cls.runs.lock import hold, is_locked
+from llm_cls.runs.manifest import remove_manifest, verify_beginning, write_manifest
 from llm_cls.runs.schema import SCHEMA, Epoch, Failure, Metrics, Prediction, RunRecord
-from llm_cls.runs.state import RunState, read_files, read_state
+from llm_cls.runs.state import RunState, read_result, read_state
+from llm_cls.runs.verify import verify_result
 
 _OTHER = "Give another hydra.run.dir, or in a sweep another sweep.name"
 
@@ -53,7 +56,7 @@ class RunDirectory:
         return (self.path / layout.METRICS).is_file()
 
     def result(self, parts: dict[str, Any]) -> Metrics | None:
-        """The metrics of the run with the identity ``parts``, if it is complete.
+        """The metrics of the run with the identity ``parts``, if it is complete; all its files are checked.
 
         Raises:
             OtherRunError: The directory belongs to another run.
@@ -61,9 +64,10 @@ class RunDirectory:
         """
         if not self.writes and is_locked(self.path):
             return None  # the process that writes is already working; all of them compare identities before training
-        self._same_run(parts)
-        metrics = read_files(self.path).metrics
-        if metrics is not None:
+        record = self._same_run(parts)
+        _, metrics = read_result(self.path)
+        if metrics is not None and record is not None:
+            verify_result(self.path, record, metrics)
             self._remove_temporary_files(finished=True)
         return metrics
 
@@ -98,35 +102,39 @@ class RunDirectory:
             record = known.model_copy(update=same)
         self._remove_temporary_files()
         self.clear_failure()
-        write_text(self.path / layout.CONFIG, dump_config(config))
-        write_content(self.path / layout.RECORD, record)
+        texts = {layout.CONFIG: dump_config(config), layout.RECORD: content_text(record)}
+        self._write(record, texts, complete=False)
         return record
 
     def commit(self, record: RunRecord, metrics: Metrics) -> None:
         """Completes the run; all its other files must be written. ``metrics.json`` comes last."""
         if self.writes:
-            write_content(self.path / layout.RECORD, record)
-            write_content(self.path / layout.METRICS, metrics)
+            texts = {layout.RECORD: content_text(record), layout.METRICS: content_text(metrics)}
+            self._write(record, texts, complete=True)
             self.clear_failure()
             self._remove_temporary_files(finished=True)
+
+    def _write(self, record: RunRecord, texts: dict[str, str], complete: bool) -> None:
+        """Writes files and the manifest over them; a kill at any moment leaves no contradiction."""
+        remove_manifest(self.path)
+        for name, text in texts.items():
+            if name != layout.METRICS:
+                write_text(self.path / name, text)
+        write_manifest(self.path, record.run_id, texts, complete)
+        if layout.METRICS in texts:
+            write_text(self.path / layout.METRICS, texts[layout.METRICS])
 
     def discard(self) -> None:
         """Removes what a run wrote that failed before the end of its first epoch.
 
         Nothing can be resumed, and a corrected command is another run, for which the directory would be refused.
         """
-        begun = (self.last_checkpoint, self.path / layout.HISTORY)
-        if not self.writes or any(path.exists() for path in begun):
+        if not self.writes or self.checkpoints or (self.path / layout.HISTORY).exists():
             return
-        checkpoints = self.path / layout.CHECKPOINTS
-        for path in (
-            self.path / layout.CONFIG,
-            self.path / layout.RECORD,
-            *checkpoints.glob(layout.BEST_CHECKPOINTS),
-        ):
-            path.unlink(missing_ok=True)
+        for name in (layout.CONFIG, layout.RECORD, layout.MANIFEST):
+            (self.path / name).unlink(missing_ok=True)
         with suppress(OSError):  # it is missing or not empty
-            checkpoints.rmdir()
+            (self.path / layout.CHECKPOINTS).rmdir()
 
     def remove_if_empty(self) -> None:
         """Removes the folder of a run that ended before it began, unless another process is about to begin there."""
@@ -146,25 +154,25 @@ class RunDirectory:
     # Files
 
     @property
-    def last_checkpoint(self) -> Path:
-        """The checkpoint from which the run resumes."""
-        return self.path / layout.CHECKPOINTS / layout.LAST_CHECKPOINT
+    def checkpoints(self) -> list[Path]:
+        """The checkpoints, the newest first; none of them is checked yet."""
+        folder = self.path / layout.CHECKPOINTS
+        earlier = folder / layout.SCHEMA_2_CHECKPOINT
+        return sorted(folder.glob(layout.CHECKPOINT_FILES), reverse=True) + ([earlier] if earlier.is_file() else [])
 
-    @property
-    def orphan_checkpoint(self) -> Path | None:
-        """A checkpoint without ``run.json``, so that only its content identifies the run; None if there is none."""
-        path = self.last_checkpoint
-        return path if path.is_file() and not (self.path / layout.RECORD).exists() else None
+    def new_checkpoint(self, epoch: int) -> Path:
+        """Where the checkpoint after an epoch, counted from 1, is written before ``keep_checkpoint``."""
+        return self.path / layout.CHECKPOINTS / layout.checkpoint(epoch)
 
-    def best_checkpoint(self, epoch: int) -> Path:
-        """The trained weights of the best epoch, counted from 1."""
-        return self.path / layout.CHECKPOINTS / layout.best_checkpoint(epoch)
-
-    def keep_best_checkpoint(self, epoch: int) -> None:
-        """Removes the weights of all other epochs."""
-        for path in (self.path / layout.CHECKPOINTS).glob(layout.BEST_CHECKPOINTS):
-            if self.writes and path != self.best_checkpoint(epoch):
+    def keep_checkpoint(self, epoch: int, before: Path | None) -> Path | None:
+        """Makes the checkpoint after ``epoch`` count, and removes all others but ``before``, which is the fallback."""
+        if not self.writes:
+            return None
+        kept = seal(self.new_checkpoint(epoch))
+        for path in kept.parent.iterdir():
+            if path not in (kept, before):
                 path.unlink()
+        return kept
 
     def write_history(self, epochs: Sequence[Epoch]) -> None:
         """Replaces ``history.jsonl``."""
@@ -176,15 +184,6 @@ class RunDirectory:
         if self.writes:
             write_lines(self.path / layout.PREDICTIONS / f"{split}.jsonl", lines)
 
-    def read_predictions(self, split: str) -> list[Prediction]:
-        """The predictions of a split; none where there is no file.
-
-        Raises:
-            ArtifactError: The file is damaged.
-        """
-        path = self.path / layout.PREDICTIONS / f"{split}.jsonl"
-        return read_lines(path, Prediction, "Restore it, or train the run again")
-
     def record_failure(self, reason: str, exit_code: int) -> None:
         """Writes why the run failed."""
         with suppress(FileNotFoundError):  # another process has removed the folder in the meantime
@@ -192,7 +191,7 @@ class RunDirectory:
 
     def clear_failure(self) -> None:
         """Removes the record of an earlier failure."""
-        (self.path / layout.FAILURE).unlink(missing_ok=True)
+        remove(self.path / layout.FAILURE)
 
     def check_exists(self) -> None:
         """Checks that the directory was not removed during the run.
@@ -214,9 +213,11 @@ class RunDirectory:
 
     def _same_run(self, parts: dict[str, Any]) -> RunRecord | None:
         """The record in this directory, which is that of the run ``parts``; None where there is none."""
-        record = read_files(self.path).record
+        record, metrics = read_result(self.path)
         if record is None:
             return None
+        if metrics is None:
+            verify_beginning(self.path)
         if record.identity is None:
             raise ArtifactError(
                 f"{self.path / layout.RECORD} is damaged: identity is missing. Remove {self.path} and start again"
@@ -242,4 +243,4 @@ class RunDirectory:
             left += checkpoints.glob("*")
         for path in left:
             with suppress(OSError):  # another process does the same, or the folder is read-only
-                path.unlink()
+                shutil.rmtree(path) if path.is_dir() else path.unlink()

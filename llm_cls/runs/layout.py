@@ -5,6 +5,7 @@ CONFIG = "config.yaml"
 RECORD = "run.json"
 HISTORY = "history.jsonl"
 METRICS = "metrics.json"
+MANIFEST = "manifest.json"  # of the run; model/ has one of its own
 PREDICTIONS = "predictions"  # a folder with val.jsonl and test.jsonl
 MODEL = "model"
 CHECKPOINTS = "checkpoints"
@@ -12,16 +13,16 @@ FAILURE = "failed.json"
 LOG = "train.log"
 LOCK = ".lock"
 
-# In checkpoints/.
-LAST_CHECKPOINT = "last.ckpt"
-BEST_CHECKPOINTS = "best-*.safetensors"
+# In checkpoints/: a file per epoch, whose name ends with its sha256.
+CHECKPOINT_FILES = "epoch-*-*.ckpt"
+SCHEMA_2_CHECKPOINT = "last.ckpt"
+SCHEMA_2_BEST = "best-{epoch:03d}.safetensors"
 
 # In model/; the other files there are those of PEFT and of the tokenizer.
 HEAD = "head.safetensors"
 ADAPTER = "adapter_model.safetensors"
 NETWORK = "model.safetensors"  # instead of an adapter, where the whole network was trained
 LABELS = "labels.json"
-MANIFEST = "manifest.json"
 
 # The folder of a sweep.
 PLAN = "sweep.jsonl"
@@ -29,6 +30,6 @@ SWEEP_CONFIG = "multirun.yaml"
 JOURNAL = "optuna.jsonl"
 
 
-def best_checkpoint(epoch: int) -> str:
-    """The file in ``checkpoints/`` with the trained weights of the best epoch, counted from 1."""
-    return BEST_CHECKPOINTS.replace("*", f"{epoch:03d}")
+def checkpoint(epoch: int) -> str:
+    """The file in ``checkpoints/`` after an epoch, counted from 1, before it is sealed."""
+    return f"epoch-{epoch:04d}.ckpt"

@@ -1,13 +1,16 @@
-"""Checkpoints that are whole or absent, and that are read without running any code in them."""
+"""Checkpoints that are whole or absent, that are checked before use, and that run no code when they are read."""
 
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
-from llm_cls.errors import ArtifactError, first_line
-from llm_cls.files import atomic_path
+from llm_cls.errors import ArtifactError, OtherRunError, first_line
+from llm_cls.files import atomic_path, check_seal
+from llm_cls.runs.directory import RunDirectory
+from llm_cls.runs.layout import CHECKPOINT_FILES
 
 RECORDER_KEY = "run_recorder"  # under which ``RunRecorder`` keeps its state
 
@@ -28,20 +31,39 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         """
         fault = "it is not a checkpoint of a run"
         try:
+            if fnmatch(Path(path).name, CHECKPOINT_FILES):
+                check_seal(Path(path))
             checkpoint: Any = torch.load(path, map_location="cpu", weights_only=True)
         except Exception as error:  # torch raises many kinds for a damaged file
             fault = first_line(error)
         else:
             if isinstance(checkpoint, dict) and RECORDER_KEY in checkpoint.get("callbacks", {}):
                 return checkpoint
-        raise ArtifactError(f"{path} is damaged: {fault.rstrip('.')}. Remove the run directory and start again")
+        raise ArtifactError(f"{path} is damaged: {fault.rstrip('.')}")
 
 
-def checkpoint_run_id(path: Path) -> str | None:
-    """The run_id in a checkpoint; None where it has none.
+def find_checkpoint(directory: RunDirectory, run_id: str) -> tuple[Path | None, list[str]]:
+    """The newest undamaged checkpoint of a run, if there is any, and what is wrong with newer ones.
 
     Raises:
-        ArtifactError: The file is damaged.
+        OtherRunError: All checkpoints that could be read are of other runs.
+        ArtifactError: All checkpoints are damaged.
     """
-    found: str | None = AtomicCheckpointIO().load_checkpoint(path)["callbacks"][RECORDER_KEY].get("run_id")
-    return found
+    faults: list[str] = []
+    foreign = False
+    for path in directory.checkpoints:
+        try:
+            found = AtomicCheckpointIO().load_checkpoint(path)["callbacks"][RECORDER_KEY].get("run_id")
+        except ArtifactError as error:
+            faults.append(str(error))
+            continue
+        # The run_id of schema 1 was another hash of the same run.
+        if found == run_id or not fnmatch(path.name, CHECKPOINT_FILES):
+            return path, faults
+        faults.append(f"{path} belongs to a run of another configuration")
+        foreign = True
+    if not faults:
+        return None, []
+    if foreign:
+        raise OtherRunError(f"{faults[0]}. Give another hydra.run.dir, or in a sweep another sweep.name")
+    raise ArtifactError(f"{faults[0]}. No other checkpoint is left: remove {directory.path} and start again")

@@ -152,5 +152,5 @@ class ClassifierModule(LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Restores what is trained, and checks that nothing is missing."""
-        self.load_trainable_state(checkpoint["state_dict"], "checkpoints/last.ckpt")
+        self.load_trainable_state(checkpoint["state_dict"], "the checkpoint")
         checkpoint["state_dict"] = {}

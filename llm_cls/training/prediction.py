@@ -1,25 +1,31 @@
 """Labels for new texts from a finished run."""
 
+import re
+from pathlib import Path
+
 import numpy as np
 import numpy.typing as npt
 import torch
 from tqdm import tqdm
 
 from llm_cls.config.commands import PredictArguments
-from llm_cls.config.schema import Config, EngineConfig, TrainerConfig
+from llm_cls.config.schema import Config, EngineConfig, ModelConfig, TrainerConfig
 from llm_cls.data.batches import EvalBatches
 from llm_cls.data.rows import column, read_rows
 from llm_cls.data.template import render
-from llm_cls.data.tokenizer import load_tokenizer
+from llm_cls.data.tokenizer import Tokenizer, load_tokenizer
 from llm_cls.data.tokens import Tokens, tokenize
-from llm_cls.errors import ArtifactError, ConfigError
+from llm_cls.errors import ArtifactError, ConfigError, LlmClsError, first_line
+from llm_cls.hub import content_revision, is_local, source_name
 from llm_cls.metrics.evaluation import log_softmax
-from llm_cls.model.artifact import load_artifact, read_labels, verify_artifact
+from llm_cls.model.artifact import load_artifact, read_labels
 from llm_cls.model.classifier import TextClassifier
 from llm_cls.model.decoder import load_architecture, load_decoder
 from llm_cls.runs import layout
 from llm_cls.runs.config_file import read_config
+from llm_cls.runs.schema import RunRecord
 from llm_cls.runs.state import read_result
+from llm_cls.runs.verify import verify_result
 from llm_cls.training.devices import Hardware, resolve_hardware
 from llm_cls.training.distributed import gather_logits
 
@@ -35,21 +41,21 @@ def predict_file(arguments: PredictArguments) -> tuple[list[str], tuple[str, ...
     """
     if not arguments.run.is_dir():
         raise ConfigError(f"run={arguments.run} is not a folder. Give the run directory that training printed")
-    _, metrics = read_result(arguments.run)
-    if metrics is None:
+    record, metrics = read_result(arguments.run)
+    if record is None or metrics is None:
         raise ArtifactError(
             f"run={arguments.run} is not a finished run: it has no {layout.METRICS}. Finish the training"
         )
     folder = arguments.run / layout.MODEL
     if metrics.best_epoch is None:
         raise ArtifactError(f"run={arguments.run} diverged before its first epoch ended, so it has no model")
-    verify_artifact(folder)
+    verify_result(arguments.run, record, metrics)
     config = read_config(arguments.run / layout.CONFIG)
+    config = config.model_copy(update={"model": _model_of(arguments, config.model, record)})
     ids, pieces = _read_texts(arguments, config)
     hardware = resolve_hardware(TrainerConfig(accelerator=arguments.accelerator))
     architecture = load_architecture(config.model)
-    own = {"name": str(folder), "tokenizer": None, "revision": None}
-    tokenizer = load_tokenizer(config.model.model_copy(update=own), architecture.eos_token_id)
+    tokenizer = _load_own_tokenizer(folder, config.model, architecture.eos_token_id)
     tokens = tokenize(pieces, tokenizer, config.data.max_length, config.data.truncation)
     dtype = torch.float32 if config.lora.full else hardware.frozen_dtype
     decoder = load_decoder(config.model, architecture, dtype, hardware.device, config.seed)
@@ -63,6 +69,41 @@ def predict_file(arguments: PredictArguments) -> tuple[list[str], tuple[str, ...
     if not np.isfinite(logits).all():
         raise ArtifactError(f"run={arguments.run} computes scores that are not finite. Train it again")
     return ids, labels, np.exp(log_softmax(logits.astype(np.float64)))
+
+
+def _model_of(arguments: PredictArguments, model: ModelConfig, record: RunRecord) -> ModelConfig:
+    """The pretrained model with the weights of the training.
+
+    Raises:
+        ConfigError: The model needs code of its own, which the command line does not allow.
+        ArtifactError: The weights in its folder are others by now.
+    """
+    if model.trust_remote_code and not arguments.trust_remote_code:
+        raise ConfigError(
+            f"run={arguments.run} was trained with model.trust_remote_code=true. Add trust_remote_code=true if you "
+            f"trust the code of {model.name}"
+        )
+    wanted = record.model.revision or ""
+    if wanted.startswith("sha256:"):
+        found = content_revision(Path(source_name(model.name))) if is_local(model.name) else "no such folder"
+        if found != wanted:
+            raise ArtifactError(
+                f"{model.name} does not hold the weights that the run was trained with: expected {wanted[:19]}..., "
+                f"found {found[:19]}.... Restore them"
+            )
+    commit = wanted if re.fullmatch("[0-9a-f]{40}", wanted) else model.revision
+    return model.model_copy(update={"trust_remote_code": arguments.trust_remote_code, "revision": commit})
+
+
+def _load_own_tokenizer(folder: Path, model: ModelConfig, eos_id: int | None) -> Tokenizer:
+    """The tokenizer in ``model/`` of a run."""
+    own = {"name": str(folder), "tokenizer": None, "revision": None}
+    try:
+        return load_tokenizer(model.model_copy(update=own), eos_id)
+    except LlmClsError:
+        raise
+    except Exception as error:  # the libraries raise many kinds for a damaged file
+        raise ArtifactError(f"{folder}: the tokenizer is damaged: {first_line(error)}. Restore it") from None
 
 
 def _read_texts(arguments: PredictArguments, config: Config) -> tuple[list[str], list[tuple[str, str]]]:

@@ -2,18 +2,21 @@
 
 import logging
 import time
+from pathlib import Path
 from typing import Any
 
 import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
+from torch import Tensor
 
 from llm_cls.errors import ArtifactError
-from llm_cls.files import atomic_path, finite
+from llm_cls.files import finite
 from llm_cls.metrics.evaluation import Evaluation
 from llm_cls.metrics.selection import improves
 from llm_cls.runs.directory import RunDirectory
+from llm_cls.runs.layout import SCHEMA_2_BEST
 from llm_cls.runs.pruning import Pruner
 from llm_cls.runs.schema import Epoch, Scores, Status
 from llm_cls.training.checkpoints import RECORDER_KEY
@@ -27,8 +30,8 @@ log = logging.getLogger(__name__)
 class RunRecorder(Checkpoint):
     """Keeps the run directory in step with the training.
 
-    After each epoch it writes the best weights so far, then the checkpoint, then the history. A kill between any two of
-    them loses at most this epoch, which is retrained with the same numbers.
+    After each epoch it writes the checkpoint, which holds the best weights so far as well, then the history. A kill at
+    any moment loses at most this epoch, which is retrained with the same numbers.
 
     Attributes:
         history: The epochs so far.
@@ -39,7 +42,14 @@ class RunRecorder(Checkpoint):
         earlier_seconds: Duration of the epochs that earlier processes have trained.
     """
 
-    def __init__(self, directory: RunDirectory, tokens_per_epoch: int, run_id: str, pruner: Pruner | None) -> None:
+    def __init__(
+        self,
+        directory: RunDirectory,
+        tokens_per_epoch: int,
+        run_id: str,
+        pruner: Pruner | None,
+        checkpoint: Path | None = None,
+    ) -> None:
         """Starts with an empty history.
 
         Args:
@@ -47,9 +57,11 @@ class RunRecorder(Checkpoint):
             tokens_per_epoch: Number of tokens of the training texts.
             run_id: The id of the run as this process computed it.
             pruner: Decides when to end the run early; None in all processes of a run but the first.
+            checkpoint: From which the run resumes.
         """
         self._directory, self._tokens_per_epoch, self._run_id = directory, tokens_per_epoch, run_id
-        self._pruner = pruner
+        self._pruner, self._checkpoint = pruner, checkpoint
+        self._best_weights: dict[str, Tensor] = {}
         self.history: list[Epoch] = []
         self.best_epoch: int | None = None
         self.diverged = self.pruned = self.done = False
@@ -70,6 +82,7 @@ class RunRecorder(Checkpoint):
             "history": [epoch.model_dump() for epoch in self.history],
             "best_epoch": self.best_epoch,
             "best_f1": self._best_f1,
+            "best_weights": self._best_weights,
             "diverged": self.diverged,
             "pruned": self.pruned,
             "done": self.done,
@@ -81,6 +94,10 @@ class RunRecorder(Checkpoint):
         self.earlier_seconds = float(sum(epoch.seconds for epoch in self.history))
         self.best_epoch, self._best_f1 = state_dict["best_epoch"], state_dict["best_f1"]
         self.diverged, self.pruned, self.done = (state_dict[key] for key in ("diverged", "pruned", "done"))
+        if "best_weights" in state_dict:
+            self._best_weights = state_dict["best_weights"]
+        elif self.best_epoch is not None and self._checkpoint is not None:  # a checkpoint of schema 2
+            self._best_weights = _read_best(self._checkpoint.parent / SCHEMA_2_BEST.format(epoch=self.best_epoch))
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Stops at once where the last epoch was the last one of the run."""
@@ -116,9 +133,7 @@ class RunRecorder(Checkpoint):
         better = improves(val.f1, self._best_f1)
         if better:
             self.best_epoch, self._best_f1 = number, val.f1
-            if self._directory.writes:
-                with atomic_path(self._directory.best_checkpoint(number)) as temporary:
-                    save_file(pl_module.trainable_state(), temporary)
+            self._best_weights = {name: tensor.clone() for name, tensor in pl_module.trainable_state().items()}
         if self.diverged:  # a weight that is not a number stays so
             trainer.should_stop = True
         else:
@@ -126,10 +141,9 @@ class RunRecorder(Checkpoint):
             self.pruned = bool(trainer.strategy.broadcast(prune))
             trainer.should_stop = trainer.should_stop or self.pruned
         self.done = trainer.should_stop or number == trainer.max_epochs
-        trainer.save_checkpoint(self._directory.last_checkpoint)
+        trainer.save_checkpoint(self._directory.new_checkpoint(number))
+        self._checkpoint = self._directory.keep_checkpoint(number, self._checkpoint)
         self._directory.write_history(self.history)
-        if self.best_epoch is not None:
-            self._directory.keep_best_checkpoint(self.best_epoch)
         self._log(trainer, epoch, val, better)
 
     def _measured(self, number: int, val: Evaluation, module: ClassifierModule) -> Epoch:
@@ -164,22 +178,20 @@ class RunRecorder(Checkpoint):
         return "diverged" if self.diverged else "pruned" if self.pruned else "finished"
 
     def load_best(self, module: ClassifierModule) -> bool:
-        """Puts the weights of the best epoch into ``module``; False where there is none.
-
-        Raises:
-            ArtifactError: The file is missing or damaged.
-        """
+        """Puts the weights of the best epoch into ``module``; False where there is none."""
         if self.best_epoch is None:
             return False
-        path = self._directory.best_checkpoint(self.best_epoch)
-        try:
-            state = load_file(path)
-        except Exception as error:
-            raise ArtifactError(
-                f"{path} is missing or damaged: {error}. Remove the run directory and start again"
-            ) from None
-        module.load_trainable_state(state, str(path))
+        module.load_trainable_state(self._best_weights, "the best epoch")
         return True
+
+
+def _read_best(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
+    except Exception as error:
+        raise ArtifactError(
+            f"{path} is missing or damaged: {error}. Remove the run directory and start again"
+        ) from None
 
 
 def _or_nan(value: float | None) -> float:

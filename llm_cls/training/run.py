@@ -13,7 +13,7 @@ from llm_cls import signals
 from llm_cls.cli import say
 from llm_cls.config.schema import Config
 from llm_cls.data.datamodule import TextDataModule
-from llm_cls.errors import OtherRunError
+from llm_cls.errors import ArtifactError
 from llm_cls.model.artifact import save_artifact
 from llm_cls.model.classifier import build_classifier
 from llm_cls.runs import layout
@@ -22,7 +22,7 @@ from llm_cls.runs.identity import run_id, text_id
 from llm_cls.runs.pruning import Pruner
 from llm_cls.runs.record import now
 from llm_cls.runs.schema import Metrics, RunRecord
-from llm_cls.training.checkpoints import checkpoint_run_id
+from llm_cls.training.checkpoints import find_checkpoint
 from llm_cls.training.launch import is_first_process, launch_ranks, started_together
 from llm_cls.training.module import ClassifierModule
 from llm_cls.training.prepare import Inputs, prepare
@@ -65,6 +65,7 @@ def run(
             return metrics
         for warning in inputs.corpus.warnings:
             log.warning("%s", warning)
+        find_checkpoint(directory, run_id(inputs.identity))  # before anything is written
         record = directory.begin(config, inputs.record(overrides))
         try:
             if (isolate or inputs.hardware.world_size > 1) and started_together() is None:
@@ -81,12 +82,12 @@ def run(
 
 def _finished(directory: RunDirectory, inputs: Inputs) -> Metrics | None:
     """The result of the run, if it is already complete."""
-    if (orphan := directory.orphan_checkpoint) and checkpoint_run_id(orphan) not in (None, run_id(inputs.identity)):
-        raise OtherRunError(
-            f"{orphan} belongs to a run of another configuration, and its {layout.RECORD} is missing. "
-            "Give another hydra.run.dir, or in a sweep another sweep.name"
-        )
-    metrics = directory.result(inputs.identity)
+    try:
+        metrics = directory.result(inputs.identity)
+    except ArtifactError:
+        if not directory.state.name == "running":
+            raise
+        return None  # another process is just writing these files
     if metrics is not None:
         say(f"{os.path.relpath(directory.path)} is finished already; nothing is trained")
     return metrics
@@ -102,7 +103,8 @@ def train(directory: RunDirectory, inputs: Inputs, record: RunRecord, shared: Sh
     pruner = None
     if directory.writes:
         pruner = Pruner(config.pruner, directory.path, config.trainer.max_epochs, text_id(inputs.identity))
-    recorder = RunRecorder(directory, len(data.tokens["train"].ids), run_id(inputs.identity), pruner)
+    checkpoint, faults = find_checkpoint(directory, run_id(inputs.identity))
+    recorder = RunRecorder(directory, len(data.tokens["train"].ids), run_id(inputs.identity), pruner, checkpoint)
     with (
         run_logger(config, directory, record) as logger,
         signals.signals_first(),
@@ -110,9 +112,10 @@ def train(directory: RunDirectory, inputs: Inputs, record: RunRecord, shared: Sh
         directory.explain_removal(),
     ):
         trainer = build_trainer(inputs, directory, recorder, logger, data.steps_per_epoch)
-        checkpoint = directory.last_checkpoint if directory.last_checkpoint.is_file() else None
         if checkpoint is not None:
-            log.info("Resuming after the last epoch of %s", directory.path)
+            for fault in faults:
+                log.warning("%s. The checkpoint before it is used", fault)
+            log.info("Resuming after the last epoch of %s", checkpoint)
         trainer.fit(module, datamodule=data, ckpt_path=checkpoint)
         has_best = recorder.load_best(module)
         trainer.validate(module, datamodule=data, verbose=False)
@@ -125,10 +128,10 @@ def train(directory: RunDirectory, inputs: Inputs, record: RunRecord, shared: Sh
             directory.write_predictions(split, prediction_lines(evaluation, corpus, split))
         if has_best and directory.writes:
             save_artifact(module.classifier, tokenizer, corpus.labels, config, directory.path / layout.MODEL)
-        logger.log_results(metrics, test, corpus)
-    if pruner is not None:
-        pruner.end(metrics.val.f1, recorder.pruned)
-    directory.commit(record.model_copy(update={"finished_at": now()}), metrics)
+        if pruner is not None:
+            pruner.end(metrics.val.f1, recorder.pruned)
+        directory.commit(record.model_copy(update={"finished_at": now()}), metrics)
+        logger.log_results(metrics, test, corpus)  # after the result is written: W&B may hang
     trainer.strategy.barrier()  # no process ends before the result is written
     if not config.lora.full:
         shared.return_decoder(module.classifier.release(), config)

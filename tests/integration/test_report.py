@@ -144,11 +144,11 @@ def test_a_thousand_runs_take_seconds(tmp_path: Path) -> None:
     for i in range(1, 1000):
         val_f1 = 0.9 + (i * 104_729 % 1000) / 12_000
         axes = {"lr": 10.0 ** (-5 + (i // 10) % 20 / 5), "template": i // 200 % 3, "lora_r": 4 * (1 + i // 600)}
-        test = dict.fromkeys(("accuracy", "precision", "recall", "f1"), 0.9 + (i * 7919 % 1000) / 12_000)
+        quality = 0.9 + (i * 7919 % 1000) / 12_000
         new = i < 30
         run = make_run(
-            tmp_path / f"{i:04}", n_test=736, seed=i % 10, quality=test["f1"], val_f1=val_f1,
-            test=test, predictions=None if new else linked[i % len(linked)], **axes,
+            tmp_path / f"{i:04}", n_test=736, seed=i % 10, quality=quality, val_f1=val_f1,
+            predictions=None if new else linked[i % len(linked)], **axes,
         )  # fmt: skip
         if new:
             linked.append(run / "predictions")

@@ -209,7 +209,7 @@ def test_a_blocked_run_does_not_stop_others(command: Command, sweep: list[str], 
 def test_files_removed_during_a_sweep_are_recreated(start: Start, sweep: list[str], tmp_path: Path) -> None:
     process = start(*sweep, "template=1,2", "trainer.max_epochs=5", "data.limit=48", cwd=tmp_path)
     run = tmp_path / "sweep" / "template=1"
-    wait_for(run / "checkpoints" / "last.ckpt", process)
+    wait_for(run / "checkpoints" / "epoch-*-*.ckpt", process)
     process.send_signal(signal.SIGSTOP)
     (tmp_path / "sweep" / "sweep.jsonl").unlink()
     shutil.rmtree(run)
@@ -294,7 +294,7 @@ def test_an_interrupted_sweep_resumes(
     number: signal.Signals, code: int,
 ) -> None:  # fmt: skip
     process = start(*sweep, *GRID, cwd=tmp_path, own_group=True)
-    wait_for(tmp_path / "sweep" / NAMES[1] / "checkpoints" / "last.ckpt", process)
+    wait_for(tmp_path / "sweep" / NAMES[1] / "checkpoints" / "epoch-*-*.ckpt", process)
     os.killpg(process.pid, number)  # as a terminal sends Ctrl-C
     _, errors = process.communicate(timeout=TIMEOUT)
     assert process.returncode == code, errors
@@ -315,7 +315,7 @@ def test_a_kill_at_any_step_of_the_last_phase_leaves_no_trace(
     line = [argument for argument in sweep if argument != "--multirun" and not argument.startswith("hydra.sweep.dir=")]
     done = program("tests.integration.killed", *line, "data.limit=16", "trainer.max_epochs=1", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    for name in (*RESULTS[:2], "model", "run.json", "metrics.json", "checkpoints/last.ckpt"):
+    for name in (*RESULTS[:2], "model", "run.json", "metrics.json", "manifest.json", "checkpoints/epoch-0001-"):
         assert f"undisturbed/run/{name}" in done.stdout, f"no kill just before {name} changed"
     faults = []
     for copy in sorted(tmp_path.glob("killed-*")):

@@ -70,7 +70,7 @@ def test_interrupted_runs_of_two_processes_resume(
     assert whole.returncode == 0, whole.stderr
     (tmp_path / "sweep").rename(tmp_path / "whole")
     process = start(*line, cwd=tmp_path, own_group=True)
-    wait_for(tmp_path / "sweep" / "optimizer.lr=0.002" / "checkpoints" / "last.ckpt", process)
+    wait_for(tmp_path / "sweep" / "optimizer.lr=0.002" / "checkpoints" / "epoch-*-*.ckpt", process)
     os.killpg(process.pid, signal.SIGINT)
     _, errors = process.communicate(timeout=TIMEOUT)
     assert process.returncode == 75, errors
@@ -156,7 +156,7 @@ def test_a_killed_ray_worker_does_not_affect_other_runs(
         [sys.executable, "-m", "llm_cls.train", *line],
         cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
-    wait_for(tmp_path / "sweep" / "*" / "checkpoints" / "last.ckpt", process)
+    wait_for(tmp_path / "sweep" / "*" / "checkpoints" / "epoch-*-*.ckpt", process)
     listed = subprocess.run(["ps", "-eo", "pid,args"], capture_output=True, text=True, check=True).stdout
     worker = next(int(row.split()[0]) for row in listed.splitlines() if "ray::_run" in row)
     os.kill(worker, signal.SIGKILL)
@@ -173,7 +173,7 @@ def test_an_interrupted_ray_sweep_ends_its_runs(environment: dict[str, str], swe
         [sys.executable, "-m", "llm_cls.train", *line],
         cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
-    wait_for(tmp_path / "sweep" / "*" / "checkpoints" / "last.ckpt", process)
+    wait_for(tmp_path / "sweep" / "*" / "checkpoints" / "epoch-*-*.ckpt", process)
     process.send_signal(signal.SIGTERM)
     _, errors = process.communicate(timeout=TIMEOUT)
     assert process.returncode == 75, errors

@@ -81,7 +81,7 @@ def test_killed_run_resumes_bitwise_and_interrupts_exit_with_75(
     assert undisturbed.returncode == 0, undisturbed.stderr
     for number, code in ((signal.SIGKILL, -signal.SIGKILL), (signal.SIGINT, 75)):
         process = start(*line, "hydra.run.dir=broken", cwd=tmp_path)
-        wait_for(tmp_path / "broken" / "checkpoints" / "last.ckpt", process)
+        wait_for(tmp_path / "broken" / "checkpoints" / "epoch-*-*.ckpt", process)
         process.send_signal(number)
         _, errors = process.communicate(timeout=TIMEOUT)
         assert process.returncode == code, errors
@@ -228,7 +228,7 @@ def test_orphaned_ranks_end(start: Start, arguments: list[str], tmp_path: Path) 
     """kill -9 of the command ends its ranks as well, so that the run can go on at once."""
     line = [*arguments, "trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", "trainer.max_epochs=50"]
     process = start(*line, "hydra.run.dir=run", cwd=tmp_path)
-    wait_for(tmp_path / "run" / "checkpoints" / "last.ckpt", process)
+    wait_for(tmp_path / "run" / "checkpoints" / "epoch-*-*.ckpt", process)
     ranks = children(process.pid)
     assert len(ranks) == 2
     process.kill()

@@ -22,7 +22,7 @@ def test_the_runs_of_a_sweep_outlive_the_process_of_wandb(start: Start, archive:
     """It is killed in the first run, which continues without it; the second run starts another."""
     line = ["--multirun", *TINY, f"data.archive={archive}", "template=1,2", "hydra.sweep.dir=sweep"]
     process = start(*line, cwd=tmp_path)
-    wait_for(tmp_path / "sweep" / "template=1" / "checkpoints" / "last.ckpt", process)
+    wait_for(tmp_path / "sweep" / "template=1" / "checkpoints" / "epoch-*-*.ckpt", process)
     (service,) = [pid for pid in children(process.pid) if "wandb" in Path(f"/proc/{pid}/comm").read_text()]
     os.kill(service, signal.SIGKILL)
     _, errors = process.communicate(timeout=TIMEOUT)
@@ -38,7 +38,7 @@ def test_each_run_ends_with_its_own_exit_code(start: Start, archive: Path, tmp_p
     (tmp_path / "sweep" / "template=1" / "predictions" / "val.jsonl").mkdir(parents=True)
     line = ["--multirun", *TINY, f"data.archive={archive}", "template=1,2", "hydra.sweep.dir=sweep"]
     process = start(*line, "trainer.max_epochs=4", cwd=tmp_path)
-    wait_for(tmp_path / "sweep" / "template=2" / "checkpoints" / "last.ckpt", process)
+    wait_for(tmp_path / "sweep" / "template=2" / "checkpoints" / "epoch-*-*.ckpt", process)
     process.send_signal(signal.SIGTERM)
     _, errors = process.communicate(timeout=TIMEOUT)
     assert process.returncode == 75, errors

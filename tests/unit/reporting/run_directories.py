@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-from llm_cls.files import sha256_json, write_json, write_jsonl
+from llm_cls.files import read_jsonl, sha256_json, write_json, write_jsonl
 from llm_cls.metrics.scores import confusion_matrix, per_class, scores
 from llm_cls.metrics.statistics import f1_ci95
 
@@ -109,7 +109,7 @@ def make_run(
         status: "finished", "diverged", "pruned"; "running" leaves ``metrics.json`` out.
         n_test: Number of test texts.
         val_f1: The val F1; about ``quality`` if None.
-        test: accuracy, precision, recall and f1 in place of those of the predictions.
+        test: accuracy, precision, recall and f1 instead of predictions and their scores.
         best_epoch: See the contract.
         predictions: Folder with predictions of an earlier run to link instead of writing new ones.
         labels: All labels.
@@ -155,13 +155,14 @@ def make_run(
     if status == "running":
         return directory
     folder = directory / "predictions"
-    folder.mkdir()
     if predictions is not None:
+        folder.mkdir()
         os.link(predictions / "test.jsonl", folder / "test.jsonl")
-        rows = []
+        rows = read_jsonl(folder / "test.jsonl")
     else:
-        rows = predict(quality, n_test, seed, labels, titles)
-        write_jsonl(folder / "test.jsonl", rows)
+        rows = [] if test is not None else predict(quality, n_test, seed, labels, titles)
+        if rows:
+            write_jsonl(folder / "test.jsonl", rows)
     metrics: dict[str, Any] = {
         "schema": 1, "status": status, "collapsed": f1 < COLLAPSED_BELOW, "best_epoch": best_epoch,
         "epochs_run": epochs,
@@ -206,8 +207,8 @@ def make_split(directory: Path, number: int, kind: str = "fold", **arguments: An
     return run
 
 
-def make_published(directory: Path, n_test: int = 736) -> None:
-    """The 160 published rows as run directories."""
+def make_published(directory: Path, n_test: int = 736, with_predictions: bool = False) -> None:
+    """The 160 published rows as run directories; with predictions, their test scores are near the published ones."""
     text = (files("llm_cls.assets") / "reference" / "published_results.csv").read_text(encoding="utf-8")
     linked: dict[int, Path] = {}
     for i, row in enumerate(csv.DictReader(text.splitlines())):
@@ -216,11 +217,13 @@ def make_published(directory: Path, n_test: int = 736) -> None:
         batch_size = int(row["batch_size"])
         run = make_run(
             directory / f"{i:03}", quality=test["accuracy"], seed=42, n_test=n_test, val_f1=float(row["val_f1"]),
-            test=test, best_epoch=int(row["best_epoch"]) if row["best_epoch"] else None, predictions=linked.get(kind),
+            test=None if with_predictions else test, predictions=linked.get(kind),
+            best_epoch=int(row["best_epoch"]) if row["best_epoch"] else None,
             seconds=900 + 2200 * (32 / batch_size) ** 0.5 + i, model=row["model"], template=int(row["template"]),
             lr=float(row["lr"]), batch_size=batch_size, lora_r=int(row["lora_r"]),
         )  # fmt: skip
-        linked.setdefault(kind, run / "predictions")
+        if with_predictions:
+            linked.setdefault(kind, run / "predictions")
 
 
 def replace_json(path: Path, **changes: Any) -> None:

@@ -38,7 +38,7 @@ def run(tmp_path: Path) -> Run:
 
 
 @pytest.fixture
-def loads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+def loads(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
     """Gives every configuration a corpus with the test texts of its synthetic runs; lists the names of loaded ones."""
     seen: list[str] = []
 
@@ -50,6 +50,7 @@ def loads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         return Corpus(config.name, LABELS, {"train": train, "val": test, "test": test}, DIGEST, True)
 
     monkeypatch.setattr(load, "load_corpus", load_corpus)
+    monkeypatch.setenv("LLM_CLS_CACHE", str(tmp_path / "cache"))
     return seen
 
 

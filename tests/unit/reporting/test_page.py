@@ -114,7 +114,7 @@ def test_other_corpora_have_no_article_links(tmp_path: Path) -> None:
 @pytest.fixture(scope="module")
 def published(tmp_path_factory: pytest.TempPathFactory) -> str:
     directory = tmp_path_factory.mktemp("published")
-    make_published(directory, n_test=90)
+    make_published(directory, n_test=90, with_predictions=True)
     return _page(directory)
 
 

@@ -8,11 +8,12 @@ import pytest
 import yaml
 
 from llm_cls.errors import ConfigError
+from llm_cls.files import read_jsonl, write_json, write_jsonl
 from llm_cls.reporting.corpora import same_data
 from llm_cls.reporting.runs import read_runs
 from llm_cls.reporting.settings import as_number, best, best_per, group, shown_lr_series
 from llm_cls.runs.config_file import read_config
-from tests.unit.reporting.run_directories import make_run, replace_json
+from tests.unit.reporting.run_directories import LABELS, make_run, replace_json
 
 
 def _states(directory: Path) -> dict[str, str]:
@@ -81,6 +82,28 @@ def edit(path: Path, old: str, new: str) -> None:
     path.write_text(text.replace(old, new))
 
 
+def change_score(run: Path, difference: float) -> None:
+    metrics = json.loads((run / "metrics.json").read_text())
+    metrics["test"]["f1"] += difference
+    write_json(run / "metrics.json", metrics)
+
+
+def swap_prediction(path: Path) -> None:
+    lines = read_jsonl(path)
+    lines[3]["prediction"] = next(label for label in LABELS if label != lines[3]["prediction"])
+    write_jsonl(path, lines)
+
+
+def repeat_id(path: Path) -> None:
+    lines = read_jsonl(path)
+    lines[3]["id"] = lines[2]["id"]
+    write_jsonl(path, lines)
+
+
+def drop_line(path: Path) -> None:
+    write_jsonl(path, read_jsonl(path)[1:])
+
+
 DAMAGES = {
     "cut": lambda run: (run / "metrics.json").write_text('{"status": "fini'),
     "empty": lambda run: (run / "metrics.json").write_text(""),
@@ -95,6 +118,10 @@ DAMAGES = {
     "other texts": lambda run: edit(run / "run.json", '"n_test": 180', '"n_test": 7'),
     "status": lambda run: replace_json(run / "metrics.json", status="done"),
     "history": lambda run: (run / "history.jsonl").write_text('{"epoch": 1'),
+    "edited score": lambda run: change_score(run, 0.001),
+    "other prediction": lambda run: swap_prediction(run / "predictions" / "test.jsonl"),
+    "id twice": lambda run: repeat_id(run / "predictions" / "test.jsonl"),
+    "a text less": lambda run: drop_line(run / "predictions" / "test.jsonl"),
     "no run.json": lambda run: (run / "run.json").unlink(),
     "no config": lambda run: (run / "config.yaml").unlink(),
     "bad yaml": lambda run: (run / "config.yaml").write_text("a: [1"),
@@ -110,7 +137,9 @@ def test_a_damaged_run_is_listed_with_the_reason(tmp_path: Path, damage: str) ->
     runs = {run.name: run for run in read_runs(tmp_path)}
     assert runs["good"].scored
     assert runs["bad"].state == "damaged" and "\n" not in runs["bad"].reason and runs["bad"].reason
-    assert runs["bad"].reason.startswith(("metrics.json ", "run.json ", "config.yaml ", "history.jsonl, line 1, "))
+    assert runs["bad"].reason.startswith(
+        ("metrics.json ", "run.json ", "config.yaml ", "history.jsonl, line 1, ", "predictions/")
+    )
 
 
 def test_a_copied_run_counts_once(tmp_path: Path) -> None:

@@ -10,20 +10,23 @@ import filelock
 import pytest
 
 from llm_cls.errors import ArtifactError, LockedError, OtherRunError, ResourceError
-from llm_cls.files import write_json
+from llm_cls.files import atomic_folder, check_seal, write_json
 from llm_cls.runs import layout
 from llm_cls.runs.config_file import dump_config, read_config
 from llm_cls.runs.directory import RunDirectory
 from llm_cls.runs.identity import FACTS, identity
 from llm_cls.runs.layout import LOCK
 from llm_cls.runs.lock import is_locked
+from llm_cls.runs.manifest import write_model_manifest
 from llm_cls.runs.record import new_record
 from llm_cls.runs.schema import (
+    SCHEMA,
     DataRecord,
     Durations,
     Epoch,
     Metrics,
     ModelRecord,
+    Prediction,
     RunRecord,
     Scores,
     TestScores,
@@ -33,7 +36,7 @@ from llm_cls.runs.state import find_run_directories, read_result
 from tests.unit.runs.conftest import held
 from tests.unit.runs.test_identity import FACT_VALUES, config
 
-SCORES: dict[str, Any] = dict.fromkeys(("loss", "accuracy", "precision", "recall", "f1"), 0.5)
+SCORES: dict[str, Any] = {"loss": 0.5} | dict.fromkeys(("accuracy", "precision", "recall", "f1"), 1.0)
 
 
 def record(**overrides: Any) -> RunRecord:
@@ -43,9 +46,23 @@ def record(**overrides: Any) -> RunRecord:
 
 def metrics() -> Metrics:
     return Metrics(
-        schema_version=2, status="finished", collapsed=False, best_epoch=1, epochs_run=1, val=ValScores(**SCORES, n=1),
-        test=TestScores(**SCORES, n=1, f1_ci95=[0.4, 0.6]), per_class={}, seconds=Durations(total=1.0),
+        schema_version=SCHEMA, status="finished", collapsed=False, best_epoch=1, epochs_run=1,
+        val=ValScores(**SCORES, n=1), test=TestScores(**SCORES, n=1, f1_ci95=[1.0, 1.0]), per_class={},
+        seconds=Durations(total=1.0),
     )  # fmt: skip
+
+
+def complete(directory: RunDirectory, begun: RunRecord) -> None:
+    """Writes what a run writes at its end."""
+    for split in ("val", "test"):
+        directory.write_predictions(
+            split, iter([Prediction(id="1", label="x", prediction="x", probabilities={"x": 1.0})])
+        )
+    with atomic_folder(directory.path / layout.MODEL) as folder:
+        for name in (layout.HEAD, layout.LABELS):
+            (folder / name).touch()
+        write_model_manifest(folder)
+    directory.commit(begun.model_copy(update={"finished_at": "now"}), metrics())
 
 
 def test_a_run_begins_resumes_and_completes(tmp_path: Path) -> None:
@@ -65,12 +82,13 @@ def test_a_run_begins_resumes_and_completes(tmp_path: Path) -> None:
         again = directory.begin(config(), record().model_copy(update={"started_at": "later", "overrides": []}))
         assert again == first, "what began the run stays on record"
         assert not (directory.path / ".x.tmp").exists() and not (directory.path / layout.FAILURE).exists()
-        directory.last_checkpoint.parent.mkdir()
-        directory.last_checkpoint.touch()
-        directory.commit(again.model_copy(update={"finished_at": "now"}), metrics())
+        directory.new_checkpoint(1).parent.mkdir()
+        directory.new_checkpoint(1).touch()
+        directory.keep_checkpoint(1, None)
+        complete(directory, again)
     assert directory.result(parts) == metrics()
     assert (directory.state.name, directory.state.epochs, directory.state.max_epochs) == ("finished", 1, 10)
-    assert not directory.last_checkpoint.exists()
+    assert not directory.checkpoints
 
 
 def test_a_directory_of_another_run_is_refused_with_the_keys(tmp_path: Path) -> None:
@@ -93,7 +111,7 @@ def test_a_run_of_schema_1_resumes(tmp_path: Path) -> None:
     write_json(tmp_path / layout.RECORD, old | {"schema": 1, "started_at": "2026-01-31T12:00:00+00:00"})
     (tmp_path / layout.CONFIG).write_text(dump_config(config()), encoding="utf-8")
     found = directory.begin(config(), record())
-    assert (found.schema_version, found.identity) == (2, record().identity)
+    assert (found.schema_version, found.identity) == (SCHEMA, record().identity)
     assert found.started_at == "2026-01-31T12:00:00+00:00"
     other = record(seed=7)
     with pytest.raises(OtherRunError, match="seed: 42 there, 7 here"):
@@ -117,10 +135,10 @@ def test_a_damaged_record_is_not_overwritten(tmp_path: Path, changes: dict[str, 
     assert (tmp_path / layout.RECORD).read_bytes() == before
 
 
-@pytest.mark.parametrize("begun", ["", "checkpoints/last.ckpt", "history.jsonl"])
+@pytest.mark.parametrize("begun", ["", "checkpoints/last.ckpt", "checkpoints/epoch-0001-abc.ckpt", "history.jsonl"])
 def test_a_failed_run_is_discarded_unless_it_can_resume(tmp_path: Path, begun: str) -> None:
     (tmp_path / "checkpoints").mkdir()
-    names = {"config.yaml", "run.json", "checkpoints/best-001.safetensors"} | ({begun} if begun else set())
+    names = {"config.yaml", "run.json", "manifest.json"} | ({begun} if begun else set())
     for name in names:
         (tmp_path / name).touch()
     RunDirectory(tmp_path).discard()
@@ -128,13 +146,21 @@ def test_a_failed_run_is_discarded_unless_it_can_resume(tmp_path: Path, begun: s
     assert left == (names | {"checkpoints"} if begun else set())
 
 
-def test_only_the_weights_of_the_best_epoch_are_kept(tmp_path: Path) -> None:
+def test_the_checkpoint_before_the_last_is_kept(tmp_path: Path) -> None:
     directory = RunDirectory(tmp_path)
-    directory.best_checkpoint(1).parent.mkdir()
-    for epoch in (1, 2, 12):
-        directory.best_checkpoint(epoch).touch()
-    directory.keep_best_checkpoint(2)
-    assert list(directory.best_checkpoint(1).parent.iterdir()) == [directory.best_checkpoint(2)]
+    directory.new_checkpoint(1).parent.mkdir()
+    kept: list[Path] = []
+    for epoch in (1, 2, 3, 12):
+        directory.new_checkpoint(epoch).write_text(str(epoch))
+        sealed = directory.keep_checkpoint(epoch, kept[-1] if kept else None)
+        assert sealed is not None
+        kept.append(sealed)
+    assert directory.checkpoints == [kept[3], kept[2]], "the newest first"
+    assert sorted(kept[3].parent.iterdir()) == sorted(kept[2:]), "nothing else is left"
+    check_seal(kept[3])
+    kept[3].write_text("13")
+    with pytest.raises(ValueError, match="its sha256 must be"):
+        check_seal(kept[3])
 
 
 def test_processes_that_do_not_write_leave_no_trace(tmp_path: Path) -> None:
@@ -216,12 +242,12 @@ def test_a_run_that_did_not_begin_leaves_only_what_another_process_holds(tmp_pat
 
 def test_a_damaged_learning_curve_hides_no_result(tmp_path: Path) -> None:
     directory = RunDirectory(tmp_path)
-    directory.commit(directory.begin(config(), record()), metrics())
+    complete(directory, directory.begin(config(), record()))
     (tmp_path / layout.HISTORY).write_text("{")
     assert read_result(tmp_path)[1] == metrics() and directory.state.name == "damaged"
 
 
 def test_a_deeply_nested_configuration_is_damaged_and_ends_no_process(tmp_path: Path) -> None:
     (tmp_path / layout.CONFIG).write_text("[" * 200_000)
-    with pytest.raises(ArtifactError, match="nested more than 50 levels"):
+    with pytest.raises(ArtifactError, match="nest"):
         read_config(tmp_path / layout.CONFIG)

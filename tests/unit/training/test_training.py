@@ -20,13 +20,11 @@ from llm_cls.errors import ArtifactError, OtherRunError
 from llm_cls.files import read_jsonl
 from llm_cls.metrics.evaluation import evaluate
 from llm_cls.runs.directory import RunDirectory
-from llm_cls.runs.identity import run_id
-from llm_cls.training.checkpoints import AtomicCheckpointIO
+from llm_cls.training.checkpoints import AtomicCheckpointIO, find_checkpoint
 from llm_cls.training.devices import Hardware
 from llm_cls.training.module import ClassifierModule
 from llm_cls.training.optimizer import build_optimizer, build_schedule
 from llm_cls.training.recorder import RunRecorder
-from llm_cls.training.run import _finished
 
 
 def test_weight_decay_spares_vectors() -> None:
@@ -169,7 +167,7 @@ def test_what_is_no_checkpoint_is_called_damaged(tmp_path: Path, content: bytes 
     path.write_bytes(content or b"")
     if content is None:
         torch.save({"weights": 1}, path)
-    with pytest.raises(ArtifactError, match=r"last.ckpt is damaged: .*\. Remove the run directory and start again$"):
+    with pytest.raises(ArtifactError, match=r"last.ckpt is damaged: .*[^.]$"):
         AtomicCheckpointIO().load_checkpoint(path)
 
 
@@ -180,14 +178,37 @@ def test_a_rank_whose_parent_is_gone_ends_at_once(tmp_path: Path) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (75, "", "")
 
 
-def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path) -> None:
-    """``run.json`` may have been removed; no other run may resume with these weights."""
-    parts = {"optimizer.lr": 1e-3}
+def save(directory: RunDirectory, epoch: int, before: Path | None, run_id: str) -> Path:
+    directory.new_checkpoint(epoch).parent.mkdir(exist_ok=True)
+    recorder = RunRecorder(directory, epoch, run_id, None)
+    AtomicCheckpointIO().save_checkpoint(
+        {"callbacks": {recorder.state_key: recorder.state_dict()}, "epoch": epoch}, directory.new_checkpoint(epoch)
+    )
+    sealed = directory.keep_checkpoint(epoch, before)
+    assert sealed is not None
+    return sealed
+
+
+def test_a_damaged_checkpoint_is_named_and_the_one_before_it_is_used(tmp_path: Path) -> None:
     directory = RunDirectory(tmp_path)
-    recorder = RunRecorder(directory, 1, run_id(parts), None)
-    directory.last_checkpoint.parent.mkdir()
-    state = {"callbacks": {recorder.state_key: recorder.state_dict()}}
-    AtomicCheckpointIO().save_checkpoint(state, directory.last_checkpoint)
-    assert _finished(directory, Mock(identity=parts)) is None
-    with pytest.raises(OtherRunError, match=r"last.ckpt belongs to a run of another configuration"):
-        _finished(directory, Mock(identity={"optimizer.lr": 3e-3}))
+    assert find_checkpoint(directory, "own") == (None, [])
+    first = save(directory, 1, None, "own")
+    second = save(directory, 2, first, "own")
+    assert find_checkpoint(directory, "own") == (second, [])
+    second.write_bytes(second.read_bytes()[:-1] + b"x")
+    found, faults = find_checkpoint(directory, "own")
+    assert found == first and len(faults) == 1 and f"{second} is damaged: its sha256 must be" in faults[0]
+    first.write_bytes(b"")
+    with pytest.raises(ArtifactError, match=r"No other checkpoint is left: remove .* and start again"):
+        find_checkpoint(directory, "own")
+
+
+def test_a_checkpoint_of_another_run_is_never_used(tmp_path: Path) -> None:
+    """``run.json`` may have been removed; no other run may resume with these weights."""
+    directory = RunDirectory(tmp_path)
+    first = save(directory, 1, None, "own")
+    second = save(directory, 2, first, "other")
+    found, faults = find_checkpoint(directory, "own")
+    assert found == first and faults == [f"{second} belongs to a run of another configuration"]
+    with pytest.raises(OtherRunError, match="belongs to a run of another configuration"):
+        find_checkpoint(directory, "third")

@@ -1,0 +1,124 @@
+"""The predictions of a split as arrays, checked against one another and against the scores."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from llm_cls.errors import ArtifactError
+from llm_cls.files import sha256_json
+from llm_cls.metrics.scores import METRICS, confusion_matrix, per_class, scores
+from llm_cls.runs import layout
+from llm_cls.runs.content import read_lines
+from llm_cls.runs.schema import LabelScores, Metrics, Prediction, RunRecord, ValScores
+
+_FIX = "Restore it, or train the run again"
+_TOLERANCE = 1e-9  # scores are stored with all their digits
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """A split as a run saw it.
+
+    Attributes:
+        ids: Of the texts.
+        titles: Of the texts; empty strings where the corpus has none.
+        labels: Class indices, shape ``(n,)``.
+        predictions: Class indices, shape ``(n,)``.
+        probabilities: Shape ``(n, n_labels)``.
+        names: All labels; a class index is a position here.
+    """
+
+    ids: tuple[str, ...]
+    titles: tuple[str, ...]
+    labels: npt.NDArray[np.int64]
+    predictions: npt.NDArray[np.int64]
+    probabilities: npt.NDArray[np.float64]
+    names: tuple[str, ...]
+
+    @property
+    def digest(self) -> str:
+        """Equal for equal texts with equal labels in the same order."""
+        labels = [self.names[label] for label in self.labels]
+        return sha256_json([list(pair) for pair in zip(self.ids, labels, strict=True)])
+
+    @property
+    def confusion(self) -> npt.NDArray[np.int64]:
+        """Counts, shape ``(n_labels, n_labels)``, rows true, columns predicted."""
+        return confusion_matrix(self.labels, self.predictions, len(self.names))
+
+
+def read_predictions(directory: Path, split: str, names: Sequence[str]) -> Predictions:
+    """``predictions/<split>.jsonl`` of a run with finite scores.
+
+    Raises:
+        ArtifactError: The file is missing or damaged, or a prediction is not the most probable label.
+    """
+    path = directory / layout.PREDICTIONS / f"{split}.jsonl"
+    lines = read_lines(path, Prediction, _FIX)
+    if not lines:
+        raise ArtifactError(f"{path} is missing or empty. {_FIX}")
+    index = {name: i for i, name in enumerate(names)}
+    try:
+        labels = np.array([index[line.label] for line in lines], dtype=np.int64)
+        predictions = np.array([index[line.prediction or ""] for line in lines], dtype=np.int64)
+        probabilities = np.array([[line.probabilities[name] for name in names] for line in lines], dtype=np.float64)
+    except KeyError as error:
+        raise ArtifactError(f"{path} is damaged: the label {error} is unknown or missing. {_FIX}") from None
+    ids = tuple(line.id for line in lines)
+    if len(set(ids)) < len(ids):
+        raise ArtifactError(f"{path} is damaged: an id occurs twice. {_FIX}")
+    if not (np.isfinite(probabilities).all() and (probabilities >= 0).all() and (probabilities <= 1).all()):
+        raise ArtifactError(f"{path} is damaged: probabilities must be between 0 and 1. {_FIX}")
+    other = probabilities.max(axis=1) > probabilities[np.arange(len(lines)), predictions]
+    if other.any():
+        line = int(other.argmax())
+        raise ArtifactError(
+            f"{path}, line {line + 1}, is damaged: the prediction is not the most probable label. {_FIX}"
+        )
+    return Predictions(ids, tuple(line.title or "" for line in lines), labels, predictions, probabilities, tuple(names))
+
+
+def check_scores(directory: Path, split: str, record: RunRecord, metrics: Metrics) -> None:
+    """Compares the scores of a split in ``metrics.json`` with those of the run's predictions.
+
+    Raises:
+        ArtifactError: They differ, or the predictions are missing or damaged.
+    """
+    stated: ValScores = metrics.test if split == "test" else metrics.val
+    if stated.f1 is None:
+        return  # the logits were not finite
+    if record.schema_version < 3 and not (directory / layout.PREDICTIONS / f"{split}.jsonl").exists():
+        return  # nothing says that the file must exist
+    found = read_predictions(directory, split, record.data.labels)
+    computed = scores(found.confusion)
+    differing = {
+        f"{split}.{name}": (getattr(stated, name), getattr(computed, name))
+        for name in METRICS
+        if abs(getattr(stated, name) - getattr(computed, name)) > _TOLERANCE
+    }
+    if stated.n != len(found.ids):
+        differing[f"{split}.n"] = (stated.n, len(found.ids))
+    if split == "test":
+        differing |= _differing_labels(found, metrics)
+    for key, (value, expected) in differing.items():
+        raise ArtifactError(
+            f"{directory / layout.METRICS} states {key} {value:.6g}, but the predictions in "
+            f"{layout.PREDICTIONS}/{split}.jsonl give {expected:.6g}. Restore both, or train the run again"
+        )
+
+
+def _differing_labels(found: Predictions, metrics: Metrics) -> dict[str, tuple[float, float]]:
+    columns = per_class(found.confusion)
+    differing: dict[str, tuple[float, float]] = {}
+    for i, name in enumerate(found.names):
+        stated = metrics.per_class.get(name)
+        if stated is None:
+            continue
+        for key in LabelScores.model_fields:
+            value, computed = getattr(stated, key), float(getattr(columns, key)[i])
+            if abs(value - computed) > _TOLERANCE:
+                differing[f"per_class.{name}.{key}"] = (value, computed)
+    return differing
