@@ -229,15 +229,16 @@ def test_out_of_memory(train: Command, archive: Path) -> None:
 
 
 def test_output_folder_that_cannot_be_created(train: Command) -> None:
-    check(train("data=sample", "hydra.run.dir=/dev/null"), 4, "/dev/null: File exists. Write to another folder")
-    check(train("data=sample", f"hydra.run.dir={'x' * 300}"), 4, "File name too long. Write to another folder")
+    check(
+        train("data=sample", "hydra.run.dir=/dev/null"), 4, "/dev/null: File exists. Check the path: a file is where a"
+    )
+    check(train("data=sample", f"hydra.run.dir={'x' * 300}"), 4, "File name too long. Check the path")
 
 
 def test_output_folder_that_cannot_be_written(command: Command, archive: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("not a folder")
     done = command("train", *TINY, f"data.archive={archive}", "hydra.run.dir=file/run", cwd=tmp_path)
-    assert done.returncode == 4 and done.stderr.count("\n") == 1, done.stderr
-    assert "hydra.run.dir" in done.stderr
+    check(done, 4, "file/run: Not a directory. Check the path: a file is where a folder must be")
 
 
 @pytest.fixture
