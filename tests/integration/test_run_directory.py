@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from sklearn.metrics import accuracy_score, f1_score, log_loss, precision_recall_fscore_support
 
-from llm_cls.files import read_jsonl
 from llm_cls.runs.config_file import read_config
+from tests.jsonl import read_jsonl
 
 from .conftest import TINY, Command
 

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from llm_cls.files import read_jsonl
 from llm_cls.runs import layout
+from tests.jsonl import read_jsonl
 
 from .conftest import TIMEOUT, TINY, WORDS, Command, Program, Start
 from .processes import state_names, sweep_states, wait_for
