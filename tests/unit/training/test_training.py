@@ -25,7 +25,7 @@ from llm_cls.training.devices import Hardware
 from llm_cls.training.module import ClassifierModule
 from llm_cls.training.optimizer import build_optimizer, build_schedule
 from llm_cls.training.recorder import RunRecorder
-from llm_cls.training.run import _finished
+from llm_cls.training.run import _earlier_result
 from tests.jsonl import read_jsonl
 
 
@@ -188,6 +188,6 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path) -> None:
     directory.last_checkpoint.parent.mkdir()
     state = {"callbacks": {recorder.state_key: recorder.state_dict()}}
     AtomicCheckpointIO().save_checkpoint(state, directory.last_checkpoint)
-    assert _finished(directory, Mock(identity=parts)) is None
+    assert _earlier_result(directory, Mock(identity=parts)) is None
     with pytest.raises(OtherRunError, match=r"last.ckpt belongs to a run of another configuration"):
-        _finished(directory, Mock(identity={"optimizer.lr": 3e-3}))
+        _earlier_result(directory, Mock(identity={"optimizer.lr": 3e-3}))
