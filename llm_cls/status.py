@@ -7,6 +7,7 @@ from llm_cls.cli import printable, run_command, say
 from llm_cls.config.arguments import read_arguments
 from llm_cls.config.commands import StatusArguments
 from llm_cls.errors import ConfigError
+from llm_cls.metrics.percent import percent
 from llm_cls.runs.layout import PLAN
 from llm_cls.runs.sweep import PlannedRun, is_sweep, progress_line, read_states
 
@@ -30,7 +31,7 @@ def table(states: Sequence[PlannedRun]) -> str:
     for planned in states:
         state = planned.state
         epochs = "" if state.max_epochs is None else f"{state.epochs}/{state.max_epochs}"
-        f1 = "" if state.val_f1 is None else f"{state.val_f1:.4f}"
+        f1 = "" if state.val_f1 is None else f"{percent(state.val_f1)} %"
         run = planned.entry.directory + (f": {state.reason}" if state.reason else "")
         rows.append((state.name, epochs, f1, printable(run)))
     widths = [max(len(row[i]) for row in rows) for i in range(3)]

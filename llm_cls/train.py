@@ -29,6 +29,7 @@ from llm_cls.errors import (
     RankError,
     RunInterrupted,
 )
+from llm_cls.metrics.percent import percent
 from llm_cls.multirun import register_plugins
 from llm_cls.runs.directory import RunDirectory
 from llm_cls.runs.schema import Metrics
@@ -139,9 +140,9 @@ def _summary(metrics: Metrics, directory: Path) -> str:
         low, high = test.f1_ci95
         lines += [
             f"Best epoch {metrics.best_epoch} of {metrics.epochs_run}, chosen on val; {metrics.seconds.total:.0f} s",
-            f"  val   F1 {val.f1:.4f}   accuracy {val.accuracy:.4f}   ({val.n} texts)",
-            f"  test  F1 {test.f1:.4f}   accuracy {test.accuracy:.4f}   ({test.n} texts; "
-            f"95% interval of F1: {low:.4f} to {high:.4f})",
+            f"  val   F1 {_percent(val.f1)}   accuracy {_percent(val.accuracy)}   ({val.n} texts)",
+            f"  test  F1 {_percent(test.f1)}   accuracy {_percent(test.accuracy)}   ({test.n} texts; "
+            f"95 % interval of F1: {_percent(low)} to {_percent(high)})",
         ]
         if metrics.status == "diverged":
             lines += ["The training diverged after that epoch. Try a smaller optimizer.lr."]
@@ -155,6 +156,10 @@ def _summary(metrics: Metrics, directory: Path) -> str:
             f"  python -m llm_cls.report {shlex.quote(f'dir={where}')}",
         ]
     return "\n".join(lines)
+
+
+def _percent(score: float | None) -> str:
+    return "-" if score is None else f"{percent(score)} %"
 
 
 def command() -> None:
