@@ -5,7 +5,6 @@ import csv
 import io
 import json
 import re
-import runpy
 import shutil
 import subprocess
 import sys
@@ -16,22 +15,21 @@ from unittest import mock
 import pandas as pd
 import pytest
 
+from llm_cls import report
+from llm_cls.cli import run_command
 from tests.integration.conftest import WORDS, Command
 from tests.unit.reporting.run_directories import make_published, make_run
 
 
 def _report(*arguments: str) -> subprocess.CompletedProcess[str]:
     """The command in this process, which saves the seconds that its imports take."""
-    out, err, code = io.StringIO(), io.StringIO(), 0
+    out, err = io.StringIO(), io.StringIO()
     with (
         mock.patch.object(sys, "argv", ["llm_cls.report", *arguments]),
         contextlib.redirect_stdout(out),
         contextlib.redirect_stderr(err),
     ):
-        try:
-            runpy.run_module("llm_cls.report", run_name="__main__")
-        except SystemExit as exit:
-            code = int(exit.code or 0)
+        code = run_command(report.main)
     return subprocess.CompletedProcess(arguments, code, out.getvalue(), err.getvalue())
 
 
