@@ -19,7 +19,7 @@ from llm_cls.config.compose import accept_plain_values, split_flags, to_type
 from llm_cls.config.groups import CONF
 from llm_cls.config.help import train_help
 from llm_cls.config.overrides import explain
-from llm_cls.config.schema import parse_config
+from llm_cls.config.schema import Config, parse_config
 from llm_cls.errors import (
     EXIT_UNEXPECTED,
     ArtifactError,
@@ -94,7 +94,7 @@ def _run(tree: DictConfig) -> float | None:
         place = to_type("hydra.run.dir", os.path.relpath(directory))
         raise RunInterrupted(f"{error}. Resume with the same command and {place}") from None
     if is_first_process():
-        say(_summary(metrics, directory))
+        say(_summary(metrics, config, directory))
     return metrics.val.f1
 
 
@@ -129,7 +129,7 @@ def _run_of_sweep(tree: DictConfig, kept: list[Any]) -> float | None:
     return metrics.val.f1 if metrics else None
 
 
-def _summary(metrics: Metrics, directory: Path) -> str:
+def _summary(metrics: Metrics, config: Config, directory: Path) -> str:
     """The end of a run: scores, where they are, what to type next."""
     where = os.path.relpath(directory)
     test, val = metrics.test, metrics.val
@@ -147,7 +147,14 @@ def _summary(metrics: Metrics, directory: Path) -> str:
         if metrics.status == "diverged":
             lines += ["The training diverged after that epoch. Try a smaller optimizer.lr."]
         if metrics.collapsed:
-            lines += ["Collapsed: half of the labels or more are never predicted. Try another optimizer.lr."]
+            fix = "Try another optimizer.lr."
+            if config.trainer.max_epochs <= config.optimizer.warmup_epochs:
+                fix = (
+                    "All epochs were warm-up: trainer.max_epochs should be > optimizer.warmup_epochs "
+                    f"({config.optimizer.warmup_epochs:g}), was {config.trainer.max_epochs}. "
+                    "Try more epochs, or optimizer.warmup_epochs=0.1."
+                )
+            lines += [f"Collapsed: half of the labels or more are never predicted. {fix}"]
     lines += [f"Run directory: {where}"]
     if test.f1 is not None:
         lines += [
