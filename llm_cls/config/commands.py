@@ -88,9 +88,11 @@ class ReportArguments(Section):
 
 
 class StatusArguments(Section):
-    """Shows how far the runs of a sweep are."""
+    """Shows the progress of a sweep's runs, or of a single run."""
 
-    dir: Location = Field(description="Directory of a sweep.", examples=["dir=outputs/sweeps/NAME"])
+    dir: Location = Field(
+        description="Directory of a sweep or of a run, or with runs below it.", examples=["dir=outputs/sweeps/NAME"]
+    )
 
 
 class DashboardArguments(Section):
