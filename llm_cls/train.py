@@ -109,6 +109,7 @@ def _run_of_sweep(tree: DictConfig, kept: list[Any]) -> float | None:
     if not kept:
         kept.append(Shared())
     run_directory = RunDirectory(directory)
+    say(f"Run {directory.name}")
     try:
         metrics = run(config, directory, overrides, kept[0], config.sweep.isolate)
     except LockedError:

@@ -88,7 +88,7 @@ def _earlier_result(directory: RunDirectory, inputs: Inputs) -> Metrics | None:
         )
     metrics = directory.result(inputs.identity)
     if metrics is not None:
-        say(f"{os.path.relpath(directory.path)} is finished already; nothing is trained")
+        say(f"{os.path.relpath(directory.path)} is already finished; nothing to train")
     return metrics
 
 

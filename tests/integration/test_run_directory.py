@@ -160,7 +160,7 @@ def test_finished_run_is_not_repeated(finished_run: Path, command: Command, arch
         "train", *TINY, f"data.archive={archive}", "hydra.run.dir=run", "logger=none", "data.micro_batch_size=4",
         cwd=finished_run.parent,
     )  # fmt: skip
-    assert again.returncode == 0 and "finished already" in again.stdout
+    assert again.returncode == 0 and "already finished" in again.stdout
     assert all(p.stat().st_mtime_ns == mtime for p, mtime in before.items())
 
 
