@@ -16,8 +16,8 @@ from llm_cls.config.overrides import explain
 from llm_cls.config.schema import Config, parse_config
 from llm_cls.files import check_output, write_json
 
-MORE = """Every group and key of training can be given as well, as model=rinna-3.6b or data.batch_size=8:
-see python -m llm_cls.train --help"""
+MORE = """All groups and keys of training can be given too, for example model=rinna-3.6b or data.batch_size=8.
+python -m llm_cls.train --help explains them."""
 
 
 def main() -> None:

@@ -13,10 +13,17 @@ from collections.abc import Callable
 from llm_cls.errors import EXIT_UNEXPECTED, LlmClsError, ResourceError, RunInterrupted, first_line
 from llm_cls.signals import install_handlers, remove_handlers, signals_first
 
-_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-_PATH = {errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ENOENT,
-          errno.ENAMETOOLONG, errno.ELOOP}  # fmt: skip
 _FOLDERS = "training: hydra.run.dir=DIR; its cache: data.cache_dir=DIR"
+_FREE = f"Free some space, or write to another folder ({_FOLDERS})"
+_FIXES = {  # whether a file was read or written is not known here
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), _FREE),
+    errno.EROFS: f"Write to another folder ({_FOLDERS})",
+    errno.EIO: "Check the disk, or use another one",
+    **dict.fromkeys((errno.EACCES, errno.EPERM), "Check the permissions, or give another path"),
+    **dict.fromkeys((errno.ENOENT, errno.ENAMETOOLONG, errno.ELOOP), "Check the path"),
+    **dict.fromkeys((errno.ENOTDIR, errno.EEXIST), "Check the path: a file is where a folder must be"),
+    errno.EISDIR: "Check the path: a folder is where a file must be",
+}
 
 
 def run_command(command: Callable[[], object]) -> int:
@@ -89,12 +96,11 @@ def _known(raised: BaseException) -> LlmClsError | RunInterrupted | None:
                 "data.micro_batch_size (it changes memory and speed only), a smaller data.max_length, or "
                 "engine.gradient_checkpointing=true"
             )
-        if isinstance(error, OSError) and error.errno in _FULL | _PATH:
+        if isinstance(error, OSError) and error.errno in _FIXES:
             where = f"{error.filename}: " if error.filename else ""
-            fix = "Free some space, or write" if error.errno in _FULL else "Write"
-            return ResourceError(f"{where}{os.strerror(error.errno)}. {fix} to another folder ({_FOLDERS})")
+            return ResourceError(f"{where}{os.strerror(error.errno)}. {_FIXES[error.errno]}")
         if match := re.search(r"No space left on device|Disk quota exceeded|File too large", text):
-            return ResourceError(f"{match.group()}. Free some space, or write to another folder ({_FOLDERS})")
+            return ResourceError(f"{match.group()}. {_FREE}")
         error = error.__cause__ or error.__context__
     return None
 

@@ -200,12 +200,6 @@ def write_jsonl(path: Path, rows: Iterable[Any]) -> None:
             file.write(json.dumps(finite(row), ensure_ascii=False, allow_nan=False) + "\n")
 
 
-def read_jsonl(path: Path) -> list[Any]:
-    """All values of a JSON-lines file."""
-    with path.open(encoding="utf-8") as file:
-        return [json.loads(line) for line in file if line.strip()]
-
-
 def read_regular(path: Path, max_bytes: int) -> bytes:
     """The content of a regular file; a directory that was received may hold anything else under its name.
 

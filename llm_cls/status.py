@@ -1,37 +1,68 @@
-"""``python -m llm_cls.status dir=DIR``: how far the runs of a sweep are."""
+"""``python -m llm_cls.status dir=DIR``: how far the runs of a sweep are, or a run outside of a sweep."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 from llm_cls.cli import printable, run_command, say
 from llm_cls.config.arguments import read_arguments
 from llm_cls.config.commands import StatusArguments
-from llm_cls.errors import ConfigError
-from llm_cls.runs.layout import PLAN
-from llm_cls.runs.sweep import PlannedRun, is_sweep, progress_line, read_states
+from llm_cls.errors import ArtifactError, ConfigError
+from llm_cls.metrics.percent import percent
+from llm_cls.runs.state import RunState, find_run_directories, read_state
+from llm_cls.runs.sweep import is_sweep, progress_line, read_states
+from llm_cls.runs.verify import verify_run
 
 
 def main() -> None:
     """The command."""
     if (arguments := read_arguments(StatusArguments, "status")) is None:
         return
-    if not is_sweep(arguments.dir):
+    planned = read_states(arguments.dir) if is_sweep(arguments.dir) else []
+    paths = [arguments.dir / run.entry.directory for run in planned] or list(find_run_directories(arguments.dir))
+    if not paths:
         raise ConfigError(
-            f"dir={arguments.dir} is not the directory of a sweep: it has no {PLAN}. Try dir=outputs/sweeps/NAME"
+            f"dir={arguments.dir} is neither the directory of a sweep nor of a run, and has no runs below it. "
+            "Try dir=outputs/sweeps/NAME"
         )
-    states = read_states(arguments.dir)
-    say(table(states))
-    say(progress_line(states))
+    names = [run.entry.directory for run in planned] or [str(path) for path in paths]
+    states = [run.state for run in planned] or [read_state(path) for path in paths]
+    if arguments.verify:
+        states = [_verified(path, state) for path, state in zip(paths, states, strict=True)]
+    say(table(zip(names, states, strict=True)))
+    if planned:
+        say(progress_line(planned))
+    if arguments.verify:
+        _conclude(names, states)
 
 
-def table(states: Sequence[PlannedRun]) -> str:
-    """A line per planned run."""
+def _verified(path: Path, state: RunState) -> RunState:
+    """``state``, or that of a damaged run."""
+    if state.name in ("running", "planned", "damaged"):
+        return state
+    try:
+        verify_run(path)
+    except ArtifactError as error:
+        return RunState("damaged", reason=str(error), exit_code=error.exit_code)
+    return state
+
+
+def _conclude(names: Sequence[str], states: Sequence[RunState]) -> None:
+    damaged = [name for name, state in zip(names, states, strict=True) if state.name == "damaged"]
+    skipped = sum(state.name in ("running", "planned") for state in states)
+    if damaged:
+        raise ArtifactError(f"{len(damaged)} of {len(states)} runs are damaged, {damaged[0]} first. The table says how")
+    left = f"; {skipped} running or planned runs are not checked" if skipped else ""
+    say(f"{len(states) - skipped} runs verified: no damage found{left}")
+
+
+def table(runs: Iterable[tuple[str, RunState]]) -> str:
+    """A line per run, from the name and the state of each."""
     rows = [("state", "epochs", "val F1", "run")]
-    for planned in states:
-        state = planned.state
+    for name, state in runs:
         epochs = "" if state.max_epochs is None else f"{state.epochs}/{state.max_epochs}"
-        f1 = "" if state.val_f1 is None else f"{state.val_f1:.4f}"
-        run = planned.entry.directory + (f": {state.reason}" if state.reason else "")
+        f1 = "" if state.val_f1 is None else f"{percent(state.val_f1)} %"
+        run = name + (f": {state.reason}" if state.reason else "")
         rows.append((state.name, epochs, f1, printable(run)))
     widths = [max(len(row[i]) for row in rows) for i in range(3)]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, [*widths, 0], strict=True)) for row in rows]

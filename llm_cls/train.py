@@ -19,7 +19,7 @@ from llm_cls.config.compose import accept_plain_values, split_flags, to_type
 from llm_cls.config.groups import CONF
 from llm_cls.config.help import train_help
 from llm_cls.config.overrides import explain
-from llm_cls.config.schema import parse_config
+from llm_cls.config.schema import Config, parse_config
 from llm_cls.errors import (
     EXIT_UNEXPECTED,
     ArtifactError,
@@ -29,6 +29,7 @@ from llm_cls.errors import (
     RankError,
     RunInterrupted,
 )
+from llm_cls.metrics.percent import percent
 from llm_cls.multirun import register_plugins
 from llm_cls.runs.directory import RunDirectory
 from llm_cls.runs.schema import Metrics
@@ -93,7 +94,7 @@ def _run(tree: DictConfig) -> float | None:
         place = to_type("hydra.run.dir", os.path.relpath(directory))
         raise RunInterrupted(f"{error}. Resume with the same command and {place}") from None
     if is_first_process():
-        say(_summary(metrics, directory))
+        say(_summary(metrics, config, directory))
     return metrics.val.f1
 
 
@@ -108,6 +109,7 @@ def _run_of_sweep(tree: DictConfig, kept: list[Any]) -> float | None:
     if not kept:
         kept.append(Shared())
     run_directory = RunDirectory(directory)
+    say(f"Run {directory.name}")
     try:
         metrics = run(config, directory, overrides, kept[0], config.sweep.isolate)
     except LockedError:
@@ -128,7 +130,7 @@ def _run_of_sweep(tree: DictConfig, kept: list[Any]) -> float | None:
     return metrics.val.f1 if metrics else None
 
 
-def _summary(metrics: Metrics, directory: Path) -> str:
+def _summary(metrics: Metrics, config: Config, directory: Path) -> str:
     """The end of a run: scores, where they are, what to type next."""
     where = os.path.relpath(directory)
     test, val = metrics.test, metrics.val
@@ -139,14 +141,21 @@ def _summary(metrics: Metrics, directory: Path) -> str:
         low, high = test.f1_ci95
         lines += [
             f"Best epoch {metrics.best_epoch} of {metrics.epochs_run}, chosen on val; {metrics.seconds.total:.0f} s",
-            f"  val   F1 {val.f1:.4f}   accuracy {val.accuracy:.4f}   ({val.n} texts)",
-            f"  test  F1 {test.f1:.4f}   accuracy {test.accuracy:.4f}   ({test.n} texts; "
-            f"95% interval of F1: {low:.4f} to {high:.4f})",
+            f"  val   F1 {_percent(val.f1)}   accuracy {_percent(val.accuracy)}   ({val.n} texts)",
+            f"  test  F1 {_percent(test.f1)}   accuracy {_percent(test.accuracy)}   ({test.n} texts; "
+            f"95 % interval of F1: {_percent(low)} to {_percent(high)})",
         ]
         if metrics.status == "diverged":
             lines += ["The training diverged after that epoch. Try a smaller optimizer.lr."]
         if metrics.collapsed:
-            lines += ["Collapsed: half of the labels or more are never predicted. Try another optimizer.lr."]
+            fix = "Try another optimizer.lr."
+            if config.trainer.max_epochs <= config.optimizer.warmup_epochs:
+                fix = (
+                    "All epochs were warm-up: trainer.max_epochs should be > optimizer.warmup_epochs "
+                    f"({config.optimizer.warmup_epochs:g}), was {config.trainer.max_epochs}. "
+                    "Try more epochs, or optimizer.warmup_epochs=0.1."
+                )
+            lines += [f"Collapsed: half of the labels or more are never predicted. {fix}"]
     lines += [f"Run directory: {where}"]
     if test.f1 is not None:
         lines += [
@@ -155,6 +164,10 @@ def _summary(metrics: Metrics, directory: Path) -> str:
             f"  python -m llm_cls.report {shlex.quote(f'dir={where}')}",
         ]
     return "\n".join(lines)
+
+
+def _percent(score: float | None) -> str:
+    return "-" if score is None else f"{percent(score)} %"
 
 
 def command() -> None:

@@ -25,7 +25,8 @@ class PredictArguments(Section):
         description="Run directory of a finished run.", examples=["run=outputs/runs/2026-01-31/12-00-00-000000"]
     )
     input: Location = Field(
-        description="CSV, TSV, JSONL or Parquet file with the columns that the run was trained on.",
+        description="CSV, TSV, JSONL or Parquet file with the text columns of the training table. For a run on another "
+        "corpus, such as livedoor: with the columns title and body.",
         examples=["input=texts.csv"],
     )
     output: Location = Field(
@@ -43,7 +44,7 @@ class PredictArguments(Section):
     )
     text: Name | None = Field(
         None,
-        description="Name of the column with the text.",
+        description="Name of the column with the text, for a run on texts without titles.",
         examples=["text=text"],
         json_schema_extra={"default": "as in training"},
     )
@@ -51,13 +52,13 @@ class PredictArguments(Section):
         None,
         description="Name of the column with the title.",
         examples=["title=headline"],
-        json_schema_extra={"default": "as in training"},
+        json_schema_extra={"default": "as in training, or title"},
     )
     body: Name | None = Field(
         None,
         description="Name of the column with the body.",
         examples=["body=content"],
-        json_schema_extra={"default": "as in training"},
+        json_schema_extra={"default": "as in training, or body"},
     )
     id: Name | None = Field(
         None,
@@ -78,7 +79,7 @@ class ReportArguments(Section):
     """Writes tables, plots and statistics over all runs below a directory."""
 
     dir: Location = Field(
-        description="Directory with runs below it; the report is written to report/ there.",
+        description="Directory of a sweep, or any other with runs below it. The report is written to report/ in it.",
         examples=["dir=outputs/sweeps/NAME"],
     )
     data: Name | None = Field(
@@ -88,14 +89,24 @@ class ReportArguments(Section):
         json_schema_extra={"default": "the corpus of most runs"},
     )
     baseline: bool = Field(
-        True, description="Whether a classical baseline is computed and compared.", examples=["baseline=false"]
+        True,
+        description="Whether a classical baseline, TF-IDF with logistic regression, is fitted for comparison.",
+        examples=["baseline=false"],
     )
 
 
 class StatusArguments(Section):
-    """Shows how far the runs of a sweep are."""
+    """Shows the progress of a sweep's runs, or of a single run."""
 
-    dir: Location = Field(description="Directory of a sweep.", examples=["dir=outputs/sweeps/NAME"])
+    dir: Location = Field(
+        description="Directory of a sweep or of a run, or with runs below it.", examples=["dir=outputs/sweeps/NAME"]
+    )
+    verify: bool = Field(
+        False,
+        description="Whether every file of every run is read and compared with its sha256, its configuration and its "
+        "predictions.",
+        examples=["verify=true"],
+    )
 
 
 class DashboardArguments(Section):
@@ -105,15 +116,15 @@ class DashboardArguments(Section):
 
 
 class BenchmarkArguments(Section):
-    """Measures speed and memory of a configuration on this machine, in the ordinary training path."""
+    """Trains a few steps on this machine and measures their speed and memory."""
 
     engine: Name = Field(
         "fast,reference", description="Engines to measure, separated by commas.", examples=["engine=fast,fp8"]
     )
     steps: PositiveInt = Field(20, description="Optimizer steps that are measured.", examples=["steps=50"])
-    warmup: PositiveInt = Field(5, description="Optimizer steps before those.", examples=["warmup=10"])
+    warmup: PositiveInt = Field(5, description="Optimizer steps before the measurement.", examples=["warmup=10"])
     fit: bool = Field(
-        True, description="Whether the largest micro batch that fits the memory is searched.", examples=["fit=false"]
+        True, description="Whether to search for the largest micro batch that fits in memory.", examples=["fit=false"]
     )
     output: Location | None = Field(
         None,

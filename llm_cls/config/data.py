@@ -10,11 +10,11 @@ from llm_cls.config.fields import AtLeastThree, AtLeastTwo, Name, NonNegativeInt
 
 
 class TemplateConfig(Section):
-    """How title and body of a text become one string."""
+    """How the title and the body of a text become one string."""
 
     name: Name = Field(description="Name of the template in reports.", examples=["template=2"])
     text: str = Field(
-        description="The string, with {title} if there is one and, exactly once, {body}.",
+        description="The string. It contains {body} exactly once, and {title} if the texts have titles.",
         examples=["'template.text=\"{title}: {body}\"'"],
     )
 
@@ -45,7 +45,7 @@ class DataConfig(Section):
     """The texts, and how they are split, cut and grouped into steps."""
 
     name: Name = Field(
-        description="Where the texts come from: the livedoor corpus, the shipped sample, or a table of yours.",
+        description="Name of the corpus: one of the choices of the group data.",
         examples=["data=sample"],
     )
     cache_dir: Path = Field(
@@ -114,15 +114,17 @@ class DataConfig(Section):
         0, description="Fold that is the test split, counted from 0; the next fold is val.", examples=["data.fold=1"]
     )
     limit: PositiveInt | None = Field(
-        None, description="Only the first texts of each split, for trials; null uses all.", examples=["data.limit=100"]
+        None,
+        description="Number of texts to use from each split, for trials; null uses all.",
+        examples=["data.limit=100"],
     )
     max_length: AtLeastTwo = Field(
-        512, description="Tokens per text at most, EOS included.", examples=["data.max_length=128"]
+        512, description="Maximum number of tokens per text, including EOS.", examples=["data.max_length=128"]
     )
     truncation: Literal["body", "end"] = Field(
         "body",
-        description="Which part of a text that is too long is cut: the end of its body, or the end of the whole "
-        "sequence as in the published experiment.",
+        description="What a text that is too long loses. body: the end of its body. end: the end of the whole "
+        "sequence, as in the published experiment.",
         examples=["data.truncation=end"],
     )
     batch_size: PositiveInt = Field(
@@ -130,13 +132,13 @@ class DataConfig(Section):
     )
     micro_batch_size: PositiveInt | None = Field(
         None,
-        description="Texts per forward and backward pass on one device; it changes memory and speed only; "
-        "null: all of the step's texts on that device.",
+        description="Texts per forward and backward pass on one device. It changes memory and speed only. null: all "
+        "texts that the step has on that device.",
         examples=["data.micro_batch_size=4"],
     )
     eval_batch_size: PositiveInt | None = Field(
         None,
-        description="Texts per evaluation batch on one device; null: twice the micro batch, at least 32.",
+        description="Texts per evaluation batch on one device. null: twice the micro batch, at least 32.",
         examples=["data.eval_batch_size=64"],
     )
 

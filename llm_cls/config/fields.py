@@ -30,7 +30,7 @@ class Section(BaseModel):
     """Base of all sections: unknown keys are refused, and values do not change after validation.
 
     Each field sets in ``Field``:
-        description: What the key means, in one sentence. The help and the documentation show it.
+        description: What the key means, in short sentences. The help and the documentation show it.
         examples: Overrides as typed on the command line. Error messages suggest the first.
         json_schema_extra: ``must_be``, the wording of the error message where that of the type is not clear enough;
             ``default``, the wording of the help where the default depends on the time or the machine.

@@ -24,7 +24,7 @@ class Key:
         name: The dotted key.
         kind: Its type in words, such as "whole number >= 1".
         default: Its default in words; None where a value must be given.
-        meaning: One sentence.
+        meaning: Short sentences.
         examples: Overrides as one types them.
     """
 
@@ -153,18 +153,23 @@ def _kind(spec: dict[str, Any]) -> str:
 
     >>> _kind({"anyOf": [{"type": "integer", "minimum": 1}, {"type": "null"}]})
     'whole number >= 1, or null'
+    >>> _kind({"anyOf": [{"type": "boolean"}, {"type": "null"}]})
+    'true, false or null'
     """
-    if "anyOf" in spec:
-        return ", or ".join(_kind(branch) for branch in spec["anyOf"])
+    branches = spec.get("anyOf", [spec])
+    values = [value for branch in branches for value in _values(branch)]
+    if len(branches) == 2 == len(values):
+        return ", or ".join(values)
+    return " or ".join([", ".join(values[:-1]), values[-1]]) if values[1:] else values[0]
+
+
+def _values(spec: dict[str, Any]) -> list[str]:
+    """The values that a JSON schema without ``anyOf`` allows, or the one kind of them."""
     if "enum" in spec:
-        return ", ".join(map(str, spec["enum"][:-1])) + f" or {spec['enum'][-1]}"
-    words = {
-        "integer": "whole number",
-        "number": "number",
-        "boolean": "true or false",
-        "null": "null",
-        "object": "mapping",
-    }
+        return [str(value) for value in spec["enum"]]
+    if spec["type"] == "boolean":
+        return ["true", "false"]
+    words = {"integer": "whole number", "number": "number", "null": "null", "object": "mapping"}
     word = words.get(spec["type"], "text")
     if spec["type"] == "array":
         word = f"list of {_kind(spec['items'])}"
@@ -172,7 +177,7 @@ def _kind(spec: dict[str, Any]) -> str:
         word = "path"
     limits = {"minimum": ">=", "exclusiveMinimum": ">", "maximum": "<=", "exclusiveMaximum": "<"}
     shown = [f"{sign} {spec[name]:.10g}" for name, sign in limits.items() if name in spec]
-    return " ".join([word, " and ".join(shown)]) if shown else word
+    return [" ".join([word, " and ".join(shown)]) if shown else word]
 
 
 def _default(field: FieldInfo, group: str) -> str | None:

@@ -26,10 +26,10 @@ class TrainerConfig(Section):
         description="Lightning's precision; auto: bf16 on GPUs that support it, 16-bit on others, float32 on CPUs.",
         examples=["trainer.precision=bf16-mixed"],
     )
-    max_epochs: PositiveInt = Field(10, description="Epochs at most.", examples=["trainer.max_epochs=10"])
+    max_epochs: PositiveInt = Field(10, description="Maximum number of epochs.", examples=["trainer.max_epochs=10"])
     early_stopping_patience: PositiveInt | None = Field(
         None,
-        description="Epochs without a better val F1 after which training stops; null never stops early.",
+        description="Training stops after this many epochs without a better val F1; null never stops early.",
         examples=["trainer.early_stopping_patience=3"],
     )
     progress_bar: bool = Field(
@@ -38,7 +38,7 @@ class TrainerConfig(Section):
 
 
 class LoggerConfig(Section):
-    """Where curves and tables are logged besides the run directory."""
+    """Where curves and tables are logged in addition to the run directory."""
 
     name: Literal["wandb", "none"] = Field(
         "wandb",
@@ -55,27 +55,31 @@ class LoggerConfig(Section):
         None, description="W&B user or team; null uses your default.", examples=["logger.entity=my-team"]
     )
     group: Name | None = Field(
-        None, description="W&B group that the run belongs to; null for no group.", examples=["logger.group=ranks"]
+        None,
+        description="W&B group of the run. null: no group, or in a sweep the name of the sweep.",
+        examples=["logger.group=ranks"],
     )
     tags: list[str] = Field(default_factory=list, description="W&B tags of the run.", examples=["logger.tags=[trial]"])
 
 
 class SweepConfig(Section):
-    """How the runs of ``--multirun`` belong together; no key here changes a result."""
+    """How ``--multirun`` runs a sweep; no key here changes a result."""
 
     name: Name = Field(
         "sweep",
-        description="Folder below outputs/sweeps; the name of an earlier sweep continues it.",
+        description="Name of the sweep, and of its folder below outputs/sweeps. The name of an earlier sweep continues "
+        "that sweep.",
         examples=["sweep.name=first"],
         json_schema_extra={"default": "the time of the start"},
     )
     isolate: bool = Field(
         False,
-        description="Whether every run gets its own process, instead of one process that shares the loaded decoder.",
+        description="Whether every run gets its own process. Otherwise the runs share a process and the decoder that "
+        "it has loaded.",
         examples=["sweep.isolate=true"],
     )
     retries: NonNegativeInt = Field(
-        1, description="How often a failed run is retried before the sweep ends.", examples=["sweep.retries=0"]
+        1, description="How many times a failed run is retried before the sweep ends.", examples=["sweep.retries=0"]
     )
 
     @model_validator(mode="after")
@@ -90,35 +94,41 @@ class PrunerConfig(Section):
 
     name: Literal["none", "median", "hyperband"] = Field(
         "none",
-        description="Rule of Optuna that ends runs by their val F1 per epoch; none ends no run by comparison.",
+        description="Optuna's rule for ending runs early. It compares their val F1 after each epoch. none: no such "
+        "rule.",
         examples=["pruner=median"],
     )
     stop_collapsed: bool = Field(
         False,
-        description="Whether a run ends after the first epoch that shows that it has collapsed or diverged.",
+        description="Whether a run ends as soon as it predicts the same for every val text.",
         examples=["pruner.stop_collapsed=true"],
     )
     max_lag: float | None = Field(
         None,
         gt=0,
         le=1,
-        description="Fraction of the best run's val F1 by which a run may lag behind after as many epochs, from the "
-        "second epoch on; it shrinks towards the end of training, down to two standard errors; null: no such rule.",
+        description="How far a run may lag behind the best one, as a fraction of the best val F1 after as many epochs. "
+        "A run that lags further ends. The rule starts at the second epoch and gets stricter towards the end of "
+        "training; a lag of two standard errors is always allowed. null: no such rule.",
         examples=["pruner.max_lag=0.25"],
     )
     startup_runs: PositiveInt = Field(
-        4, description="Runs that must have ended before median ends others.", examples=["pruner.startup_runs=8"]
+        4,
+        description="Number of finished runs that median needs before it ends a run.",
+        examples=["pruner.startup_runs=8"],
     )
     warmup_fraction: float = Field(
         0.8,
         ge=0,
         le=1,
-        description="Fraction of trainer.max_epochs during which median ends no run.",
+        description="median ends no run before this fraction of trainer.max_epochs.",
         examples=["pruner.warmup_fraction=0.5"],
     )
     min_epochs: PositiveInt = Field(
-        1, description="Epochs of every run before hyperband may end it.", examples=["pruner.min_epochs=2"]
+        1, description="hyperband ends no run before this many epochs.", examples=["pruner.min_epochs=2"]
     )
     reduction_factor: AtLeastTwo = Field(
-        3, description="Hyperband keeps one out of this many runs at each rung.", examples=["pruner.reduction_factor=4"]
+        3,
+        description="At each of its comparisons hyperband keeps one of this many runs. The others end.",
+        examples=["pruner.reduction_factor=4"],
     )

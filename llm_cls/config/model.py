@@ -20,12 +20,14 @@ class ModelConfig(Section):
     )
     weights: Literal["pretrained", "random"] = Field(
         "pretrained",
-        description="random builds model.architecture without a download, for speed and memory trials.",
+        description="pretrained loads the weights of model.name. random builds model.architecture without a download, "
+        "for speed and memory trials.",
         examples=["model.weights=random"],
     )
     architecture: dict[str, Any] = Field(
         default_factory=dict,
-        description="Configuration of transformers for random weights; empty: that of model.name.",
+        description="Configuration of a network with random weights, with the keys of transformers. Empty: that of "
+        "model.name.",
         examples=["model.architecture.num_hidden_layers=2"],
     )
     tokenizer: Name | None = Field(
@@ -61,7 +63,7 @@ class LoraConfig(Section):
     enabled: bool = Field(True, description="Whether a LoRA adapter is added.", examples=["lora=none"])
     full: bool = Field(
         False,
-        description="Without an adapter: whether the whole network is trained, or only the head.",
+        description="Without an adapter, true trains the whole network and false only the head.",
         examples=["lora=full"],
     )
     r: PositiveInt = Field(32, description="Rank of the adapter.", examples=["lora=r32", "lora.r=12"])
@@ -124,7 +126,7 @@ class OptimizerConfig(Section):
         json_schema_extra={"must_be": "two numbers >= 0 and < 1"},
     )
     eps: float = Field(
-        1e-8, gt=0, description="Term that AdamW adds to the denominator.", examples=["optimizer.eps=1e-6"]
+        1e-8, gt=0, description="Small number that AdamW adds to the denominator.", examples=["optimizer.eps=1e-6"]
     )
     warmup_epochs: float = Field(
         1.0,
@@ -135,7 +137,8 @@ class OptimizerConfig(Section):
     max_grad_norm: float | None = Field(
         None,
         gt=0,
-        description="Norm to which the gradients are clipped together; null does not clip.",
+        description="Maximum norm of all gradients together. Larger gradients are scaled down to it. null does not "
+        "clip.",
         examples=["optimizer.max_grad_norm=1"],
     )
 
@@ -150,12 +153,12 @@ class EngineConfig(Section):
     )
     compile: bool | None = Field(
         None,
-        description="Whether layers without a fused form are compiled (fast and fp8); null: on GPUs.",
+        description="Whether layers without a fused form are compiled (fast and fp8). null: only on GPUs.",
         examples=["engine.compile=false"],
     )
     gradient_checkpointing: bool | None = Field(
         None,
-        description="Whether activations are recomputed to save memory; null: in as many layers as memory needs "
-        "(fast and fp8), or on GPUs (reference).",
+        description="Whether activations are recomputed to save memory. null: in as many layers as necessary (fast and "
+        "fp8), or in all layers on GPUs (reference).",
         examples=["engine.gradient_checkpointing=true"],
     )

@@ -101,7 +101,7 @@ def model_revision(config: ModelConfig, architecture: PretrainedConfig) -> str:
     return str(getattr(architecture, "_commit_hash", None) or config.revision or "unknown")
 
 
-def positions(architecture: PretrainedConfig) -> int | None:
+def max_positions(architecture: PretrainedConfig) -> int | None:
     """The longest text in tokens that the architecture accepts; None where it sets no limit."""
     limit = getattr(architecture, "max_position_embeddings", None) or getattr(architecture, "n_positions", None)
     if limit is not None and architecture.model_type in ("roberta", "xlm-roberta", "camembert", "luke"):

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from hydra.core.singleton import Singleton
-from hydra.core.utils import JobReturn, JobStatus, configure_log, filter_overrides, run_job, setup_globals
+from hydra.core.utils import JobReturn, JobStatus, configure_log, run_job, setup_globals
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, open_dict
@@ -64,7 +64,6 @@ class RayLauncher(Launcher):
         tasks = []
         try:
             for number, overrides in enumerate(job_overrides, initial_job_idx):
-                log.info("\t#%d : %s", number, " ".join(filter_overrides(overrides)))
                 config = self._context.config_loader.load_sweep_config(self._config, list(overrides))
                 with open_dict(config):
                     config.hydra.job.id = f"job_{number}"

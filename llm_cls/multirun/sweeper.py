@@ -2,6 +2,7 @@
 
 import logging
 import os
+import shlex
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -53,6 +54,8 @@ class GridSweeper(Sweeper):
             ConfigError: The launcher's package is not installed.
         """
         self._config, self._loader = config, hydra_context.config_loader
+        # It repeats all overrides for each run; the task itself prints those that differ.
+        logging.getLogger("hydra._internal.core_plugins.basic_launcher").setLevel(logging.WARNING)
         for key in config:  # resolves values that depend on the clock once for all runs: OmegaConf caches them
             with suppress(OmegaConfBaseException):  # reported when the runs are checked
                 if key != "hydra" and OmegaConf.is_config(config[key]):
@@ -126,6 +129,8 @@ class GridSweeper(Sweeper):
             attempts -= not waited  # the failed attempt of another process does not count
         if len(refused) < len(runs):
             log.info("%s", progress_line([run for run in runs if run.entry.directory not in refused]))
+            where = shlex.quote(f"dir={os.path.relpath(directory)}")
+            log.info("Next:\n  python -m llm_cls.status %s\n  python -m llm_cls.report %s", where, where)
         failed = []
         for run in runs:
             name = run.entry.directory

@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from llm_cls.metrics.percent import percent
 from llm_cls.reporting.baseline import Baseline, baseline_of
 from llm_cls.reporting.comparison import Comparison, PairedBootstrap, compared_settings, holm_corrected, sentence
 from llm_cls.reporting.corpora import same_data
-from llm_cls.reporting.formatting import percent
 from llm_cls.reporting.names import name_setting
 from llm_cls.reporting.predictions import read_test_predictions
 from llm_cls.reporting.runs import Run, describe_error, read_runs
@@ -127,10 +127,10 @@ def summary(found: Analysis) -> Sequence[str]:
     lines = [f"{len(found.runs)} run{'s' if len(found.runs) != 1 else ''}: {states}"]
     if found.winner is not None:
         f1, interval = percent(found.winner.test("f1")), found.winner.interval
-        words = f" (95 %: {percent(interval[0])} to {percent(interval[1])})" if interval else ""
+        words = f" (95 % interval: {percent(interval[0])} to {percent(interval[1])})" if interval else ""
         sd = found.winner.test_f1_sd
         spread = f", standard deviation {percent(sd)} over {len(found.winner.runs)} runs" if sd is not None else ""
-        lines.append(f"Winner on val: {found.name}, test F1 {f1}{words}{spread}")
+        lines.append(f"Winner on val: {found.name}, test F1 {f1} %{words}{spread}")
     if found.baseline is not None:
-        lines.append(f"TF-IDF baseline: test F1 {percent(found.baseline.scores.f1)}")
+        lines.append(f"TF-IDF baseline: test F1 {percent(found.baseline.scores.f1)} %")
     return [*lines, *found.verdict(), *found.notes]

@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from llm_cls.files import write_text
-from llm_cls.reporting.formatting import Kind, cell, percent, printable
+from llm_cls.metrics.percent import percent
+from llm_cls.reporting.formatting import Kind, cell, printable
 from llm_cls.reporting.tables import TABLES, Table
 
 # Characters at which a spreadsheet starts a formula (OWASP, "CSV Injection"), with the wide forms that it accepts in

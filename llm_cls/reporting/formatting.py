@@ -2,8 +2,9 @@
 
 import math
 import re
-from decimal import ROUND_HALF_UP, Decimal
 from typing import Any, Literal
+
+from llm_cls.metrics.percent import percent
 
 # "rate" is a learning rate, written as 5e-4; "percent" and "points" are fractions, written times 100 with two digits,
 # points with their sign.
@@ -34,11 +35,6 @@ def rate(value: float) -> str:
         return f"{value:g}"
     exponent = math.floor(math.log10(value) + 1e-9)
     return f"{value / 10.0**exponent:g}e{exponent}"
-
-
-def percent(value: float) -> Decimal:
-    """``100 * value`` with two digits, ties rounded away from zero as in the published tables; never -0.00."""
-    return (100 * Decimal(repr(float(value)))).quantize(Decimal("0.01"), ROUND_HALF_UP) + Decimal("0.00")
 
 
 def printable(text: str) -> str:

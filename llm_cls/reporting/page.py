@@ -10,6 +10,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from llm_cls.metrics.percent import percent
 from llm_cls.metrics.scores import METRICS
 from llm_cls.reporting import plots
 from llm_cls.reporting.analysis import Analysis
@@ -23,7 +24,7 @@ from llm_cls.reporting.details import (
     texts_tables,
 )
 from llm_cls.reporting.drawing import Plot
-from llm_cls.reporting.formatting import cell, percent, printable
+from llm_cls.reporting.formatting import cell, printable
 from llm_cls.reporting.names import full_name, replicates
 from llm_cls.reporting.provenance import provenance_tables
 from llm_cls.reporting.published import SOURCE, SOURCE_URL, published

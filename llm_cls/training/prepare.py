@@ -10,7 +10,7 @@ from llm_cls.config.schema import Config
 from llm_cls.data.corpus import Corpus
 from llm_cls.data.tokenizer import Tokenizer
 from llm_cls.errors import ConfigError
-from llm_cls.model.decoder import positions
+from llm_cls.model.decoder import max_positions
 from llm_cls.runs.identity import Facts, identity
 from llm_cls.runs.record import new_record
 from llm_cls.runs.schema import DataRecord, ModelRecord, RunRecord
@@ -74,7 +74,7 @@ def prepare(config: Config, shared: Shared) -> Inputs:
         check_fp8(hardware)
     _check_ranks(hardware)
     architecture, revision, tokenizer = shared.model(config.model)
-    limit = positions(architecture)
+    limit = max_positions(architecture)
     if limit is not None and config.data.max_length > limit:
         raise ConfigError(
             f"data.max_length must be <= {limit}, the positions of {config.model.name}, "

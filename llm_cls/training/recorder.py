@@ -14,6 +14,7 @@ from torch import Tensor
 from llm_cls.errors import ArtifactError
 from llm_cls.files import finite
 from llm_cls.metrics.evaluation import Evaluation
+from llm_cls.metrics.percent import percent
 from llm_cls.metrics.selection import improves
 from llm_cls.runs.directory import RunDirectory
 from llm_cls.runs.layout import SCHEMA_2_BEST
@@ -162,8 +163,8 @@ class RunRecorder(Checkpoint):
         """One line for people, and the figures for W&B."""
         if self._directory.writes:
             log.info(
-                "Epoch %d/%d: train loss %.4f, val loss %.4f, val F1 %.4f%s, %.0f s%s",
-                epoch.epoch, trainer.max_epochs, _or_nan(epoch.train_loss), val.loss, val.f1,
+                "Epoch %d/%d: train loss %.4f, val loss %.4f, val F1 %s %%%s, %.0f s%s",
+                epoch.epoch, trainer.max_epochs, _or_nan(epoch.train_loss), val.loss, percent(val.f1),
                 " (best)" if better else "", epoch.seconds, "; ended early by the pruner" if self.pruned else "",
             )  # fmt: skip
         figures = {f"val/{name}": value for name, value in val.figures().items() if value is not None}

@@ -25,7 +25,7 @@ def prediction_lines(evaluation: Evaluation, corpus: Corpus, split: str) -> Iter
         )
 
 
-def summarize(
+def collect_metrics(
     recorder: RunRecorder, val: Evaluation, test: Evaluation, labels: Sequence[str], seconds: float
 ) -> Metrics:
     """The content of ``metrics.json``.

@@ -27,7 +27,7 @@ from llm_cls.training.launch import is_first_process, launch_ranks, started_toge
 from llm_cls.training.module import ClassifierModule
 from llm_cls.training.prepare import Inputs, prepare
 from llm_cls.training.recorder import RunRecorder
-from llm_cls.training.result import prediction_lines, summarize
+from llm_cls.training.result import collect_metrics, prediction_lines
 from llm_cls.training.shared import Shared
 from llm_cls.training.trainer import build_trainer
 from llm_cls.training.wandb_logger import run_logger
@@ -58,10 +58,10 @@ def run(
     shared = shared or Shared()
     inputs = prepare(config, shared)
     directory = RunDirectory(path, writes=is_first_process())
-    if (metrics := _finished(directory, inputs)) is not None:
+    if (metrics := _earlier_result(directory, inputs)) is not None:
         return metrics
     with directory.lock():
-        if (metrics := _finished(directory, inputs)) is not None:  # another process completed it in the meantime
+        if (metrics := _earlier_result(directory, inputs)) is not None:  # another process completed it in the meantime
             return metrics
         for warning in inputs.corpus.warnings:
             log.warning("%s", warning)
@@ -80,7 +80,7 @@ def run(
         return metrics
 
 
-def _finished(directory: RunDirectory, inputs: Inputs) -> Metrics | None:
+def _earlier_result(directory: RunDirectory, inputs: Inputs) -> Metrics | None:
     """The result of the run, if it is already complete."""
     try:
         metrics = directory.result(inputs.identity)
@@ -89,7 +89,7 @@ def _finished(directory: RunDirectory, inputs: Inputs) -> Metrics | None:
             raise
         return None  # another process is just writing these files
     if metrics is not None:
-        say(f"{os.path.relpath(directory.path)} is finished already; nothing is trained")
+        say(f"{os.path.relpath(directory.path)} is already finished; nothing to train")
     return metrics
 
 
@@ -123,7 +123,7 @@ def train(directory: RunDirectory, inputs: Inputs, record: RunRecord, shared: Sh
         directory.check_exists()
         seconds = recorder.earlier_seconds + time.perf_counter() - started
         val, test = module.evaluations["val"], module.evaluations["test"]
-        metrics = summarize(recorder, val, test, corpus.labels, seconds)
+        metrics = collect_metrics(recorder, val, test, corpus.labels, seconds)
         for split, evaluation in module.evaluations.items():
             directory.write_predictions(split, prediction_lines(evaluation, corpus, split))
         if has_best and directory.writes:

@@ -229,15 +229,16 @@ def test_out_of_memory(train: Command, archive: Path) -> None:
 
 
 def test_output_folder_that_cannot_be_created(train: Command) -> None:
-    check(train("data=sample", "hydra.run.dir=/dev/null"), 4, "/dev/null: File exists. Write to another folder")
-    check(train("data=sample", f"hydra.run.dir={'x' * 300}"), 4, "File name too long. Write to another folder")
+    check(
+        train("data=sample", "hydra.run.dir=/dev/null"), 4, "/dev/null: File exists. Check the path: a file is where a"
+    )
+    check(train("data=sample", f"hydra.run.dir={'x' * 300}"), 4, "File name too long. Check the path")
 
 
 def test_output_folder_that_cannot_be_written(command: Command, archive: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("not a folder")
     done = command("train", *TINY, f"data.archive={archive}", "hydra.run.dir=file/run", cwd=tmp_path)
-    assert done.returncode == 4 and done.stderr.count("\n") == 1, done.stderr
-    assert "hydra.run.dir" in done.stderr
+    check(done, 4, "file/run: Not a directory. Check the path: a file is where a folder must be")
 
 
 @pytest.fixture
@@ -255,9 +256,9 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def test_full_disk(command: Command, archive: Path, tmp_path: Path, small_disk: Path) -> None:
-    """The best weights of the first epoch still fit, the checkpoint doesn't."""
+    """The checkpoint of the first epoch does not fit."""
     done = command("train", *TINY, f"data.archive={archive}", "logger=none", "hydra.run.dir=disk/run", cwd=tmp_path)
-    check(done, 4, "disk/run/checkpoints/last.ckpt: No space left on device. Free some space, or write to another")
+    check(done, 4, "disk/run/checkpoints/epoch-0001.ckpt: No space left on device. Free some space, or write to another")
     assert not list(small_disk.iterdir()), "nothing half-written"
 
 

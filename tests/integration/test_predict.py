@@ -10,8 +10,8 @@ import pandas
 import pytest
 
 from llm_cls.data.load import load_corpus
-from llm_cls.files import read_jsonl
 from llm_cls.runs.config_file import read_config
+from tests.jsonl import read_jsonl
 
 from .conftest import Command
 
@@ -106,7 +106,7 @@ def test_arguments_need_no_quoting(finished_run: Path, command: Command, tmp_pat
 @pytest.mark.parametrize(
     ("arguments", "code", "part"),
     [
-        (["output=file/out.csv"], 4, "file: File exists. Write to another folder"),
+        (["output=file/out.csv"], 4, "file: File exists. Check the path: a file is where a folder"),
         (["output=folder.csv"], 2, "is a folder"),
         (["output=out.csv", "id=idd"], 3, "has no column 'idd'. Did you mean 'id'?"),
     ],

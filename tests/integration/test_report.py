@@ -5,7 +5,6 @@ import csv
 import io
 import json
 import re
-import runpy
 import shutil
 import subprocess
 import sys
@@ -16,22 +15,21 @@ from unittest import mock
 import pandas as pd
 import pytest
 
+from llm_cls import report
+from llm_cls.cli import run_command
 from tests.integration.conftest import WORDS, Command
 from tests.unit.reporting.run_directories import make_published, make_run
 
 
 def _report(*arguments: str) -> subprocess.CompletedProcess[str]:
     """The command in this process, which saves the seconds that its imports take."""
-    out, err, code = io.StringIO(), io.StringIO(), 0
+    out, err = io.StringIO(), io.StringIO()
     with (
         mock.patch.object(sys, "argv", ["llm_cls.report", *arguments]),
         contextlib.redirect_stdout(out),
         contextlib.redirect_stderr(err),
     ):
-        try:
-            runpy.run_module("llm_cls.report", run_name="__main__")
-        except SystemExit as exit:
-            code = int(exit.code or 0)
+        code = run_command(report.main)
     return subprocess.CompletedProcess(arguments, code, out.getvalue(), err.getvalue())
 
 
@@ -43,7 +41,7 @@ def test_the_report_of_a_run_that_train_wrote(command: Command, finished_run: Pa
     record = json.loads((finished_run / "run.json").read_text(encoding="utf-8"))
     lines = done.stdout.splitlines()
     assert lines[0] == "1 run: 1 finished"
-    assert f"test F1 {100 * metrics['test']['f1']:.2f} (95 %: " in lines[1]
+    assert f"test F1 {100 * metrics['test']['f1']:.2f} % (95 % interval: " in lines[1]
     assert lines[2].startswith("TF-IDF baseline: test F1 "), "the baseline is fitted on the texts of the run"
     (row,) = csv.DictReader((tmp_path / "sweep" / "report" / "all.csv").read_text(encoding="utf-8").splitlines())
     assert row["run"] == "first" and row["state"] in ("finished", "collapsed")
@@ -71,7 +69,7 @@ def test_a_sweep_in_every_state_becomes_a_report(tmp_path: Path) -> None:
     assert (done.returncode, done.stderr) == (0, "")
     lines = done.stdout.splitlines()
     assert lines[0].startswith("7 runs: 3 finished")
-    assert lines[1].startswith("Winner on val: lr 5e-4, test F1 ") and "(95 %: " in lines[1]
+    assert lines[1].startswith("Winner on val: lr 5e-4, test F1 ") and "(95 % interval: " in lines[1]
     assert lines[-1] == f"Report: {tmp_path / 'report' / 'report.html'}"
     assert {path.name for path in (tmp_path / "report").iterdir()} == {
         "report.html", "all.csv", "all.md", "best.csv", "best.md", "lr.csv", "lr.md",

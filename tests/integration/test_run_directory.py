@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from sklearn.metrics import accuracy_score, f1_score, log_loss, precision_recall_fscore_support
 
-from llm_cls.files import read_jsonl
 from llm_cls.runs.config_file import read_config
+from tests.jsonl import read_jsonl
 
 from .conftest import TINY, Command
 
@@ -161,7 +161,7 @@ def test_finished_run_is_not_repeated(finished_run: Path, command: Command, arch
         "train", *TINY, f"data.archive={archive}", "hydra.run.dir=run", "logger=none", "data.micro_batch_size=4",
         cwd=finished_run.parent,
     )  # fmt: skip
-    assert again.returncode == 0 and "finished already" in again.stdout
+    assert again.returncode == 0 and "already finished" in again.stdout
     assert all(p.stat().st_mtime_ns == mtime for p, mtime in before.items())
 
 

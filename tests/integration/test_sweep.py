@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from llm_cls.files import read_jsonl
 from llm_cls.runs import layout
+from tests.jsonl import read_jsonl
 
 from .conftest import TIMEOUT, TINY, WORDS, Command, Program, Start
 from .processes import state_names, sweep_states, wait_for
@@ -45,6 +45,12 @@ def undisturbed(command: Command, archive: Path, tmp_path_factory: pytest.TempPa
     done = command("train", *line, cwd=folder)
     assert done.returncode == 0, done.stderr
     assert "4 of 4 runs are done" in done.stdout and "to go" in done.stdout
+    lines = done.stdout.splitlines()
+    assert sorted(line for line in lines if "template=" in line) == [f"Run {name}" for name in NAMES], "what differs"
+    assert lines[-3:] == [
+        "Next:",
+        *(f"  python -m llm_cls.{name} dir=outputs/sweeps/grid" for name in ("status", "report")),
+    ]
     return folder / "outputs" / "sweeps" / "grid"
 
 
@@ -134,7 +140,7 @@ def test_the_same_command_again_trains_nothing(command: Command, archive: Path, 
     line = ["--multirun", *TINY, *GRID, f"data.archive={archive}", "logger=none", "sweep.name=grid"]
     done = command("train", *line, cwd=undisturbed.parents[2])
     assert done.returncode == 0 and "Epoch" not in done.stdout, done.stderr
-    assert done.stdout.count("is finished already") == len(NAMES)
+    assert done.stdout.count("is already finished") == len(NAMES)
     assert snapshot(undisturbed) == before
     wider = [*line, "optimizer.lr=1e-3,2e-3,5e-3", "trainer.max_epochs=3"]
     refused = command("train", *wider, cwd=undisturbed.parents[2])
@@ -146,7 +152,7 @@ def test_the_same_command_again_trains_nothing(command: Command, archive: Path, 
     assert unknown.returncode == 6 and unknown.stderr.count("is finished, but is not this run: model.name:") == 4
     assert snapshot(undisturbed) == planned, "a refused command leaves no trace"
     swapped = command("train", *[a for a in line if a not in GRID], *reversed(GRID), cwd=undisturbed.parents[2])
-    assert swapped.returncode == 0 and swapped.stdout.count("is finished already") == len(NAMES), "the order of axes"
+    assert swapped.returncode == 0 and swapped.stdout.count("is already finished") == len(NAMES), "the order of axes"
     after = snapshot(undisturbed)
     assert {k: v for k, v in after.items() if k in before and Path(k).parent != undisturbed} == {
         k: v for k, v in before.items() if Path(k).parent != undisturbed
@@ -180,7 +186,7 @@ def test_failures_are_recorded_and_retried(command: Command, sweep: list[str], t
     assert shown.returncode == 0 and shown.stdout.count("failed") == 3 and "2 of 4 runs are done" in shown.stdout
     again = command("train", *[a.replace("4096", "48") for a in line], cwd=tmp_path)
     assert again.returncode == 0, "another grid below the same name"
-    assert again.stdout.count("is finished already") == 2
+    assert again.stdout.count("is already finished") == 2
 
 
 def test_a_transient_failure_is_retried_once(command: Command, sweep: list[str], tmp_path: Path) -> None:
@@ -305,7 +311,7 @@ def test_an_interrupted_sweep_resumes(
     assert names == ["finished", "interrupted", "planned", "planned"]
     done = command("train", *sweep, *GRID, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("is finished already") == 1 and "Resuming after the last epoch" in done.stdout
+    assert done.stdout.count("is already finished") == 1 and "Resuming after the last epoch" in done.stdout
     assert_same_results(tmp_path / "sweep", undisturbed)
 
 

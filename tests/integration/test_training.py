@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from llm_cls.files import read_jsonl
 from tests.fork_server import ForkServer
+from tests.jsonl import read_jsonl
 
 from .conftest import TIMEOUT, TINY, Command, Start
 from .processes import alive, children, wait_for

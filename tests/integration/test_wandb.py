@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from sklearn.metrics import confusion_matrix
 
-from llm_cls.files import read_jsonl
+from tests.jsonl import read_jsonl
 
 from .conftest import TIMEOUT, TINY, Command, Start
 from .processes import children, state_names, wait_for

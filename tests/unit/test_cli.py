@@ -1,5 +1,6 @@
 """What a command prints reaches whoever can read it, and nobody's absence is a fault."""
 
+import errno
 import os
 import subprocess
 import sys
@@ -45,19 +46,24 @@ def test_out_of_memory_of_any_device(text: str, amount: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("error", "line"),
+    ("number", "fix"),
     [
-        (OSError(28, "x", "a"), "a: No space left on device. Free some space, or write to another folder"),
-        (OSError(21, "x", "a"), "a: Is a directory. Write to another folder"),
-        (OSError(36, "x", "a"), "a: File name too long. Write to another folder"),
-        (FileNotFoundError(2, "x", "a"), "a: No such file or directory. Write to another folder"),
+        (errno.ENOSPC, "Free some space, or write to another folder (training: hydra.run.dir=DIR; "),
+        (errno.EROFS, "Write to another folder (training: hydra.run.dir=DIR; "),
+        (errno.EIO, "Check the disk, "),
+        (errno.EACCES, "Check the permissions, "),
+        (errno.ENOENT, "Check the path"),
+        (errno.ENAMETOOLONG, "Check the path"),
+        (errno.ENOTDIR, "Check the path: a file is where a folder must be"),
+        (errno.EISDIR, "Check the path: a folder is where a file must be"),
     ],
 )
-def test_faults_of_the_disk(error: OSError, line: str) -> None:
-    assert summarize(error) == (
-        f"{line} (training: hydra.run.dir=DIR; its cache: data.cache_dir=DIR)",
-        ResourceError.exit_code,
-    )
+def test_faults_of_paths_and_of_the_disk(number: int, fix: str) -> None:
+    """Each has its own fix: a path that cannot be read is not mended by writing elsewhere."""
+    line, code = summarize(OSError(number, "x", "a"))
+    assert line.startswith(f"a: {os.strerror(number)}. {fix}")
+    assert ("write to" in line.lower()) == (number in (errno.ENOSPC, errno.EROFS))
+    assert code == ResourceError.exit_code
 
 
 def test_the_shell_completes_groups_choices_and_keys() -> None:

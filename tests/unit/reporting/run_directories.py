@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 import yaml
 
-from llm_cls.files import read_jsonl, sha256_json, write_json, write_jsonl
+from llm_cls.files import sha256_json, write_json, write_jsonl
 from llm_cls.metrics.scores import confusion_matrix, per_class, scores
 from llm_cls.metrics.statistics import f1_ci95
+from tests.jsonl import read_jsonl
 
 LABELS = (
     "dokujo-tsushin", "it-life-hack", "kaden-channel", "livedoor-homme", "movie-enter", "peachy", "smax",

@@ -8,11 +8,12 @@ import pytest
 import yaml
 
 from llm_cls.errors import ConfigError
-from llm_cls.files import read_jsonl, write_json, write_jsonl
+from llm_cls.files import write_json, write_jsonl
 from llm_cls.reporting.corpora import same_data
 from llm_cls.reporting.runs import read_runs
 from llm_cls.reporting.settings import as_number, best, best_per, group, shown_lr_series
 from llm_cls.runs.config_file import read_config
+from tests.jsonl import read_jsonl
 from tests.unit.reporting.run_directories import LABELS, make_run, replace_json
 
 

@@ -8,8 +8,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from llm_cls.metrics.percent import percent
 from llm_cls.reporting.export import defuse, to_csv, to_markdown
-from llm_cls.reporting.formatting import cell, percent, rate
+from llm_cls.reporting.formatting import cell, rate
 from llm_cls.reporting.published import published_rows
 from llm_cls.reporting.runs import read_runs
 from llm_cls.reporting.settings import group

@@ -17,7 +17,6 @@ from llm_cls.config.schema import OptimizerConfig
 from llm_cls.data.batches import EvalBatches, TrainSteps, step_indices
 from llm_cls.data.tokens import Tokens
 from llm_cls.errors import ArtifactError, OtherRunError
-from llm_cls.files import read_jsonl
 from llm_cls.metrics.evaluation import evaluate
 from llm_cls.runs.directory import RunDirectory
 from llm_cls.training.checkpoints import AtomicCheckpointIO, find_checkpoint
@@ -25,6 +24,7 @@ from llm_cls.training.devices import Hardware
 from llm_cls.training.module import ClassifierModule
 from llm_cls.training.optimizer import build_optimizer, build_schedule
 from llm_cls.training.recorder import RunRecorder
+from tests.jsonl import read_jsonl
 
 
 def test_weight_decay_spares_vectors() -> None:

@@ -11,6 +11,7 @@ from llm_cls.config.schema import DataConfig
 from llm_cls.data.corpus import SPLITS, texts_in_two_splits
 from llm_cls.data.load import load_corpus
 from llm_cls.data.sources.sample import load_sample
+from llm_cls.errors import ArtifactError
 
 ROWS = [{"id": f"t{i:02d}", "label": "ba"[i % 2], "title": f"題{i}", "body": f"文{i}\n続き"} for i in range(25)]
 
@@ -40,6 +41,28 @@ def test_split_depends_on_the_seed_and_not_on_the_order(tmp_path: Path) -> None:
     assert load_sample(config, path).splits != load_sample(reseeded, path).splits
 
 
+@pytest.mark.parametrize(
+    ("line", "fault"),
+    [
+        (b'{"id": "x", "label"', "EOF"),
+        (b"[1, 2]", "object"),
+        (b'{"id": "x", "label": "a", "title": "t"}', "body is missing"),
+        (b'{"id": 7, "label": "a", "title": "t", "body": "b"}', "id must be a valid string, got 7"),
+        (b'{"id": "\xff", "label": "a", "title": "t", "body": "b"}', "invalid unicode"),
+    ],
+)
+def test_a_damaged_line_is_named(tmp_path: Path, line: bytes, fault: str) -> None:
+    path = write(tmp_path / "s.jsonl", ROWS[:2])
+    path.write_bytes(path.read_bytes() + line + b"\n")
+    with pytest.raises(ArtifactError, match=f"s.jsonl, line 3, is damaged: .*{fault}.* Install llm_cls again$"):
+        load_sample(DataConfig(name="sample", cache_dir=tmp_path), path)
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match=r"s.jsonl is missing. Install llm_cls again"):
+        load_sample(DataConfig(name="sample", cache_dir=tmp_path), tmp_path / "s.jsonl")
+
+
 def test_shipped_sample_is_as_its_readme_says(tmp_path: Path) -> None:
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.linear_model import LogisticRegression
@@ -62,6 +85,6 @@ def test_shipped_sample_is_as_its_readme_says(tmp_path: Path) -> None:
 
 def test_shipped_sample_is_composed_of_its_material() -> None:
     from llm_cls.assets.sample.compose import FOLDER, compose
-    from llm_cls.files import read_jsonl
+    from tests.jsonl import read_jsonl
 
     assert compose() == read_jsonl(FOLDER / "sample.jsonl")
