@@ -143,7 +143,7 @@ def _summary(metrics: Metrics, config: Config, directory: Path) -> str:
             f"Best epoch {metrics.best_epoch} of {metrics.epochs_run}, chosen on val; {metrics.seconds.total:.0f} s",
             f"  val   F1 {_percent(val.f1)}   accuracy {_percent(val.accuracy)}   ({val.n} texts)",
             f"  test  F1 {_percent(test.f1)}   accuracy {_percent(test.accuracy)}   ({test.n} texts; "
-            f"95 % interval of F1: {_percent(low)} to {_percent(high)})",
+            f"95 % interval of F1: {percent(low)} to {percent(high)})",
         ]
         if metrics.status == "diverged":
             lines += ["The training diverged after that epoch. Try a smaller optimizer.lr."]

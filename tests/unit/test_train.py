@@ -21,7 +21,7 @@ def metrics(collapsed: bool = False) -> Metrics:
 def test_scores_are_in_percent_as_in_the_report() -> None:
     shown = _summary(metrics(), config(), Path("run"))
     assert "val   F1 97.93 %   accuracy 90.00 %   (10 texts)" in shown
-    assert "95 % interval of F1: 90.00 % to 100.00 %)" in shown
+    assert "95 % interval of F1: 90.00 to 100.00)" in shown
 
 
 @pytest.mark.parametrize(
