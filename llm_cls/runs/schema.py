@@ -8,6 +8,8 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, RootModel, field_validator, model_validator
 
+from llm_cls.redaction import MayHoldSecret
+
 SCHEMA = 2  # schema 1 had a different ``identity``
 
 Status = Literal["finished", "diverged", "pruned"]
@@ -148,7 +150,7 @@ class RunRecord(FileContent):
     schema_version: int = Field(1, alias="schema")
     run_id: str
     identity: dict[str, Any] | None = None
-    overrides: list[str] = Field(default_factory=list)
+    overrides: list[MayHoldSecret] = Field(default_factory=list)
     git_commit: str | None = None
     versions: dict[str, str | None] = Field(default_factory=dict)
     data: DataRecord
@@ -176,7 +178,7 @@ class RunRecord(FileContent):
 class Failure(FileContent):
     """``failed.json``: why a run of a sweep failed."""
 
-    reason: str
+    reason: MayHoldSecret
     exit_code: int
 
 
