@@ -125,11 +125,11 @@ def train(directory: RunDirectory, inputs: Inputs, record: RunRecord, shared: Sh
             directory.write_predictions(split, prediction_lines(evaluation, corpus, split))
         if has_best and directory.writes:
             save_artifact(module.classifier, tokenizer, corpus.labels, config, directory.path / layout.MODEL)
-        logger.log_results(metrics, test, corpus)
-    if pruner is not None:
-        pruner.end(metrics.val.f1, recorder.pruned)
-    directory.commit(record.model_copy(update={"finished_at": now()}), metrics)
-    trainer.strategy.barrier()  # no process ends before the result is written
+        if pruner is not None:
+            pruner.end(metrics.val.f1, recorder.pruned)
+        directory.commit(record.model_copy(update={"finished_at": now()}), metrics)
+        trainer.strategy.barrier()  # no process ends before the result is written
+        logger.log_results(metrics, test, corpus)  # after the result, because W&B may not answer
     if not config.lora.full:
         shared.return_decoder(module.classifier.release(), config)
     return metrics
