@@ -8,9 +8,11 @@ import re
 import sys
 import traceback
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stdout
 
 from llm_cls.errors import EXIT_UNEXPECTED, LlmClsError, ResourceError, RunInterrupted, first_line
+from llm_cls.redaction import redact, redact_logs
 from llm_cls.signals import install_handlers, remove_handlers, signals_first
 
 _FOLDERS = "training: hydra.run.dir=DIR; its cache: data.cache_dir=DIR"
@@ -29,6 +31,7 @@ _FIXES = {  # whether a file was read or written is not known here
 def run_command(command: Callable[[], object]) -> int:
     """Runs ``command`` and returns the exit code; a fault that the user can fix is printed as one line."""
     install_handlers()
+    redact_logs()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a character that the terminal cannot show must not end a run
             stream.reconfigure(errors="backslashreplace")
@@ -47,9 +50,17 @@ def run_command(command: Callable[[], object]) -> int:
 def say(text: str) -> None:
     """Prints ``text``; a closed pipe, as with ``| head``, is not an error."""
     try:
-        print(text, flush=True)
+        print(redact(text), flush=True)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+@contextmanager
+def redacted_stdout() -> Iterator[None]:
+    """Prints what others print to stdout, without secrets, when the block ends."""
+    with redirect_stdout(io.StringIO()) as shown:
+        yield
+    say(shown.getvalue().removesuffix("\n"))
 
 
 def report(error: BaseException) -> int:
@@ -59,7 +70,7 @@ def report(error: BaseException) -> int:
     """
     known = _known(error)
     if known is None:
-        traceback.print_exception(error)
+        sys.stderr.write(redact("".join(traceback.format_exception(error))))
         return EXIT_UNEXPECTED
     for line in str(known).splitlines():
         print(f"Error: {printable(line)}", file=sys.stderr)
@@ -75,8 +86,8 @@ def summarize(error: BaseException) -> tuple[str, int]:
 
 
 def printable(text: str) -> str:
-    """``text`` with control characters escaped: user input may contain anything, and terminals obey escapes."""
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+    """``text`` without secrets and with control characters escaped: user input may contain anything."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in redact(text))  # terminals obey escapes
 
 
 def _known(raised: BaseException) -> LlmClsError | RunInterrupted | None:
@@ -109,5 +120,6 @@ def quiet_libraries() -> None:
     """Limits the log to what a user of this package can use. Lightning sets its levels when it is imported."""
     for name in ("lightning", "lightning.pytorch", "lightning.fabric", "torch.distributed", "httpx", "filelock"):
         logging.getLogger(name).setLevel(logging.ERROR)
+    redact_logs()  # in the processes of launchers as well, which do not call run_command
     logging.raiseExceptions = False  # a log line that cannot be written must not end a run
     warnings.filterwarnings("ignore", module=r"(lightning|torch|peft|transformers)\..*")

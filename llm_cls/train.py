@@ -4,6 +4,7 @@ import os
 import shlex
 import sys
 import warnings
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from llm_cls.cli import quiet_libraries, report, run_command, say, summarize
+from llm_cls.cli import quiet_libraries, redacted_stdout, report, run_command, say, summarize
 from llm_cls.config.compose import accept_plain_values, split_flags, to_type
 from llm_cls.config.groups import CONF
 from llm_cls.config.help import train_help
@@ -65,8 +66,10 @@ def main() -> None:
             failures.append(error)
             return None
 
+    asks = any(flag.startswith(("--cfg", "--info")) for flag in flags)  # Hydra prints the configuration
     try:
-        hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(task)()
+        with redacted_stdout() if asks else nullcontext():
+            hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(task)()
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         if isinstance(error.__cause__ or error.__context__, OSError):
             raise  # Hydra could not open the log

@@ -7,6 +7,7 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from llm_cls.config.fields import AtLeastThree, AtLeastTwo, Name, NonNegativeInt, PositiveInt, Section, Seed
+from llm_cls.redaction import MayHoldSecret
 
 
 class TemplateConfig(Section):
@@ -53,9 +54,9 @@ class DataConfig(Section):
         examples=["data.cache_dir=/scratch/llm_cls"],
         json_schema_extra={"default": "$LLM_CLS_CACHE, or ~/.cache/llm_cls"},
     )
-    url: str | None = Field(
+    url: MayHoldSecret | None = Field(
         None,
-        description="Address of the livedoor archive (data=livedoor).",
+        description="Address of the livedoor archive (data=livedoor); passwords and tokens in it are not stored.",
         examples=["data.url=https://www.rondhuit.com/download/ldcc-20140209.tar.gz"],
     )
     archive: Path | None = Field(

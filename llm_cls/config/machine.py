@@ -59,6 +59,12 @@ class LoggerConfig(Section):
         description="W&B group of the run. null: no group, or in a sweep the name of the sweep.",
         examples=["logger.group=ranks"],
     )
+    timeout_seconds: float = Field(
+        300,
+        gt=0,
+        description="Time that W&B may take to start, to log or to finish; then the run goes on without it.",
+        examples=["logger.timeout_seconds=60"],
+    )
     tags: list[str] = Field(default_factory=list, description="W&B tags of the run.", examples=["logger.tags=[trial]"])
 
 

@@ -6,12 +6,13 @@ pooch, the usual library for this, does not resume, has no lock between processe
 
 import logging
 import time
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import requests
 from tqdm import tqdm
 
 from llm_cls.errors import DataError
+from llm_cls.redaction import redact
 
 log = logging.getLogger(__name__)
 
@@ -61,7 +62,9 @@ def download(url: str, path: Path, max_bytes: int, alternative: str) -> None:
                 break  # nothing has ever arrived: there is no network
         except requests.RequestException as error:
             reason = type(error).__name__
-    raise DataError(f"{url} could not be downloaded: {reason}. Download it by other means and set {alternative}")
+    raise DataError(
+        f"{redact(url)} could not be downloaded: {reason}. Download it by other means and set {alternative}"
+    )
 
 
 class _TooLargeError(Exception):
@@ -80,7 +83,9 @@ def _attempt(url: str, path: Path, max_bytes: int) -> bool:
         total = have + int(length) if length is not None else None
         if (total or 0) > max_bytes:
             raise _TooLargeError
-        bar = tqdm(total=total, initial=have, unit="B", unit_scale=True, desc=f"Downloading {url.rpartition('/')[2]}")
+        bar = tqdm(
+            total=total, initial=have, unit="B", unit_scale=True, desc=f"Downloading {PurePosixPath(redact(url)).name}"
+        )
         with path.open("ab" if resumed else "wb") as file, bar:
             try:
                 for piece in response.iter_content(1 << 16):

@@ -25,6 +25,7 @@ from llm_cls.config.schema import Config, parse_config
 from llm_cls.errors import ConfigError, OtherRunError, ResourceError, RunInterrupted, SweepError
 from llm_cls.files import write_text
 from llm_cls.multirun.grid import latest, plan, refuse_intervals, spread
+from llm_cls.redaction import redact_tree
 from llm_cls.runs import layout
 from llm_cls.runs.identity import settings
 from llm_cls.runs.sweep import Entry, PlannedRun, progress_line, read_plan, read_states, write_plan
@@ -95,7 +96,8 @@ class GridSweeper(Sweeper):
         entries, config = self._with_known_names(directory, checked), checked[-1][1]
         record = directory / layout.SWEEP_CONFIG
         if write_plan(directory, entries) or not record.is_file():  # a refused sweep leaves no trace
-            write_text(record, OmegaConf.to_yaml(self._config))
+            values = redact_tree(OmegaConf.to_container(self._config))
+            write_text(record, OmegaConf.to_yaml(OmegaConf.create(values)))
         log.info("%s: %d runs", directory, len(entries))
         try:
             self._work(directory, entries, config)
@@ -108,6 +110,7 @@ class GridSweeper(Sweeper):
         # A pruner compares runs, so the first ones should be spread over the grid.
         left = entries if config.pruner.name == "none" else [entries[i] for i in spread(len(entries))]
         launched, attempts = 0, 1 + config.sweep.retries
+        given = {entry.directory: entry for entry in entries}  # the plan on disk lacks their secrets
         reasons: dict[str, str] = {}
         refused: set[str] = set()
         while left and attempts:
@@ -122,7 +125,7 @@ class GridSweeper(Sweeper):
             launched += len(left)
             runs, waited = self._wait_for_others(directory, entries)
             left = [
-                run.entry
+                given[run.entry.directory]
                 for run in runs
                 if not (run.state.is_complete or run.is_hopeless or run.entry.directory in refused)
             ]
@@ -186,7 +189,9 @@ class GridSweeper(Sweeper):
         planned = {entry.directory: entry for entry in read_plan(directory)}
         names = {entry.directory for entry, _ in checked}
         as_before = {
-            e.directory for e, _ in checked if e.directory in planned and e.overrides == planned[e.directory].overrides
+            e.directory
+            for e, _ in checked
+            if e.directory in planned and e.stored().overrides == planned[e.directory].overrides
         }
         known = self._results(planned.values()) if as_before < names else {}  # composing hundreds of runs takes seconds
         entries = []

@@ -122,12 +122,12 @@ def _fit(run: Run) -> dict[str, dict[str, str]]:
         ImportError: scikit-learn is missing.
     """
     from llm_cls.data.load import load_corpus
+    from llm_cls.data.sources.livedoor import cached_archive
     from llm_cls.runs.config_file import read_config
 
     config = read_config(run.path / layout.CONFIG).data
     if config.name == "livedoor" and config.archive is None:
-        assert config.url is not None
-        archive = config.cache_dir / "livedoor" / config.url.rpartition("/")[2]
+        archive = cached_archive(config)
         if not archive.is_file():  # a report never downloads a corpus
             raise LlmClsError(f"the texts are not on this machine: {archive} is missing")
         config = config.model_copy(update={"archive": archive})

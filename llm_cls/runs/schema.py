@@ -18,6 +18,8 @@ from pydantic import (
     model_validator,
 )
 
+from llm_cls.redaction import MayHoldSecret
+
 SCHEMA = 3  # schema 1 had a different ``identity``; schemas 1 and 2 had no manifest of the run
 
 Status = Literal["finished", "diverged", "pruned"]
@@ -158,7 +160,7 @@ class RunRecord(FileContent):
     schema_version: int = Field(1, alias="schema")
     run_id: str
     identity: dict[str, Any] | None = None
-    overrides: list[str] = Field(default_factory=list)
+    overrides: list[MayHoldSecret] = Field(default_factory=list)
     git_commit: str | None = None
     versions: dict[str, str | None] = Field(default_factory=dict)
     data: DataRecord
@@ -186,7 +188,7 @@ class RunRecord(FileContent):
 class Failure(FileContent):
     """``failed.json``: why a run of a sweep failed."""
 
-    reason: str
+    reason: MayHoldSecret
     exit_code: int
 
 

@@ -16,6 +16,7 @@ from pydantic import field_validator
 from llm_cls.config.schema import Config
 from llm_cls.errors import ConfigError, DataError
 from llm_cls.files import sha256_json
+from llm_cls.redaction import MayHoldSecret, redact
 from llm_cls.runs import layout
 from llm_cls.runs.content import read_lines, write_lines
 from llm_cls.runs.schema import FileContent
@@ -35,8 +36,8 @@ class Entry(FileContent):
     """
 
     directory: str
-    overrides: list[str]
-    swept: list[str]
+    overrides: list[MayHoldSecret]
+    swept: list[MayHoldSecret]
 
     @field_validator("directory")
     @classmethod
@@ -44,6 +45,10 @@ class Entry(FileContent):
         if not name or name.startswith(".") or _UNSAFE.search(name):
             raise ValueError(f"must be the name of a folder in that of the sweep, got {name!r}")
         return name
+
+    def stored(self) -> "Entry":
+        """The entry as the plan holds it: without secrets."""
+        return Entry.model_validate(self.model_dump())
 
 
 @dataclass(frozen=True)
@@ -60,10 +65,11 @@ class PlannedRun:
 
 
 def directory_name(swept: Sequence[str]) -> str:
-    """A folder name for the run with these overrides; different ones never get the same name."""
-    name = ",".join(swept) or "run"
+    """A folder name for the run with these overrides; those that differ in more than secrets get different names."""
+    shown = list(map(redact, swept))
+    name = ",".join(shown) or "run"
     safe = _UNSAFE.sub("_", name).encode()[:_LONGEST_NAME].decode(errors="ignore").lstrip(".")
-    return safe if safe == name else f"{safe}-{sha256_json(list(swept))[:8]}"
+    return safe if safe == name else f"{safe}-{sha256_json(shown)[:8]}"
 
 
 def write_plan(directory: Path, entries: Sequence[Entry]) -> bool:
@@ -72,7 +78,7 @@ def write_plan(directory: Path, entries: Sequence[Entry]) -> bool:
     with filelock.FileLock(directory / f".{layout.PLAN}.lock"):
         known = read_plan(directory)
         planned = {entry.directory: entry for entry in known}
-        for entry in entries:
+        for entry in (entry.stored() for entry in entries):
             if entry.directory not in planned or not (directory / entry.directory / layout.RECORD).is_file():
                 planned[entry.directory] = entry
         if list(planned.values()) == known:

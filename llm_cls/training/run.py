@@ -131,8 +131,8 @@ def train(directory: RunDirectory, inputs: Inputs, record: RunRecord, shared: Sh
         if pruner is not None:
             pruner.end(metrics.val.f1, recorder.pruned)
         directory.commit(record.model_copy(update={"finished_at": now()}), metrics)
-        logger.log_results(metrics, test, corpus)  # after the result is written: W&B may hang
-    trainer.strategy.barrier()  # no process ends before the result is written
+        trainer.strategy.barrier()  # no process ends before the result is written
+        logger.log_results(metrics, test, corpus)  # after the result, because W&B may not answer
     if not config.lora.full:
         shared.return_decoder(module.classifier.release(), config)
     return metrics

@@ -1,32 +1,37 @@
 """W&B through Lightning's logger. It never asks for input, and a failure of W&B never stops a run."""
 
 import logging
-import netrc
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
-from urllib.parse import urlparse
 
 from lightning.pytorch.loggers import WandbLogger
 
+from llm_cls.bounded import call_within
 from llm_cls.cli import summarize
 from llm_cls.config.schema import Config
 from llm_cls.data.corpus import Corpus
 from llm_cls.errors import first_line
 from llm_cls.metrics.evaluation import Evaluation
-from llm_cls.runs.content import plain
 from llm_cls.runs.directory import RunDirectory
 from llm_cls.runs.schema import Metrics, RunRecord
+from llm_cls.training.wandb_session import end_service, start
 
 log = logging.getLogger(__name__)
 
 
 class _TolerantLogger(WandbLogger):
-    """Lightning's logger, which stops logging once W&B has failed, for example because its process was killed."""
+    """Lightning's logger, which stops logging once W&B has failed, for example because its process was killed.
+
+    Attributes:
+        failed: Whether it has.
+        seconds: How long one call of W&B may take.
+    """
 
     failed = False
+    seconds = 0.0
 
     def log_metrics(self, metrics: Any, step: int | None = None) -> None:
         """See ``WandbLogger``."""
@@ -41,10 +46,12 @@ class _TolerantLogger(WandbLogger):
         if self.failed:
             return
         try:
-            action()
+            call_within(self.seconds, action)
         except Exception as error:
             self.failed = True
             log.warning("W&B failed, the run continues without it: %s", first_line(error))
+            if isinstance(error, TimeoutError):
+                end_service()
 
 
 class RunLogger:
@@ -100,7 +107,8 @@ def run_logger(config: Config, directory: RunDirectory, record: RunRecord) -> It
         yield RunLogger(None)
         return
     os.environ.setdefault("WANDB_SILENT", "true")  # its messages would break the progress bar
-    logger = RunLogger(_start(config, directory.path, record))
+    seconds = config.logger.timeout_seconds
+    logger = RunLogger(_lightning_logger(start(config, directory.path, record), seconds))
     code = 0
     try:
         yield logger
@@ -108,66 +116,28 @@ def run_logger(config: Config, directory: RunDirectory, record: RunRecord) -> It
         code = summarize(error)[1]
         raise
     finally:
-        _finish(logger, code)
+        _finish(logger, code, seconds)
 
 
-def _start(config: Config, directory: Path, record: RunRecord) -> _TolerantLogger | None:
-    import wandb
-
-    modes = ["offline"]
-    if config.logger.mode == "online" or (config.logger.mode == "auto" and _has_key()):
-        modes = ["online", "offline"]
-    if os.environ.get("WANDB_MODE") in ("offline", "disabled"):
-        modes = [os.environ["WANDB_MODE"]]
-    for mode in modes:
-        settings = wandb.Settings(mode=mode, silent=True, console="off", init_timeout=30, disable_git=True)
-        try:
-            run = wandb.init(
-                name=directory.name,
-                dir=str(directory),
-                project=config.logger.project,
-                entity=config.logger.entity,
-                group=config.logger.group,
-                tags=config.logger.tags,
-                config={**config.model_dump(mode="json"), "run": plain(record)},
-                settings=settings,
-            )
-            logger = _TolerantLogger(experiment=run)
-        except Exception as error:  # no error of W&B may stop the training
-            log.warning("W&B could not be started %s: %s", mode, first_line(error))
-            _drop_service()
-        else:
-            return logger
-    return None
+def _lightning_logger(run: Any, seconds: float) -> _TolerantLogger | None:
+    if run is None:
+        return None
+    logger = _TolerantLogger(experiment=run)
+    logger.seconds = seconds
+    return logger
 
 
-def _has_key() -> bool:
-    """Whether an API key is in the environment, the settings or ``.netrc``; never asks for one."""
-    if os.environ.get("WANDB_API_KEY"):
-        return True
-    host = urlparse(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname or "api.wandb.ai"
-    try:
-        return netrc.netrc(os.environ.get("NETRC")).authenticators(host) is not None
-    except (OSError, netrc.NetrcParseError):
-        return False
-
-
-def _finish(logger: RunLogger, code: int) -> None:
-    if logger._wandb is None:
+def _finish(logger: RunLogger, code: int, seconds: float) -> None:
+    run = logger._wandb
+    if run is None:
         return
-    offline, folder = logger._wandb.offline, Path(logger._wandb.dir).parent
+    offline, folder = run.offline, os.path.relpath(Path(run.dir).parent)
+    sync = f"wandb sync {'' if offline else '--include-online '}{folder}"
     try:
-        logger._wandb.finish(exit_code=code)
+        call_within(seconds, lambda: run.finish(exit_code=code))
     except Exception as error:
-        log.warning("W&B could not finish its run: %s", first_line(error))
-        _drop_service()
-    if offline and code == 0:
-        log.info("W&B was offline. Upload this run with: wandb sync %s", os.path.relpath(folder))
-
-
-def _drop_service() -> None:
-    """Drops W&B's process, which may be dead, so that the next run of a sweep starts another."""
-    import wandb
-
-    with suppress(Exception, SystemExit):
-        wandb.teardown()
+        log.warning("W&B could not finish its run: %s. Upload it with: %s", first_line(error), sync)
+        end_service()
+    else:
+        if offline and code == 0:
+            log.info("W&B was offline. Upload this run with: %s", sync)

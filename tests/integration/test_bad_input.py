@@ -258,7 +258,9 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 def test_full_disk(command: Command, archive: Path, tmp_path: Path, small_disk: Path) -> None:
     """The checkpoint of the first epoch does not fit."""
     done = command("train", *TINY, f"data.archive={archive}", "logger=none", "hydra.run.dir=disk/run", cwd=tmp_path)
-    check(done, 4, "disk/run/checkpoints/epoch-0001.ckpt: No space left on device. Free some space, or write to another")
+    check(
+        done, 4, "disk/run/checkpoints/epoch-0001.ckpt: No space left on device. Free some space, or write to another"
+    )
     assert not list(small_disk.iterdir()), "nothing half-written"
 
 

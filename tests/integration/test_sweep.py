@@ -69,7 +69,7 @@ def results(run: Path) -> dict[str, Any]:
             rows = read_jsonl(path) if path.suffix == ".jsonl" else [json.loads(path.read_text(encoding="utf-8"))]
             found[name] = [{key: value for key, value in row.items() if key not in MEASURED} for row in rows]
         else:
-            found[name] = None if name in RECORDS else path.read_bytes()
+            found[name] = None if name in (*RECORDS, "manifest.json") else path.read_bytes()
     assert {*RESULTS, "history.jsonl", "metrics.json", "model/manifest.json"} <= found.keys()
     return found
 

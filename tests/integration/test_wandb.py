@@ -12,7 +12,7 @@ from sklearn.metrics import confusion_matrix
 from tests.jsonl import read_jsonl
 
 from .conftest import TIMEOUT, TINY, Command, Start
-from .processes import children, state_names, wait_for
+from .processes import alive, children, state_names, wait_for
 from .test_run_directory import load
 from .wandb_files import item_key, read_table, read_wandb
 
@@ -31,6 +31,29 @@ def test_the_runs_of_a_sweep_outlive_the_process_of_wandb(start: Start, archive:
     assert "W&B" in (tmp_path / "sweep" / "template=1" / "train.log").read_text(encoding="utf-8")
     kinds = {record.WhichOneof("record_type") for record in read_wandb(tmp_path / "sweep" / "template=2")}
     assert {"history", "exit"} <= kinds
+
+
+def test_a_run_ends_where_the_process_of_wandb_is_stopped(start: Start, archive: Path, tmp_path: Path) -> None:
+    line = [*TINY, f"data.archive={archive}", "trainer.max_epochs=4", "hydra.run.dir=run", "logger.timeout_seconds=3"]
+    process = start(*line, cwd=tmp_path)
+    wait_for(tmp_path / "run" / "checkpoints" / "last.ckpt", process)
+    (service,) = [pid for pid in children(process.pid) if "wandb" in Path(f"/proc/{pid}/comm").read_text()]
+    os.kill(service, signal.SIGSTOP)
+    _, errors = process.communicate(timeout=TIMEOUT)
+    assert (process.returncode, errors) == (0, "")
+    assert (tmp_path / "run" / "metrics.json").is_file() and not alive(service)
+    assert "Upload it with: wandb sync run/wandb/offline-run-" in (tmp_path / "run" / "train.log").read_text("utf-8")
+
+
+def test_a_resumed_run_has_one_identity(start: Start, command: Command, archive: Path, tmp_path: Path) -> None:
+    line = [*TINY, f"data.archive={archive}", "trainer.max_epochs=3", "hydra.run.dir=run"]
+    process = start(*line, cwd=tmp_path)
+    wait_for(tmp_path / "run" / "checkpoints" / "last.ckpt", process)
+    process.kill()
+    process.wait()
+    assert command("train", *line, cwd=tmp_path).returncode == 0
+    folders = sorted((tmp_path / "run" / "wandb").glob("offline-run-*"))
+    assert len(folders) == 2 and len({folder.name.rpartition("-")[2] for folder in folders}) == 1
 
 
 def test_each_run_ends_with_its_own_exit_code(start: Start, archive: Path, tmp_path: Path) -> None:

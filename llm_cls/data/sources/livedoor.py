@@ -5,7 +5,7 @@ import logging
 import unicodedata
 from collections import Counter
 from contextlib import suppress
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 
 from filelock import FileLock
 
@@ -15,6 +15,7 @@ from llm_cls.data.corpus import Corpus, Text
 from llm_cls.data.download import download
 from llm_cls.data.split import reference_split, split_texts
 from llm_cls.errors import ConfigError, DataError
+from llm_cls.redaction import REDACTED, redact
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +48,7 @@ def load_livedoor(config: DataConfig) -> Corpus:
         files = read_archive(config.archive)
     else:
         files = _read_or_download(config)
-    source = str(config.archive or config.url)
+    source = str(config.archive or redact(config.url or ""))
     texts = [_article(source, name, content) for name, content in files.items()]
     labels = tuple(sorted({text.label for text in texts}))
     if len(labels) < 2:
@@ -92,14 +93,24 @@ def _deviations(texts: list[Text], digest: str) -> tuple[str, ...]:
     return tuple(warnings)
 
 
+def cached_archive(config: DataConfig) -> Path:
+    """Where the download of ``data.url`` is kept; the name does not depend on secrets."""
+    return config.cache_dir / "livedoor" / PurePosixPath(redact(config.url or "")).name
+
+
 def _read_or_download(config: DataConfig) -> dict[str, bytes]:
     """The articles of the cached archive, which is downloaded where it is missing or damaged."""
     if not config.url:
         raise ConfigError("data.url and data.archive are missing. Try data.archive=PATH")
-    path = config.cache_dir / "livedoor" / PurePosixPath(config.url).name
+    path = cached_archive(config)
     if path.is_file():
         with suppress(DataError):  # read once more below, under the lock
             return read_archive(path)
+    if REDACTED in config.url:
+        raise ConfigError(
+            f"data.url={config.url} is a stored address, without its password or token. Give the whole one, or "
+            "data.archive=PATH"
+        )
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{path}.lock"):  # several processes share one download
         if path.is_file():

@@ -1,5 +1,6 @@
 """A server for downloads that breaks connections and refuses requests when told to."""
 
+import base64
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -16,6 +17,8 @@ class Server(ThreadingHTTPServer):
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
         self.ranges: list[str | None] = []
+        self.paths: list[str] = []
+        self.credentials: list[str] = []
         self.url = f"http://127.0.0.1:{self.server_port}/ldcc.tar.gz"
 
 
@@ -26,6 +29,9 @@ class Handler(BaseHTTPRequestHandler):
         server = self.server
         asked = self.headers.get("Range")
         server.ranges.append(asked)
+        server.paths.append(self.path)
+        if authorization := self.headers.get("Authorization"):
+            server.credentials.append(base64.b64decode(authorization.removeprefix("Basic ")).decode())
         start = int(asked.removeprefix("bytes=").rstrip("-")) if asked and server.honours_range else 0
         if server.status != 200 or start >= len(server.content):
             self.send_error(server.status if server.status != 200 else 416)

@@ -7,14 +7,16 @@ from unittest.mock import Mock
 import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import OmegaConf
 
 from llm_cls.config.compose import accept_plain_values
 from llm_cls.config.groups import CONF
-from llm_cls.errors import ConfigError
+from llm_cls.errors import ConfigError, SweepError
 from llm_cls.multirun.grid import latest, plan, spread
 from llm_cls.multirun.ray_launcher import RayLauncher, _gpus
 from llm_cls.multirun.sweeper import GridSweeper
+from llm_cls.runs.sweep import read_plan, write_plan
 
 accept_plain_values()
 
@@ -105,3 +107,27 @@ def test_more_gpus_than_available_are_refused() -> None:
         with pytest.raises(ConfigError, match=r"num_gpus must be <= 2, the GPUs of this machine, got 4"):
             _gpus({"num_gpus": given}, config, 2, local=True)
     assert _gpus({"num_gpus": 4}, config, 2, local=False) == 4, "a cluster may grow"
+
+
+def test_runs_that_differ_in_secrets_alone_are_one_run() -> None:
+    jobs = [[f"data.url=http://me:{word}@h/x?token={word}&v={v}"] for word in ("a", "b") for v in (1, 2)]
+    entries = plan(jobs)
+    assert len(entries) == 2 and all("REDACTED" in entry.directory for entry in entries)
+    assert entries[0].overrides == jobs[0], "the run itself needs the true address"
+    assert plan(jobs[2:])[0].directory == entries[0].directory
+
+
+def test_a_retried_run_gets_the_true_address(tmp_path: Path) -> None:
+    """The plan on disk lacks the password."""
+    entry = plan([["data.url=http://me:pw@h/x"]])[0]
+    write_plan(tmp_path, [entry])
+    assert read_plan(tmp_path)[0].overrides == ["data.url=http://REDACTED@h/x"]
+    sweeper = GridSweeper()
+    sweeper._config = OmegaConf.create({"hydra": {"sweep": {"dir": str(tmp_path)}}})
+    sweeper._launcher = Mock()
+    sweeper._launcher.launch.return_value = [JobReturn(status=JobStatus.FAILED, _return_value=RuntimeError("crashed"))]
+    config = Mock(**{"sweep.retries": 1, "pruner.name": "none"})
+    with pytest.raises(SweepError, match="crashed"):
+        sweeper._work(tmp_path, [entry], config)
+    launched = [call.args[0][0][0] for call in sweeper._launcher.launch.call_args_list]
+    assert launched == entry.overrides * 2
