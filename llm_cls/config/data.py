@@ -59,6 +59,19 @@ class DataConfig(Section):
         description="Address of the livedoor archive (data=livedoor); passwords and tokens in it are not stored.",
         examples=["data.url=https://www.rondhuit.com/download/ldcc-20140209.tar.gz"],
     )
+    download_timeout_seconds: float = Field(
+        1800,
+        gt=0,
+        description="Time that the download of the archive, or waiting for that of another process, may take "
+        "(data=livedoor).",
+        examples=["data.download_timeout_seconds=600"],
+    )
+    download_stall_seconds: float = Field(
+        60,
+        gt=0,
+        description="Time without a byte after which the download is tried again (data=livedoor).",
+        examples=["data.download_stall_seconds=10"],
+    )
     archive: Path | None = Field(
         None,
         description="Local copy of the livedoor archive, instead of the download (data=livedoor).",

@@ -23,6 +23,8 @@ NO_EFFECT: Mapping[str, str] = {
     "trainer.num_nodes": "the texts of an optimizer step are the same on any number of machines",
     "trainer.progress_bar": "changes the display only",
     "data.cache_dir": "a folder for downloads and tokens",
+    "data.download_timeout_seconds": "a limit for the download, whose content counts",
+    "data.download_stall_seconds": "a limit for the download, whose content counts",
     "data.micro_batch_size": "splits an optimizer step to save memory; the gradient is the same sum",
     "data.eval_batch_size": "groups texts for scoring; each text is scored on its own",
     "engine.gradient_checkpointing": "recomputes the same activations to save memory",

@@ -7,14 +7,13 @@ from collections import Counter
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
 
-from filelock import FileLock
-
 from llm_cls.config.schema import DataConfig
 from llm_cls.data.archive import MAX_TOTAL_BYTES, read_archive
 from llm_cls.data.corpus import Corpus, Text
-from llm_cls.data.download import download
+from llm_cls.data.download import Limits, download
 from llm_cls.data.split import reference_split, split_texts
 from llm_cls.errors import ConfigError, DataError
+from llm_cls.locks import hold_file
 from llm_cls.redaction import REDACTED, redact
 
 log = logging.getLogger(__name__)
@@ -41,6 +40,7 @@ def load_livedoor(config: DataConfig) -> Corpus:
     Raises:
         ConfigError: Neither a URL nor a local archive is given.
         DataError: The archive could not be downloaded or read, or is not the corpus.
+        ResourceError: Another process, which may be stopped, does not end its download.
     """
     if config.archive is not None:
         if not config.archive.is_file():
@@ -112,7 +112,9 @@ def _read_or_download(config: DataConfig) -> dict[str, bytes]:
             "data.archive=PATH"
         )
     path.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{path}.lock"):  # several processes share one download
+    limits = Limits(config.download_timeout_seconds, config.download_stall_seconds, MAX_TOTAL_BYTES)
+    lock = path.with_name(f"{path.name}.lock")  # several processes share one download
+    with hold_file(lock, limits.total_seconds, "data.download_timeout_seconds", ", or set data.archive=PATH"):
         if path.is_file():
             try:
                 return read_archive(path)
@@ -122,7 +124,7 @@ def _read_or_download(config: DataConfig) -> dict[str, bytes]:
         part = path.with_name(f"{path.name}.part")
         while True:
             resumed = part.exists()
-            download(config.url, part, MAX_TOTAL_BYTES, "data.archive=PATH")
+            download(config.url, part, limits, "data.archive=PATH")
             try:
                 files = read_archive(part)
             except DataError:

@@ -13,7 +13,7 @@ import pytest
 from llm_cls.config.schema import DataConfig
 from llm_cls.data.corpus import SPLITS, Corpus, Text
 from llm_cls.data.sources.livedoor import load_livedoor
-from llm_cls.errors import ConfigError, DataError
+from llm_cls.errors import ConfigError, DataError, ResourceError
 from tests.unit.data.archives import ARTICLES, END, GOOD, member, tar
 from tests.unit.data.server import Server
 
@@ -147,6 +147,41 @@ def test_two_processes_share_one_download(server: Server, tmp_path: Path) -> Non
     digests = [process.communicate(timeout=120)[0].strip() for process in both]
     assert [process.returncode for process in both] == [0, 0]
     assert digests[0] == digests[1] != "" and server.ranges == [None]
+
+
+def test_a_stopped_holder_of_the_lock_is_not_waited_for_for_ever(server: Server, tmp_path: Path) -> None:
+    code = (
+        "import os, signal, sys; from pathlib import Path; from llm_cls.locks import hold_file\n"
+        "with hold_file(Path(sys.argv[1]), 1, 'x'):\n"
+        "    print('held', flush=True); os.kill(os.getpid(), signal.SIGSTOP)"
+    )
+    lock = tmp_path / "livedoor" / "ldcc.tar.gz.lock"
+    lock.parent.mkdir()
+    with subprocess.Popen([sys.executable, "-c", code, str(lock)], stdout=subprocess.PIPE, text=True) as holder:
+        try:
+            assert holder.stdout and holder.stdout.readline() == "held\n"
+            config = DataConfig(name="livedoor", cache_dir=tmp_path, url=server.url, download_timeout_seconds=0.2)
+            with pytest.raises(ResourceError) as caught:
+                load_livedoor(config)
+        finally:
+            holder.kill()
+    message = str(caught.value)
+    assert caught.value.exit_code == 4 and str(lock) in message and "\n" not in message
+    assert f"process {holder.pid} holds it" in message and f"kill -CONT {holder.pid}" in message
+    assert "data.download_timeout_seconds" in message and "data.archive=PATH" in message
+    assert len(everything(download(server, tmp_path))) == 12, "the lock of a dead process is free"
+
+
+def test_the_cache_does_not_depend_on_secrets(server: Server, tmp_path: Path) -> None:
+    """A process that has only the stored address finds the download, but cannot repeat it."""
+    address = server.url.replace("//", "//me:pw@")
+    config = DataConfig(name="livedoor", cache_dir=tmp_path, url=f"{address}?token=abc")
+    load_livedoor(config)
+    stored = DataConfig(**config.model_dump(mode="json"))
+    assert "REDACTED" in str(stored.url) and len(everything(load_livedoor(stored))) == 12
+    assert len(server.ranges) == 1
+    with pytest.raises(ConfigError, match="stored address, without its password or token"):
+        load_livedoor(stored.model_copy(update={"cache_dir": tmp_path / "other"}))
 
 
 def test_damaged_cache_is_replaced(server: Server, tmp_path: Path) -> None:
