@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -27,6 +28,15 @@ def test_only_the_files_of_the_contract(finished_run: Path) -> None:
     }  # fmt: skip
     assert not list((finished_run / "checkpoints").iterdir()), "a finished run resumes nothing"
     assert not [p for p in finished_run.rglob("*.tmp")]
+
+
+def test_others_may_read_all_files_as_the_umask_says(finished_run: Path) -> None:
+    umask = os.umask(0)
+    os.umask(umask)
+    for path in finished_run.rglob("*"):
+        if "wandb" not in path.parts and path.name != ".lock":
+            wanted = 0o777 if path.is_dir() else 0o666
+            assert path.stat().st_mode & 0o777 == wanted & ~umask, path
 
 
 def test_config_is_the_full_configuration(finished_run: Path) -> None:
