@@ -22,7 +22,7 @@ _PATTERNS = (
     re.compile(rf"(?P<kept>[?&;#](?:{_NAME}(?:{_WORDS}){_NAME}|sig|auth|pw)=)(?:[^&#\s\"'<>]|'(?=\w))+", re.I),
     # hydra.job.env_set.WANDB_API_KEY=abc and HF_TOKEN=abc; not pad_token_id=0 or a word in a text.
     re.compile(
-        rf"(?P<kept>(?<![\w.?&])(?:(?:\w+\.)+\w*?|[A-Z][A-Z0-9_]*_)(?i:api_?key|token|secret|password|credentials?)=)"
+        rf"(?P<kept>(?<![\w.?&])(?:(?:\w+\.)+\w*?|[A-Z][A-Z0-9_]*_)(?i:api_?key|token|secret|password|credentials?)=)(?!{REDACTED})"
         rf"(?:{_QUOTED})"
     ),
     # Keys of the Hugging Face hub and of W&B, wherever they are; the older ones of W&B look like commits.
