@@ -22,8 +22,8 @@ _PATTERNS = (
     re.compile(rf"(?P<kept>[?&;#](?:{_NAME}(?:{_WORDS}){_NAME}|sig|auth|pw)=)(?:[^&#\s\"'<>]|'(?=\w))+", re.I),
     # hydra.job.env_set.WANDB_API_KEY=abc and HF_TOKEN=abc; not pad_token_id=0 or a word in a text.
     re.compile(
-        rf"(?P<kept>(?<![\w.?&])(?:(?:\w+\.)+\w*?|[A-Z][A-Z0-9_]*_)(?i:api_?key|token|secret|password|credentials?)=)(?!{REDACTED})"
-        rf"(?:{_QUOTED})"
+        rf"(?P<kept>(?<![\w.?&])(?:(?:\w+\.)+\w*?|[A-Z][A-Z0-9_]*_)(?i:api_?key|token|secret|password|credentials?)=)"
+        rf"(?!{REDACTED})(?:{_QUOTED})"  # not again, in the name of a folder
     ),
     # Keys of the Hugging Face hub and of W&B, wherever they are; the older ones of W&B look like commits.
     re.compile(r"(?P<kept>\b)(?:hf_[A-Za-z0-9]{16,}|wandb_v\d_\w{16,})"),
