@@ -23,7 +23,7 @@ _PATTERNS = (
     # hydra.job.env_set.WANDB_API_KEY=abc and HF_TOKEN=abc; not pad_token_id=0 or a word in a text.
     re.compile(
         rf"(?P<kept>(?<![\w.?&])(?:(?:\w+\.)+\w*?|[A-Z][A-Z0-9_]*_)(?i:api_?key|token|secret|password|credentials?)=)"
-        rf"(?:{_QUOTED})"
+        rf"(?!{REDACTED})(?:{_QUOTED})"  # not again, in the name of a folder
     ),
     # Keys of the Hugging Face hub and of W&B, wherever they are; the older ones of W&B look like commits.
     re.compile(r"(?P<kept>\b)(?:hf_[A-Za-z0-9]{16,}|wandb_v\d_\w{16,})"),

@@ -59,8 +59,12 @@ def test_a_run_shows_no_secrets(command: Command, source: Server, tmp_path: Path
     assert_hidden(tmp_path, done.stdout, done.stderr, again.stdout, again.stderr, report.stdout)
 
 
-def test_a_sweep_shows_no_secrets(command: Command, source: Server, tmp_path: Path) -> None:
-    """The secrets are swept as well, with another token when the sweep is repeated."""
+@pytest.mark.parametrize("isolate", ["false", pytest.param("true", marks=pytest.mark.slow)])
+def test_a_sweep_shows_no_secrets(command: Command, source: Server, tmp_path: Path, isolate: str) -> None:
+    """The secrets are swept as well, with another token when the sweep is repeated.
+
+    A run in its own process has only the stored address.
+    """
     line = [
         "--multirun",
         *TINY,
@@ -69,6 +73,7 @@ def test_a_sweep_shows_no_secrets(command: Command, source: Server, tmp_path: Pa
         "data.cache_dir=cache",
         "logger=wandb",
     ]
+    line += [f"sweep.isolate={isolate}"]
     url = override(source)
     outputs = []
     for token in (TOKEN, "canarytoken2"):

@@ -16,6 +16,7 @@ from llm_cls.errors import ConfigError, SweepError
 from llm_cls.multirun.grid import latest, plan, spread
 from llm_cls.multirun.ray_launcher import RayLauncher, _gpus
 from llm_cls.multirun.sweeper import GridSweeper
+from llm_cls.redaction import redact
 from llm_cls.runs.sweep import read_plan, write_plan
 
 accept_plain_values()
@@ -110,9 +111,11 @@ def test_more_gpus_than_available_are_refused() -> None:
 
 
 def test_runs_that_differ_in_secrets_alone_are_one_run() -> None:
-    jobs = [[f"data.url=http://me:{word}@h/x?token={word}&v={v}"] for word in ("a", "b") for v in (1, 2)]
+    jobs = [[f"data.url=http://me:{word}@h/x.gz?token={word}&v={v}"] for word in ("a", "b") for v in (1, 2)]
     entries = plan(jobs)
     assert len(entries) == 2 and all("REDACTED" in entry.directory for entry in entries)
+    path = f"sweep/{entries[0].directory}/config.yaml"
+    assert redact(path) == path, "messages name the folder"
     assert entries[0].overrides == jobs[0], "the run itself needs the true address"
     assert plan(jobs[2:])[0].directory == entries[0].directory
 
