@@ -1,6 +1,5 @@
 """The saved classifier: ``model/`` of a run directory, each file under its sha256."""
 
-import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from llm_cls.files import sha256_file, write_json
 from llm_cls.model.classifier import TextClassifier
 from llm_cls.runs.content import read_content
 from llm_cls.runs.layout import ADAPTER, HEAD, LABELS, MANIFEST, NETWORK
-from llm_cls.runs.schema import Manifest
+from llm_cls.runs.schema import Labels, Manifest
 
 
 def save_artifact(
@@ -78,8 +77,15 @@ def verify_artifact(directory: Path) -> None:
 
 
 def read_labels(directory: Path) -> tuple[str, ...]:
-    """The labels, in the order of the head's outputs."""
-    return tuple(json.loads((directory / LABELS).read_text(encoding="utf-8")))
+    """The labels, in the order of the head's outputs.
+
+    Raises:
+        ArtifactError: The file is missing or damaged.
+    """
+    labels = read_content(directory / LABELS, Labels, "Restore it or train the run again")
+    if labels is None:
+        raise ArtifactError(f"{directory / LABELS} is missing. Restore it or train the run again")
+    return tuple(labels.root)
 
 
 def load_artifact(decoder: PreTrainedModel, config: Config, directory: Path) -> TextClassifier:

@@ -1,15 +1,17 @@
 """``config.yaml``: the full resolved configuration of a run."""
 
+import re
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from llm_cls.config.messages import validate
+from llm_cls.config.messages import echo, validate
 from llm_cls.config.schema import Config
 from llm_cls.errors import ArtifactError, ConfigError, first_line
 
 _MAX_DEPTH = 50  # a configuration has four levels
+_HUGE = re.compile(r"[-+]?(0[xb][\da-fA-F_]{20,}|[\d_:]{20,})")  # 20 digits; a hash of digits alone is in quotes
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the C one is ten times as fast
 
 
@@ -41,7 +43,7 @@ def read_values(path: Path) -> dict[str, Any] | None:
     """
     try:
         text = path.read_text(encoding="utf-8")
-        _check_depth(text)
+        _check_loadable(text)
         values = yaml.load(text, Loader=_LOADER)
         if not isinstance(values, dict):
             raise ValueError("it must hold keys and values")
@@ -53,10 +55,15 @@ def read_values(path: Path) -> dict[str, Any] | None:
     return values
 
 
-def _check_depth(text: str) -> None:
-    """Refuses deep nesting, at which the loader, which recurses in C, would end the interpreter."""
+def _check_loadable(text: str) -> None:
+    """Refuses what can be loaded but not used: huge numbers, which Python neither converts to float nor prints.
+
+    At deep nesting the loader, which recurses in C, would end the interpreter.
+    """
     depth = 0
     for event in yaml.parse(text, Loader=_LOADER):
+        if isinstance(event, yaml.ScalarEvent) and not event.style and _HUGE.fullmatch(event.value):
+            raise ValueError(f"the number {echo(event.value)} is too large")
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
         if depth > _MAX_DEPTH:
             raise ValueError(f"it is nested more than {_MAX_DEPTH} levels deep")

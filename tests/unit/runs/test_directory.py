@@ -223,5 +223,7 @@ def test_a_damaged_learning_curve_hides_no_result(tmp_path: Path) -> None:
 
 def test_a_deeply_nested_configuration_is_damaged_and_ends_no_process(tmp_path: Path) -> None:
     (tmp_path / layout.CONFIG).write_text("[" * 200_000)
-    with pytest.raises(ArtifactError, match="nested more than 50 levels"):
+    with pytest.raises(
+        ArtifactError, match="nested more than 50 levels|maximum nesting depth"
+    ):  # ours, or newer libyaml
         read_config(tmp_path / layout.CONFIG)
