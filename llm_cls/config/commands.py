@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, field_validator
 
-from llm_cls.config.fields import Name, PositiveInt, Section
+from llm_cls.config.fields import Location, Name, PositiveInt, Section
 
 
 def _refuse_empty(value: Any) -> Any:
@@ -15,20 +15,20 @@ def _refuse_empty(value: Any) -> Any:
     return value
 
 
-Location = Annotated[Path, BeforeValidator(_refuse_empty)]
+Given = Annotated[Location, BeforeValidator(_refuse_empty)]
 
 
 class PredictArguments(Section):
     """Labels new texts with a finished run."""
 
-    run: Location = Field(
+    run: Given = Field(
         description="Run directory of a finished run.", examples=["run=outputs/runs/2026-01-31/12-00-00-000000"]
     )
-    input: Location = Field(
+    input: Given = Field(
         description="CSV, TSV, JSONL or Parquet file with the columns that the run was trained on.",
         examples=["input=texts.csv"],
     )
-    output: Location = Field(
+    output: Given = Field(
         description="CSV, TSV or JSONL file to write: a row for each text, in the order of the input.",
         examples=["output=labels.csv"],
     )
@@ -72,7 +72,7 @@ class PredictArguments(Section):
 class ReportArguments(Section):
     """Writes tables, plots and statistics over all runs below a directory."""
 
-    dir: Location = Field(
+    dir: Given = Field(
         description="Directory with runs below it; the report is written to report/ there.",
         examples=["dir=outputs/sweeps/NAME"],
     )
@@ -90,13 +90,13 @@ class ReportArguments(Section):
 class StatusArguments(Section):
     """Shows how far the runs of a sweep are."""
 
-    dir: Location = Field(description="Directory of a sweep.", examples=["dir=outputs/sweeps/NAME"])
+    dir: Given = Field(description="Directory of a sweep.", examples=["dir=outputs/sweeps/NAME"])
 
 
 class DashboardArguments(Section):
     """Shows the curves of local runs in W&B's terminal viewer, without an account."""
 
-    dir: Location = Field(Path("outputs"), description="Directory with runs below it.", examples=["dir=outputs/runs"])
+    dir: Given = Field(Path("outputs"), description="Directory with runs below it.", examples=["dir=outputs/runs"])
 
 
 class BenchmarkArguments(Section):
@@ -110,7 +110,7 @@ class BenchmarkArguments(Section):
     fit: bool = Field(
         True, description="Whether the largest micro batch that fits the memory is searched.", examples=["fit=false"]
     )
-    output: Location | None = Field(
+    output: Given | None = Field(
         None,
         description="JSON file with the measurements.",
         examples=["output=speed.json"],
