@@ -8,10 +8,10 @@ import re
 import sys
 import traceback
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 
-from llm_cls.errors import EXIT_UNEXPECTED, LlmClsError, ResourceError, RunInterrupted, first_line
+from llm_cls.errors import EXIT_UNEXPECTED, ConfigError, LlmClsError, ResourceError, RunInterrupted, first_line
 from llm_cls.redaction import redact, redact_logs
 from llm_cls.signals import install_handlers, remove_handlers, signals_first
 
@@ -36,6 +36,7 @@ def run_command(command: Callable[[], object]) -> int:
         if isinstance(stream, io.TextIOWrapper):  # a character that the terminal cannot show must not end a run
             stream.reconfigure(errors="backslashreplace")
     try:
+        _check_encoding(sys.argv[1:])
         with signals_first():  # an interrupted library may raise its own error afterwards
             command()
     except SystemExit:
@@ -88,6 +89,23 @@ def summarize(error: BaseException) -> tuple[str, int]:
 def printable(text: str) -> str:
     """``text`` without secrets and with control characters escaped: user input may contain anything."""
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in redact(text))  # terminals obey escapes
+
+
+def _check_encoding(arguments: Sequence[str]) -> None:
+    """Refuses arguments that Python could not decode, because they could not be written to a file either.
+
+    Raises:
+        ConfigError: One is not text in this locale.
+    """
+    for argument in arguments:
+        try:
+            argument.encode()
+        except UnicodeEncodeError:
+            try:
+                text = os.fsencode(argument).decode()
+            except UnicodeError:
+                raise ConfigError(f"{argument} must be UTF-8. Rename the file, or type the text again") from None
+            raise ConfigError(f"{text} is not text in this locale, which lacks UTF-8. Set PYTHONUTF8=1") from None
 
 
 def _known(raised: BaseException) -> LlmClsError | RunInterrupted | None:

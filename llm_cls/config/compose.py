@@ -28,6 +28,8 @@ def accept_plain_values() -> None:
         for override in parsed:
             if override.key_or_group in GROUPS and isinstance(override._value, list | dict):
                 raise ConfigError(f"{override.input_line} must name one choice. Try {override.key_or_group}=NAME")
+            if override.is_delete():
+                continue
             if override.key_or_group in GROUPS and isinstance(override._value, int | float | None):
                 override._value = (override.input_line or "").partition("=")[2].strip()
             if override.key_or_group.startswith("model.architecture") and override.type == OverrideType.CHANGE:
@@ -97,6 +99,16 @@ def to_type_quoted(key: str, value: str) -> str:
     if not re.search(r"['\"$`\\!]", value):
         return f"\"{key}='{value}'\""
     return shlex.quote(f"{key}={quoted(value)}" if '"' in value else f'{key}="{value}"')
+
+
+def to_type_list(key: str, value: str) -> str:
+    """The override that makes a list of the values ``value``, which commas separate.
+
+    >>> print(to_type_list("seed", "1,2"), to_type_list("logger.tags", "a,本"))
+    seed=[1,2] "logger.tags=[a,'本']"
+    """
+    listed = "[" + _quote_other_letters(f"={value}")[1:] + "]"
+    return f"{key}={listed}" if value.isascii() else f'"{key}={listed}"'
 
 
 def _quote_other_letters(override: str) -> str:

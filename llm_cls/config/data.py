@@ -1,12 +1,11 @@
 """The sections that choose the texts and the form in which the network reads them."""
 
 import string
-from pathlib import Path
 from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from llm_cls.config.fields import AtLeastThree, AtLeastTwo, Name, NonNegativeInt, PositiveInt, Section, Seed
+from llm_cls.config.fields import AtLeastThree, AtLeastTwo, Location, Name, NonNegativeInt, PositiveInt, Section, Seed
 from llm_cls.redaction import MayHoldSecret
 
 
@@ -49,7 +48,7 @@ class DataConfig(Section):
         description="Name of the corpus: one of the choices of the group data.",
         examples=["data=sample"],
     )
-    cache_dir: Path = Field(
+    cache_dir: Location = Field(
         description="Folder for the downloaded archive and for the token cache.",
         examples=["data.cache_dir=/scratch/llm_cls"],
         json_schema_extra={"default": "$LLM_CLS_CACHE, or ~/.cache/llm_cls"},
@@ -72,25 +71,25 @@ class DataConfig(Section):
         description="Time without a byte after which the download is tried again (data=livedoor).",
         examples=["data.download_stall_seconds=10"],
     )
-    archive: Path | None = Field(
+    archive: Location | None = Field(
         None,
         description="Local copy of the livedoor archive, instead of the download (data=livedoor).",
         examples=["data.archive=ldcc-20140209.tar.gz"],
     )
-    file: Path | None = Field(
+    file: Location | None = Field(
         None, description="Table that is split into train, val and test (data=table).", examples=["data.file=texts.csv"]
     )
-    train_file: Path | None = Field(
+    train_file: Location | None = Field(
         None,
         description="Table of the training texts, where the split is given (data=table).",
         examples=["data.train_file=train.csv"],
     )
-    val_file: Path | None = Field(
+    val_file: Location | None = Field(
         None,
         description="Table of the validation texts, where the split is given (data=table).",
         examples=["data.val_file=val.csv"],
     )
-    test_file: Path | None = Field(
+    test_file: Location | None = Field(
         None,
         description="Table of the test texts, where the split is given (data=table).",
         examples=["data.test_file=test.csv"],

@@ -1,9 +1,12 @@
 """The base class of all sections of the configuration, and the types of their keys."""
 
+from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic.fields import FieldInfo
+
+_LARGEST = 10**9
 
 
 def _refuse_bool(value: Any) -> Any:
@@ -18,10 +21,25 @@ def _number_to_text(value: Any) -> Any:
     return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
 
 
-PositiveInt = Annotated[int, Field(ge=1), BeforeValidator(_refuse_bool)]
-NonNegativeInt = Annotated[int, Field(ge=0), BeforeValidator(_refuse_bool)]
-AtLeastTwo = Annotated[int, Field(ge=2), BeforeValidator(_refuse_bool)]
-AtLeastThree = Annotated[int, Field(ge=3), BeforeValidator(_refuse_bool)]
+def _refuse_huge(value: int) -> int:
+    """Refuses numbers that no library can count with, where the help need not state a limit."""
+    if value > _LARGEST:
+        raise ValueError(f"must be <= {_LARGEST}")
+    return value
+
+
+def _refuse_nul(value: Path) -> Path:
+    """Refuses a character that no file system allows, at which Python raises a ValueError wherever it is used."""
+    if "\0" in str(value):
+        raise ValueError("must not contain a NUL character")
+    return value
+
+
+Location = Annotated[Path, AfterValidator(_refuse_nul)]
+PositiveInt = Annotated[int, Field(ge=1), BeforeValidator(_refuse_bool), AfterValidator(_refuse_huge)]
+NonNegativeInt = Annotated[int, Field(ge=0), BeforeValidator(_refuse_bool), AfterValidator(_refuse_huge)]
+AtLeastTwo = Annotated[int, Field(ge=2), BeforeValidator(_refuse_bool), AfterValidator(_refuse_huge)]
+AtLeastThree = Annotated[int, Field(ge=3), BeforeValidator(_refuse_bool), AfterValidator(_refuse_huge)]
 Seed = Annotated[int, Field(ge=0, lt=2**32), BeforeValidator(_refuse_bool)]
 Name = Annotated[str, Field(min_length=1), BeforeValidator(_number_to_text)]
 

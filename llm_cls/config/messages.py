@@ -1,6 +1,8 @@
 """Faults of values as the lines that a user reads: the key, what was expected, what was found, the fix."""
 
 import difflib
+import re
+import sys
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
@@ -8,10 +10,13 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
+from llm_cls.cli import printable
 from llm_cls.config.fields import extra, fields, section_of
 from llm_cls.errors import ConfigError
 
 T = TypeVar("T", bound=BaseModel)
+
+_LONGEST = 200  # characters of a user's text in a message
 
 
 def validate(schema: type[T], values: Any) -> T:
@@ -30,6 +35,18 @@ def validate(schema: type[T], values: Any) -> T:
         raise ConfigError("\n".join(lines.values())) from None
 
 
+def echo(text: str) -> str:
+    r"""A user's text as part of a line: printable, and shortened in the middle.
+
+    >>> print(echo("a\tb"), echo("9" * 5000)[98:])
+    a\tb 99...99 (5000 characters)
+    """
+    if len(text) <= _LONGEST:
+        return printable(text)
+    half = _LONGEST // 2
+    return f"{printable(text[:half])}...{printable(text[-2:])} ({len(text)} characters)"
+
+
 def nearest(name: str, known: Sequence[str]) -> str:
     """The question "Did you mean 'x'?" for the known name nearest to ``name``, or the list of all."""
     if match := difflib.get_close_matches(name, known, n=1, cutoff=0.5):
@@ -38,8 +55,18 @@ def nearest(name: str, known: Sequence[str]) -> str:
 
 
 def unknown_key(key: str, known: Sequence[str]) -> str:
-    """The line for a key that does not exist."""
-    return f"{key} is not a key. {nearest(key, known)}"
+    """The line for a key that does not exist: it suggests keys of the same section only.
+
+    >>> unknown_key("xx.zzz", ["a", "xx.left", "xx.right"]), unknown_key("foo", ["a", "xx.left", "xx.right"])
+    ('xx.zzz is not a key. Known: xx.left, xx.right.', 'foo is not a key. Known: a, xx.')
+    """
+    shown = key if re.fullmatch(r"[\w.]+", key) else repr(key)
+    section, dot, _ = key.rpartition(".")
+    beside = [name for name in known if dot and name.startswith(f"{section}.")]
+    tops = list(dict.fromkeys(name.partition(".")[0] for name in known))
+    if match := difflib.get_close_matches(key, known if dot else tops, n=1, cutoff=0.5):
+        return f"{echo(shown)} is not a key. Did you mean {match[0]!r}?"
+    return f"{echo(shown)} is not a key. Known: {', '.join(beside or tops)}."
 
 
 def _describe(schema: type[BaseModel], fault: ErrorDetails) -> list[str]:
@@ -56,9 +83,15 @@ def _describe(schema: type[BaseModel], fault: ErrorDetails) -> list[str]:
         message = str(fault.get("ctx", {}).get("error", fault["msg"]))
         return [line if "." in line.split()[0] or not key else f"{key}: {line}" for line in message.splitlines()]
     value = fault["input"]
-    shown = "null" if value is None else repr(value) if isinstance(value, str) else str(value)
     hint = f" Try {field.examples[0]}." if field.examples else ""
-    return [f"{key} must {_expected(field, fault)}, got {shown}.{hint}"]
+    return [f"{key} must {_expected(field, fault)}, got {_shown(value)}.{hint}"]
+
+
+def _shown(value: Any) -> str:
+    try:
+        return echo("null" if value is None else repr(value) if isinstance(value, str) else str(value))
+    except ValueError:  # Python does not write out a larger one; YAML has hexadecimal numbers of any length
+        return f"a number of more than {sys.get_int_max_str_digits()} digits"
 
 
 def _locate(schema: type[BaseModel], location: Sequence[str]) -> tuple[list[str], FieldInfo | None]:
@@ -97,7 +130,9 @@ def _expected(field: FieldInfo, fault: ErrorDetails) -> str:
         return f"be {context['expected']}"
     if kind.startswith("int"):
         return "be a whole number"
-    if kind.startswith("float") or kind == "finite_number":
+    if kind == "finite_number":
+        return "be a finite number"
+    if kind.startswith("float"):
         return "be a number"
     if kind.startswith("bool"):
         return "be true or false"

@@ -4,6 +4,7 @@ Hydra stops at its first fault, in its own terms. The overrides are therefore ch
 schema, so that all faults are reported together; Hydra's message is shown only where none of them is found.
 """
 
+import sys
 from collections.abc import Sequence
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -12,9 +13,9 @@ from hydra.errors import HydraException, MissingConfigException, OverrideParseEx
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from llm_cls.config.compose import compose_tree, to_type_quoted
+from llm_cls.config.compose import compose_tree, to_type_list, to_type_quoted
 from llm_cls.config.groups import GROUPS, choices
-from llm_cls.config.messages import nearest, unknown_key
+from llm_cls.config.messages import echo, nearest, unknown_key
 from llm_cls.config.schema import keys, parse_config
 from llm_cls.errors import ConfigError, first_line
 
@@ -27,14 +28,15 @@ def explain(error: Exception, overrides: Sequence[str], multirun: bool = False) 
         overrides: The command line without its flags.
         multirun: Whether a key may have several values.
     """
-    own = [text for text in overrides if not text.lstrip("+~").startswith("hydra")]
     own_choices = any(text.lstrip("+").startswith("hydra.searchpath") for text in overrides)
     faults: list[str] = []
     refused: set[str] = set()
     accepted: list[Override] = []
-    for text in own:
+    for text in overrides:
         override = _parse(text)
-        fault = override if isinstance(override, str) else _fault(override, multirun, own_choices)
+        if isinstance(override, Override) and override.key_or_group.startswith("hydra"):
+            continue
+        fault = override if isinstance(override, str) else _fault(override, text, multirun, own_choices)
         if fault is not None:
             faults.append(fault)
             refused.add(text.lstrip("+~").partition("=")[0].partition("@")[0])
@@ -55,28 +57,48 @@ def explain(error: Exception, overrides: Sequence[str], multirun: bool = False) 
 
 def _parse(text: str) -> Override | str:
     """The parsed override, or a line that says why it could not be parsed."""
+    parse = OverridesParser.create().parse_overrides
+    key, equals, value = text.partition("=")
     try:
-        return OverridesParser.create().parse_overrides([text])[0]
+        return parse([text])[0]
     except OverrideParseException:
-        key, equals, value = text.partition("=")
-        if not equals:
-            return f"{key} is not of the form key=value"
-        return f"{text} could not be parsed. Quote the value for Hydra and the shell: {to_type_quoted(key, value)}"
+        if not equals and not key.startswith("~"):
+            return f"{echo(text) or repr(text)} is not of the form key=value"
+        try:
+            parse([f"{key}=1"])
+        except OverrideParseException:  # the key is at fault, whatever the value
+            return unknown_key(key.lstrip("+~"), [*GROUPS, *keys()])
+        fix = f"Quote the value for Hydra and the shell: {echo(to_type_quoted(key, value))}"
+        return f"{echo(text)} could not be parsed. {fix}"
+    except ValueError:  # Python converts no longer ones
+        return f"{echo(text)} has a number of more than {sys.get_int_max_str_digits()} digits. Give a smaller one"
+    except RecursionError:
+        return f"{echo(text)} is nested too deeply. Give fewer brackets"
 
 
-def _fault(override: Override, multirun: bool, own_choices: bool) -> str | None:
-    """The line about a key that does not exist, a choice that does not exist, or several values for one run."""
+def _fault(override: Override, text: str, multirun: bool, own_choices: bool) -> str | None:
+    """The line about a key that does not exist, a choice that does not exist, or several values for one run.
+
+    Args:
+        override: What Hydra has parsed.
+        text: What was typed, which Hydra got with more quotes.
+        multirun: As for ``explain``.
+        own_choices: Whether the user has added choices.
+    """
     key, known = override.key_or_group, keys()
-    value = (override.input_line or "").partition("=")[2]
+    value = text.partition("=")[2]
     if key not in GROUPS and not _exists(key, known):
-        return unknown_key(key, known if "." in key else [*GROUPS, *(k for k in known if "." not in k)])
+        return unknown_key(key, [*GROUPS, *known])
     if override.is_sweep_override() and not multirun:
-        line = f"{key}={value} has several values. Add --multirun to try each, or write [{value}] for a list"
-        return f"{line}, or {to_type_quoted(key, value)} for one value with a comma"
+        line = f"{echo(text)} has several values. Add --multirun to try each"
+        if key in GROUPS:
+            return line
+        listed, single = echo(to_type_list(key, value)), echo(to_type_quoted(key, value))
+        return f"{line}, or write {listed} for a list, or {single} for one value with a comma"
     if key in GROUPS and not override.is_delete() and not own_choices:
         for name in _names(override):
             if name not in (known_choices := choices(key)):
-                return f"{key}={name} is not a choice. {nearest(name, known_choices)}"
+                return f"{key}={echo(name)} is not a choice. {nearest(name, known_choices)}"
     return None
 
 

@@ -1,5 +1,6 @@
 """The rows of a table file: CSV, TSV, JSON lines, a JSON array, or Parquet."""
 
+import csv
 import io
 import json
 import math
@@ -11,7 +12,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from llm_cls.config.messages import nearest
+from llm_cls.config.messages import echo, nearest
 from llm_cls.errors import DataError, first_line
 
 Row = dict[str, Any]
@@ -51,7 +52,8 @@ def read_rows(path: Path) -> list[Row]:
         ) from None
     except (ValueError, OSError, RecursionError) as error:  # those of pandas and pyarrow are ValueError or OSError
         cause = first_line(error).removeprefix("Error tokenizing data. C error: ")
-        raise DataError(f"{path}: could not be read as {kind}: {cause}. Correct the file") from None
+        fix = "" if ". " in cause else ". Correct the file"  # some causes end with their own
+        raise DataError(f"{path}: could not be read as {kind}: {cause}{fix}") from None
     if not rows:
         raise DataError(f"{path}: has no rows. Give a file with rows")
     return rows
@@ -66,15 +68,32 @@ def _read_csv(content: bytes, separator: str) -> list[Row]:
         frame = pandas.read_csv(io.StringIO(text), sep=separator, header=None, dtype=object, na_filter=False)
     except pandas.errors.EmptyDataError:
         return []
+    except pandas.errors.ParserError:
+        if (fault := _too_many_fields(text, separator)) is None:
+            raise
+        raise ValueError(fault) from None
     header, *cells = frame.to_numpy().tolist()
     names = [name or f"column {i + 1}" for i, name in enumerate(header)]  # pandas itself writes its index without one
     _check_unique(names)
     return [dict(zip(names, row, strict=True)) for row in cells]
 
 
+def _too_many_fields(text: str, separator: str) -> str | None:
+    """The first line with more fields than the first one has, which pandas counts without breaks in quotes."""
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator)
+    try:
+        n = len(next(row for row in reader if row))
+        found = next((len(row) for row in reader if len(row) > n), None)
+    except csv.Error:  # for example a field of more than 128 KB
+        return None
+    name = {",": "comma", "\t": "tab"}[separator]
+    fix = f"Put a text that has a {name} into double quotes"
+    return None if found is None else f"line {reader.line_num} must have {n} fields, found {found}. {fix}"
+
+
 def _read_json(content: bytes) -> list[Row]:
     text = content.decode("utf-8").removeprefix("\ufeff")
-    decoder = json.JSONDecoder(object_pairs_hook=_json_object, parse_float=_json_float)
+    decoder = json.JSONDecoder(object_pairs_hook=_json_object, parse_float=_json_float, parse_int=_json_int)
     values: list[Any] = []
     position = _after_space(text, 0)
     while position < len(text):  # objects may share a line, or extend over several
@@ -105,10 +124,17 @@ def _json_object(pairs: list[tuple[str, Any]]) -> Row:
     return dict(pairs)
 
 
+def _json_int(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:  # Python converts no longer ones
+        raise ValueError(f"a number has {len(text.lstrip('-'))} digits, which are too many") from None
+
+
 def _json_float(text: str) -> float:
     value = float(text)
     if math.isinf(value):
-        raise ValueError(f"the number {text} is too large")
+        raise ValueError(f"the number {echo(text)} is too large")
     return value
 
 

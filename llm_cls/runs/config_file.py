@@ -1,17 +1,19 @@
 """``config.yaml``: the full resolved configuration of a run."""
 
+import re
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from llm_cls.config.messages import validate
+from llm_cls.config.messages import echo, validate
 from llm_cls.config.schema import Config
 from llm_cls.errors import ArtifactError, ConfigError, first_line
 from llm_cls.files import read_regular
 
 _MAX_BYTES = 2**20
 _MAX_DEPTH = 50  # a configuration has four levels
+_HUGE = re.compile(r"[-+]?(0[xb][\da-fA-F_]{20,}|[\d_:]{20,})")  # 20 digits; a hash of digits alone is in quotes
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the C one is ten times as fast
 
 
@@ -62,14 +64,17 @@ def read_values(path: Path) -> dict[str, Any] | None:
 
 
 def _check_harmless(text: str) -> None:
-    """Refuses deep nesting, at which the loader, which recurses in C, would end the interpreter, and aliases.
+    """Refuses what could be loaded but not used.
 
-    A few lines of aliases to aliases stand for billions of values.
+    Huge numbers can neither be converted to float nor printed. A few lines of aliases to aliases stand for billions of
+    values. At deep nesting the loader, which recurses in C, would end the interpreter.
     """
     depth = 0
     for event in yaml.parse(text, Loader=_LOADER):
         if isinstance(event, yaml.AliasEvent):
             raise ValueError(f"it has an alias, *{event.anchor}")
+        if isinstance(event, yaml.ScalarEvent) and not event.style and _HUGE.fullmatch(event.value):
+            raise ValueError(f"the number {echo(event.value)} is too large")
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
         if depth > _MAX_DEPTH:
             raise ValueError(f"it is nested more than {_MAX_DEPTH} levels deep")

@@ -27,9 +27,9 @@ Status = Literal["finished", "diverged", "pruned"]
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Number = float | None  # null in the file where it is not finite
-Count = Annotated[int, Field(ge=0)]
-Positive = Annotated[int, Field(ge=1)]
-Seconds = Annotated[float, Field(ge=0)]
+Count = Annotated[int, Field(ge=0, lt=2**63)]  # of any more, sums and means would overflow
+Positive = Annotated[int, Field(ge=1, lt=2**63)]
+Seconds = Annotated[float, Field(ge=0, le=1e12)]
 
 
 class FileContent(BaseModel):
@@ -177,6 +177,8 @@ class RunRecord(FileContent):
             epochs = identity.get("trainer.max_epochs")
             if isinstance(epochs, bool) or not isinstance(epochs, int) or epochs < 1:
                 raise ValueError(f"trainer.max_epochs must be a whole number >= 1, got {epochs!r}")
+            if huge := [key for key, value in identity.items() if isinstance(value, int) and abs(value) >= 2**63]:
+                raise ValueError(f"{huge[0]} is too large a number")
         return identity
 
     @property

@@ -86,6 +86,23 @@ def test_control_characters_of_users_do_not_reach_the_terminal(capsys: pytest.Ca
     assert capsys.readouterr().err == "Error: a\\x1b[31m\nError: b\n"
 
 
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("dir=\udce6\udc9c\udcac", "dir=本 is not text in this locale, which lacks UTF-8. Set PYTHONUTF8=1"),
+        ("dir=\udcff", "dir=\\udcff must be UTF-8. Rename the file, or type the text again"),
+        ("dir=\ud800", "dir=\\ud800 must be UTF-8. Rename the file, or type the text again"),
+    ],
+)
+@pytest.mark.parametrize("name", [*COMMANDS, "train"])
+def test_arguments_that_are_not_text(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str, text: str, line: str
+) -> None:
+    monkeypatch.setattr(sys, "argv", [name, text])
+    assert run_command(COMMANDS.get(name, train).main) == 2
+    assert capsys.readouterr() == ("", f"Error: {line}\n")
+
+
 def test_unexpected_errors_keep_their_traceback(capsys: pytest.CaptureFixture[str]) -> None:
     try:
         raise KeyError("x")

@@ -17,6 +17,7 @@ from llm_cls.errors import ArtifactError, ConfigError
 from llm_cls.runs.config_file import dump_config, read_config
 
 accept_plain_values()
+TOPS = f"Known: {', '.join(GROUPS)}, sweep, seed."
 CHOICES = sorted(path for path in CONF.glob("*/*.yaml") if path.parent.name != "base")
 NEEDED = {
     "data/table.yaml": ["data.file=x.csv", "data.text=t", "data.label=l"],
@@ -115,6 +116,11 @@ def test_templates() -> None:
         (["sweep.name=..", "seed=-1"], ["sweep.name must be", "seed must be >= 0"]),
         (["seed=true"], ["seed must be a number, got True"]),
         (["optimizer.lr=nan"], ["optimizer.lr must be"]),
+        (["optimizer.lr=1e9999"], ["optimizer.lr must be a finite number, got inf"]),
+        (["trainer.max_epochs=99999999999999999999"], ["trainer.max_epochs must be <= 1000000000, got 9999"]),
+        (["lora.r=1000000001"], ["lora.r must be <= 1000000000, got 1000000001. Try lora=r32."]),
+        (["data.cache_dir='a\0b'"], [r"data.cache_dir must not contain a NUL character, got 'a\x00b'"]),
+        (["seed=" + "9" * 4000], ["seed must be < 4294967296, got 999", "...99 (4000 characters). Try seed=1."]),
         (["optimizer.betas=[0.9,1]"], ["optimizer.betas must be two numbers >= 0 and < 1, got 1"]),
         (["optimizer.betas=[0.9]"], ["optimizer.betas must be two numbers >= 0 and < 1, got [0.9]"]),
         (["trainer.precision=fp8"], ["trainer.precision must be 'auto'"]),
@@ -144,6 +150,23 @@ def test_faults(overrides: list[str], parts: list[str]) -> None:
         (["data.file=x.csv"],
          ["data.file has no effect with this choice of data. Choose another one, or write +data.file=..."]),
         (["nonsense"], ["nonsense is not of the form key=value"]),
+        ([""], ["'' is not of the form key=value"]),
+        (["種=1"], [f"種 is not a key. {TOPS}"]),
+        (["=1"], [f"'' is not a key. {TOPS}"]),
+        (["se ed=1"], ["'se ed' is not a key. Did you mean 'seed'?"]),
+        (["~se ed"], ["'se ed' is not a key. Did you mean 'seed'?"]),
+        (["fo\no=1"], [rf"'fo\no' is not a key. {TOPS}"]),
+        (["seed=a\n\x1b(", "lora.r=0"], [
+            r"seed=a\n\x1b( could not be parsed. Quote the value for Hydra and the shell: " '"'
+            r"seed='a\n\x1b('" '"', "lora.r must be >= 1, got 0. Try lora=r32."]),
+        (["hydra.run.dir=a("], ["hydra.run.dir=a( could not be parsed. Quote the value for Hydra and the shell: "
+                                "\"hydra.run.dir='a('\""]),
+        (["seed=" + "9" * 5000], [f"seed={'9' * 95}...99 (5005 characters) has a number of more than 4300 digits. "
+                                 "Give a smaller one"]),
+        (["data.text=本,文"], [
+            "data.text=本,文 has several values. Add --multirun to try each, or write \"data.text=['本','文']\" for a "
+            "list, or \"data.text='本,文'\" for one value with a comma"]),
+        (["template=1,2"], ["template=1,2 has several values. Add --multirun to try each"]),
     ],
 )  # fmt: skip
 def test_what_hydra_refuses(overrides: list[str], lines: list[str]) -> None:
@@ -225,6 +248,8 @@ def test_round_trip_through_yaml(tmp_path: Path) -> None:
         (b"\xff\xfe\x00", "is damaged: "),
         (b"[" * 10_000, "is damaged: "),
         (b"a: ${b}\n", "is damaged: "),
+        (b"a: [0x" + b"f" * 5000 + b"]\n", "is damaged: the number 0xfff"),
+        (b"seed: 99999999999999999999\n", "is damaged: the number 99999999999999999999 is too large. Restore it"),
         (b"a: !!python/object/apply:os.system [true]\n", "is damaged: "),
     ],
 )
@@ -254,6 +279,30 @@ def test_an_unknown_corpus_is_a_fault_among_the_others() -> None:
         "lora.r must be >= 1, got 0. Try lora=r32.",
         "data.name=livedor is not a corpus. Did you mean 'livedoor'?",
     ]
+
+
+@pytest.mark.parametrize(
+    ("override", "line"),
+    [
+        ("+foo=1", "foo is not a key. Known: model, template, data, lora, optimizer, engine, trainer, logger, "),
+        ("+sweep.zzz.y=1", "sweep.zzz is not a key. Did you mean 'sweep."),
+        ("~model", "model is missing. Try model=..."),
+        ("~lora.r", None),
+    ],
+)
+def test_what_the_schema_refuses(override: str, line: str | None) -> None:
+    """One short line, or what is removed has its default."""
+    if line is None:
+        assert parse(override).lora.r == 32
+        return
+    with pytest.raises(ConfigError) as caught:
+        parse(override)
+    assert str(caught.value).startswith(line) and len(str(caught.value)) < 150
+
+
+@pytest.mark.parametrize("suggested", ["data.text=['本','文']", "data.text='本,文'"])
+def test_suggestions_can_be_parsed(suggested: str) -> None:
+    assert compose_tree(["data=table", suggested]).data.text in (["本", "文"], "本,文")
 
 
 @pytest.mark.parametrize("override", ["template=[1,2]", "lora={r:4}"])

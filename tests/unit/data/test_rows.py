@@ -119,8 +119,10 @@ def test_short_row_has_empty_cells(tmp_path: Path) -> None:
         ("t.csv", "text,label\n", "has no rows"),
         ("t.csv", "\n\n", "has no rows"),
         ("t.csv", "text,text\na,b\n", "the column 'text' occurs twice"),
-        ("t.csv", GOOD + "a,b,c\n", "could not be read as csv: Expected 2 fields in line 10, saw 3"),
-        ("t.csv", GOOD.replace("x\n", "x,z\n").replace("y\n", "y,z\n"), "Expected 2 fields in line 2, saw 3"),
+        ("t.csv", GOOD + "a,b,c\n", "line 10 must have 2 fields, found 3. Put a text that has a comma into double"),
+        ("t.csv", 'text,label\n"a\nb",x\n\na,b,c\n', "line 5 must have 2 fields, found 3. Put"),
+        ("t.tsv", "text\tlabel\na\tb\tc\n", "line 2 must have 2 fields, found 3. Put a text that has a tab into"),
+        ("t.csv", GOOD.replace("x\n", "x,z\n").replace("y\n", "y,z\n"), "line 2 must have 2 fields, found 3"),
         ("t.tsv", 'a\n"open\n', "could not be read as tsv: EOF inside string"),
         ("t.csv", GOOD.encode() + b"x" * 99_000 + b"\x93\xfa,x\n", "must be UTF-8, found byte 0x93 at position 99051"),
         ("t.jsonl", b'{"text": "\xff"}', "must be UTF-8, found byte 0xff at position 10"),
@@ -206,6 +208,7 @@ def test_json_objects_may_share_lines_or_extend_over_several(tmp_path: Path, tex
         ('{"a": 1}\n{"a": 2, "a": 3}', "line 2: the column 'a' occurs twice"),
         ('{"a": 1}\n{"a": 1e999}', "line 2: the number 1e999 is too large"),
         ('{"a": 1}\n{"a": }', "line 2: Expecting value"),
+        ('{"a": 1}\n{"a": -%s}' % ("9" * 5000), r"line 2: a number has 5000 digits, which are too many\. Correct"),
     ],
 )
 def test_json_that_would_lose_values_is_refused(tmp_path: Path, text: str, part: str) -> None:

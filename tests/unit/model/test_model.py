@@ -1,6 +1,7 @@
 """Adapter, pooling and head against their definitions."""
 
 import itertools
+from pathlib import Path
 from typing import Any
 
 import peft
@@ -13,11 +14,13 @@ from transformers import AutoModel
 from llm_cls.config.groups import CONF
 from llm_cls.config.schema import Config, ModelConfig, parse_config
 from llm_cls.data.batches import Batch
-from llm_cls.errors import ConfigError
+from llm_cls.errors import ArtifactError, ConfigError
 from llm_cls.hub import source_name
+from llm_cls.model.artifact import read_labels
 from llm_cls.model.classifier import TextClassifier, build_classifier
 from llm_cls.model.decoder import load_architecture, load_decoder
 from llm_cls.model.pooling import pad, pool
+from llm_cls.runs.layout import LABELS
 
 CPU = torch.device("cpu")
 
@@ -179,3 +182,21 @@ def test_random_weights_repeat() -> None:
     made = tiny(model_type="gpt_neox", **TINY)
     first, again = (load_decoder(made, load_architecture(made), torch.float32, CPU, 5) for _ in range(2))
     assert all(torch.equal(p, q) for p, q in zip(first.parameters(), again.parameters(), strict=True))
+
+
+@pytest.mark.parametrize(
+    ("content", "part"),
+    [
+        (None, "is missing"),
+        ("[" + "9" * 5000 + "]", "is damaged: Invalid JSON: number out of range"),
+        ('{"a": 1}', "is damaged: must be a valid array, got"),
+        ("[1]", "is damaged: 0 must be a valid string, got 1"),
+    ],
+)
+def test_damaged_labels_are_one_line(tmp_path: Path, content: str | None, part: str) -> None:
+    if content is not None:
+        (tmp_path / LABELS).write_text(content)
+    with pytest.raises(ArtifactError) as caught:
+        read_labels(tmp_path)
+    message = str(caught.value)
+    assert message.startswith(f"{tmp_path / LABELS} {part}") and "\n" not in message

@@ -72,6 +72,8 @@ def test_a_diverged_run_has_no_scores(tmp_path: Path) -> None:
         ({"test": FIGURES | {"n": 3, "f1_ci95": None}}, "test: f1 and f1_ci95 must both be numbers"),
         ({"test": FIGURES | {"n": 3, "f1_ci95": [0.5]}}, "test.f1_ci95 "),
         ({"seconds": {"total": -1.0}}, "seconds.total must be greater than or equal to 0, got -1.0"),
+        ({"seconds": {"total": 1e300}}, "seconds.total must be less than or equal to 1000000000000, got 1e+300"),
+        ({"epochs_run": 10**30}, "epochs_run must be less than 9223372036854775808, got 1000"),
     ],
 )
 def test_impossible_figures_are_refused(tmp_path: Path, changes: dict[str, Any], part: str) -> None:
@@ -89,6 +91,7 @@ DAMAGES: dict[str, Callable[[Path], object]] = {
     "not JSON": lambda path: path.write_text("no"),
     "binary": lambda path: path.write_bytes(b"\xff\xfe\x00"),
     "deep": lambda path: path.write_text("[" * 100_000),
+    "5000 digits": lambda path: path.write_text('{"x": ' + "9" * 5000 + "}"),
     "a folder": lambda path: (path.unlink(), path.mkdir()),
 }
 
@@ -120,6 +123,15 @@ def test_the_damaged_line_is_named(tmp_path: Path) -> None:
 def test_a_result_without_its_record_is_damaged(tmp_path: Path) -> None:
     (write(tmp_path) / "run.json").unlink()
     with pytest.raises(ArtifactError, match=r"run.json is missing, but there is a metrics.json"):
+        read_files(tmp_path)
+
+
+def test_huge_numbers_in_the_identity_are_damage(tmp_path: Path) -> None:
+    write(tmp_path)
+    record = json.loads((tmp_path / "run.json").read_text())
+    record["identity"] = {"trainer.max_epochs": 1, "data.max_length": 10**4000}
+    (tmp_path / "run.json").write_text(json.dumps(record))
+    with pytest.raises(ArtifactError, match=r"is damaged: identity: data.max_length is too large a number\. Restore"):
         read_files(tmp_path)
 
 
