@@ -22,6 +22,7 @@ NO_EFFECT: Mapping[str, str] = {
     "trainer.devices": "the texts of an optimizer step are the same on any number of devices",
     "trainer.num_nodes": "the texts of an optimizer step are the same on any number of machines",
     "trainer.progress_bar": "changes the display only",
+    "trainer.timeout_seconds": "decides when a run ends that cannot continue",
     "data.cache_dir": "a folder for downloads and tokens",
     "data.micro_batch_size": "splits an optimizer step to save memory; the gradient is the same sum",
     "data.eval_batch_size": "groups texts for scoring; each text is scored on its own",
