@@ -42,16 +42,20 @@ class LockedError(ResourceError):
     """Another process holds the run directory."""
 
 
+class LostRankError(ResourceError):
+    """A process of a run was killed or does not respond, so that the others cannot continue."""
+
+
 class RankError(LlmClsError):
-    """A process that this one started has failed. It has reported why itself, unless it was killed.
+    """A process that this one started has failed and has reported why itself.
 
     Attributes:
         exit_code: The exit code of the process.
     """
 
-    def __init__(self, exit_code: int) -> None:
-        """Takes over ``exit_code``."""
-        super().__init__("A process of this run was killed or crashed" if exit_code == EXIT_UNEXPECTED else "")
+    def __init__(self, name: str, exit_code: int) -> None:
+        """Takes over ``exit_code`` of the process ``name``; what it has reported is not repeated."""
+        super().__init__(f"{name} has crashed, as reported above" if exit_code == EXIT_UNEXPECTED else "")
         self.exit_code = exit_code
 
 

@@ -16,7 +16,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from llm_cls.cli import quiet_libraries, redacted_stdout, report, run_command, say, summarize
-from llm_cls.config.compose import accept_plain_values, split_flags, to_type
+from llm_cls.config.compose import accept_plain_values, split_flags
 from llm_cls.config.groups import CONF
 from llm_cls.config.help import train_help
 from llm_cls.config.overrides import explain
@@ -26,6 +26,7 @@ from llm_cls.errors import (
     ArtifactError,
     ConfigError,
     LockedError,
+    LostRankError,
     OtherRunError,
     RankError,
     RunInterrupted,
@@ -36,7 +37,7 @@ from llm_cls.runs.directory import RunDirectory
 from llm_cls.runs.schema import Metrics
 from llm_cls.runs.sweep import join_sweep, progress_line, read_states
 from llm_cls.signals import raise_if_received
-from llm_cls.training.launch import is_first_process
+from llm_cls.training.launch import is_first_process, resumable
 
 
 def main() -> None:
@@ -50,6 +51,7 @@ def main() -> None:
     sys.argv[1:] = [*flags, *overrides]
     # Hydra prints errors and exits by itself unless this is set; run_command gives them their exit codes.
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # for a lost rank, torch would warn with a C++ traceback
     # conf/ has a file with the same name as the settings of the submitit plug-in, so that people type the usual name.
     warnings.filterwarnings("ignore", message=r"\s*'hydra/launcher/submitit_slurm' is validated")
     failures: list[Exception] = []
@@ -90,12 +92,13 @@ def _run(tree: DictConfig) -> float | None:
         quiet_libraries()
         metrics = run(config, directory, list(HydraConfig.get().overrides.task))
     except Exception as error:
+        if isinstance(error, LostRankError) and (conclusion := resumable(error, directory)) is not error:
+            raise conclusion from None
         if is_first_process() and summarize(error)[1] != EXIT_UNEXPECTED:  # an unexpected error keeps its log
             RunDirectory(directory).remove_if_empty()
         raise
     except RunInterrupted as error:
-        place = to_type("hydra.run.dir", os.path.relpath(directory))
-        raise RunInterrupted(f"{error}. Resume with the same command and {place}") from None
+        raise resumable(error, directory) from None
     if is_first_process():
         say(_summary(metrics, config, directory))
     return metrics.val.f1

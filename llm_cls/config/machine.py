@@ -32,6 +32,12 @@ class TrainerConfig(Section):
         description="Training stops after this many epochs without a better val F1; null never stops early.",
         examples=["trainer.early_stopping_patience=3"],
     )
+    timeout_seconds: PositiveInt = Field(
+        600,
+        description="Seconds that the processes of a run wait for one of them that hangs, before they end; one that "
+        "does not respond at all is given half of it.",
+        examples=["trainer.timeout_seconds=1800"],
+    )
     progress_bar: bool = Field(
         True, description="Whether a progress bar is shown.", examples=["trainer.progress_bar=false"]
     )

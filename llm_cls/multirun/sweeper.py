@@ -20,11 +20,11 @@ from omegaconf.errors import OmegaConfBaseException
 
 from llm_cls.cli import summarize
 from llm_cls.config.compose import quoted, to_type
-from llm_cls.config.groups import GROUPS
 from llm_cls.config.schema import Config, parse_config
-from llm_cls.errors import ConfigError, OtherRunError, ResourceError, RunInterrupted, SweepError
+from llm_cls.errors import ConfigError, OtherRunError, RunInterrupted, SweepError
 from llm_cls.files import write_text
 from llm_cls.multirun.grid import latest, plan, refuse_intervals, spread
+from llm_cls.multirun.jobs import as_choice, in_the_way
 from llm_cls.redaction import redact_tree
 from llm_cls.runs import layout
 from llm_cls.runs.identity import settings
@@ -148,12 +148,12 @@ class GridSweeper(Sweeper):
     def _launch(self, entries: Sequence[Entry], number: int) -> list[Exception | None]:
         """Runs ``entries`` and returns the errors of their processes; those of runs are recorded in their folders."""
         directory = Path(self._config.hydra.sweep.dir)
-        errors = {entry.directory: _in_the_way(directory / entry.directory) for entry in entries}
+        errors = {entry.directory: in_the_way(directory / entry.directory) for entry in entries}
         ready = [entry.directory for entry in entries if errors[entry.directory] is None]
         # Quoted, because Hydra parses values.
         place = f"hydra.sweep.dir={quoted(str(self._config.hydra.sweep.dir))}"
         jobs = [
-            [*map(_as_choice, entry.overrides), place, f"hydra.sweep.subdir={quoted(entry.directory)}"]
+            [*map(as_choice, entry.overrides), place, f"hydra.sweep.subdir={quoted(entry.directory)}"]
             for entry in entries
             if entry.directory in ready
         ]
@@ -237,19 +237,3 @@ class GridSweeper(Sweeper):
                 log.info("Waiting for another process, which trains %d of the runs", running)
             waited = True
             time.sleep(_POLL_SECONDS)
-
-
-def _in_the_way(run: Path) -> Exception | None:
-    """Why a run's folder or log cannot be used, which would make launchers abandon all runs; None if it can."""
-    log_file = run / layout.LOG
-    if os.path.lexists(run) and not (run.is_dir() and os.access(run, os.W_OK | os.X_OK)):
-        return ResourceError(f"{run} must be a writable folder. Move away what is there")
-    if os.path.lexists(log_file) and not (log_file.is_file() and os.access(log_file, os.W_OK)):
-        return ResourceError(f"{log_file} must be a writable file. Move away what is there")
-    return None
-
-
-def _as_choice(override: str) -> str:
-    """``template=2`` with its value quoted, for processes that have not called ``accept_plain_values``."""
-    key, _, value = override.partition("=")
-    return f"{key}={quoted(value)}" if key in GROUPS and value.isdecimal() else override

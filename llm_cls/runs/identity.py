@@ -22,6 +22,7 @@ NO_EFFECT: Mapping[str, str] = {
     "trainer.devices": "the texts of an optimizer step are the same on any number of devices",
     "trainer.num_nodes": "the texts of an optimizer step are the same on any number of machines",
     "trainer.progress_bar": "changes the display only",
+    "trainer.timeout_seconds": "decides when a run ends that cannot continue",
     "data.cache_dir": "a folder for downloads and tokens",
     "data.download_timeout_seconds": "a limit for the download, whose content counts",
     "data.download_stall_seconds": "a limit for the download, whose content counts",

@@ -5,6 +5,7 @@ Only adapter and head are trained, so one all-reduce of a few megabytes per step
 differ in size, which averaging per device does not.
 """
 
+from datetime import timedelta
 from typing import Any
 
 import numpy as np
@@ -17,12 +18,23 @@ from torch import Tensor, nn
 from torch._utils import _flatten_dense_tensors, _unflatten_dense_tensors
 
 from llm_cls.errors import ConfigError
+from llm_cls.training.watch import RankWatch
 
 _BUCKET_BYTES = 64 * 2**20
 
 
 class ReplicatedStrategy(DDPStrategy):
     """Lightning's DDP without the wrapper: the module itself calls ``sum_gradients``."""
+
+    def __init__(self, watch: RankWatch) -> None:
+        """Takes the watch, which starts with the process group and has the timeout of the collectives."""
+        super().__init__(timeout=timedelta(seconds=watch.timeout_seconds))
+        self._watch = watch
+
+    def setup_distributed(self) -> None:
+        """Connects the processes."""
+        super().setup_distributed()
+        self._watch.start()
 
     def _setup_model(self, model: nn.Module) -> Any:
         for tensor in model.parameters():

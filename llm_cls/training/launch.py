@@ -4,8 +4,8 @@ Lightning starts the other ranks by rerunning ``sys.argv``, which under ``--mult
 run its own whole sweep. Here the run that Hydra composed writes ``config.yaml``, and every rank is a fresh
 process that reads that file: one configuration by construction, in a sweep as in a single run.
 
-torch's elastic launcher would start the ranks as well, but leaves them running when it is killed itself, and ends them
-after a fixed grace period whatever further signals arrive.
+torch's elastic launcher would start the ranks as well, but leaves them running when it is killed itself, ends them
+after a fixed grace period whatever further signals arrive, and cannot tell which rank keeps the others waiting.
 """
 
 import os
@@ -14,15 +14,23 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 
-from llm_cls.errors import EXIT_INTERRUPTED, EXIT_UNEXPECTED, RankError, RunInterrupted
-from llm_cls.signals import handled_signals, interrupted_by
+from llm_cls.errors import EXIT_INTERRUPTED, EXIT_UNEXPECTED, LostRankError, RankError, RunInterrupted
+from llm_cls.runs.directory import RunDirectory
+from llm_cls.signals import handled_signals, interrupted_by, is_stopped
 
 PARENT = "LLM_CLS_PARENT"  # id of the process that started a rank; the rank ends with it
+EXIT_LOST = 76  # of a rank that has lost another one; only this module sees it
 _GRACE_SECONDS = 30.0  # for the ranks to finish their W&B runs
 _POLL_SECONDS = 0.05
+_OUT_OF_MEMORY = (
+    ", which is what the system does where main memory runs out. Try fewer trainer.devices or a smaller "
+    "data.micro_batch_size"
+)
 
 
 def is_first_process() -> bool:
@@ -48,13 +56,19 @@ def usable_cores() -> int:
     return os.cpu_count() or 1
 
 
-def launch_ranks(directory: Path, devices: int) -> None:
+def launch_ranks(directory: Path, devices: int, timeout_seconds: float) -> None:
     """Runs ``llm_cls.training.rank`` once per device and waits for all of them.
 
     If one fails, the others are ended: they would wait for it forever.
 
+    Args:
+        directory: The run directory.
+        devices: The number of ranks.
+        timeout_seconds: After which the ranks themselves give up waiting for one another.
+
     Raises:
         RunInterrupted: This process or a rank received a signal.
+        LostRankError: A rank was killed or does not respond; the message names it.
         RankError: A rank failed.
     """
     with socket.socket() as probe:
@@ -79,7 +93,7 @@ def launch_ranks(directory: Path, devices: int) -> None:
         received.append(number)
 
     handlers = {number: signal.signal(number, interrupt) for number in handled_signals()}
-    codes: list[int | None] = [None] * devices
+    failure: BaseException | None = None
     ranks: list[subprocess.Popen[bytes]] = []
     try:
         for rank in range(devices):
@@ -87,28 +101,89 @@ def launch_ranks(directory: Path, devices: int) -> None:
             # In a new session, so that Ctrl-C reaches only this process, which then ends the ranks together.
             environment = base | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
             ranks.append(subprocess.Popen(command, env=environment, start_new_session=True))
-        while None in codes and not (received or any(codes)):
-            time.sleep(_POLL_SECONDS)
-            codes = [rank.poll() for rank in ranks]
+        failure = _failure(ranks, _wait(ranks, received, timeout_seconds), timeout_seconds)
     finally:
         _end(ranks, received)
         for number, handler in handlers.items():
             signal.signal(number, handler)
     if received:
         raise interrupted_by(received[0])
-    if failed := [code for code in codes if code]:
-        code = next((code for code in failed if code > EXIT_UNEXPECTED), EXIT_UNEXPECTED)
-        raise RunInterrupted("Interrupted") if code == EXIT_INTERRUPTED else RankError(code)
+    if failure is not None:
+        raise failure
 
 
-def _end(ranks: list[subprocess.Popen[bytes]], received: list[int]) -> None:
+def _wait(ranks: Sequence[subprocess.Popen[bytes]], received: list[int], patience: float) -> list[int | None]:
+    """Waits until all ranks have ended or the fault of one is known; the exit codes, None for a rank that runs.
+
+    A rank that has lost another ends with EXIT_LOST. The other one then ends as well, with the exit code that counts,
+    or it does not respond.
+    """
+    deadline = None
+    while True:
+        codes = [rank.poll() for rank in ranks]
+        if received or None not in codes or set(codes) - {None, 0, EXIT_LOST}:
+            return codes
+        if EXIT_LOST in codes:
+            deadline = deadline or time.monotonic() + min(_GRACE_SECONDS, patience)
+            running = [rank for rank, code in zip(ranks, codes, strict=True) if code is None]
+            if time.monotonic() > deadline or all(is_stopped(rank.pid) for rank in running):
+                return codes
+        time.sleep(_POLL_SECONDS)
+
+
+def _failure(
+    ranks: Sequence[subprocess.Popen[bytes]], codes: Sequence[int | None], timeout_seconds: float
+) -> RunInterrupted | LostRankError | RankError | None:
+    """Why the run failed, from the exit codes of its ranks; None if it did not."""
+    ended: dict[int, str] = {}
+    running: list[tuple[str, bool]] = []
+    for number, (rank, code) in enumerate(zip(ranks, codes, strict=True)):
+        name = f"Rank {number} (pid {rank.pid})"
+        if code is None:
+            running.append((name, is_stopped(rank.pid)))
+        elif code:
+            ended.setdefault(code, name)
+    if reported := [code for code in ended if code > EXIT_UNEXPECTED and code != EXIT_LOST]:
+        code = reported[0]
+        return RunInterrupted("Interrupted") if code == EXIT_INTERRUPTED else RankError(ended[code], code)
+    if killed := [code for code in ended if code < 0]:
+        number = -killed[0]
+        name = next((known.name for known in signal.Signals if known == number), f"signal {number}")
+        why = _OUT_OF_MEMORY if number == signal.SIGKILL else ""
+        return LostRankError(f"{ended[killed[0]]} was killed by {name}{why}")
+    if EXIT_UNEXPECTED in ended:
+        return RankError(ended[EXIT_UNEXPECTED], EXIT_UNEXPECTED)
+    if EXIT_LOST not in ended:
+        return None
+    if not running:
+        return LostRankError("The ranks of this run have lost the connection to one another")
+    name, stopped = next((rank for rank in running if rank[1]), running[0])
+    waited = f"the others waited for it (trainer.timeout_seconds={timeout_seconds:g}), and it was ended"
+    if stopped:
+        return LostRankError(f"{name} was stopped by SIGSTOP or SIGTSTP; {waited}")
+    return LostRankError(f"{name} did not respond; {waited}. If it was only slow, try a larger trainer.timeout_seconds")
+
+
+def _end(ranks: Sequence[subprocess.Popen[bytes]], received: list[int]) -> None:
     """Ends the ranks that still run; after a second signal at once, since no file is ever half written."""
     running = [rank for rank in ranks if rank.poll() is None]
     for rank in running:
         rank.terminate()
+        rank.send_signal(signal.SIGCONT)  # one that was stopped would not see SIGTERM
     deadline = time.monotonic() + _GRACE_SECONDS
     while len(received) < 2 and time.monotonic() < deadline and any(rank.poll() is None for rank in running):
         time.sleep(_POLL_SECONDS)
     for rank in running:
         rank.kill()
-        rank.wait()
+        with suppress(subprocess.TimeoutExpired):  # the system cannot end a process that waits for a dead disk
+            rank.wait(timeout=_GRACE_SECONDS)
+
+
+def resumable(error: LostRankError | RunInterrupted, directory: Path) -> LostRankError | RunInterrupted:
+    """``error`` as the command ends with it: with the command that resumes, where there is something to resume from."""
+    if isinstance(error, LostRankError) and not RunDirectory(directory).checkpoints:
+        return error
+    from llm_cls.config.compose import to_type  # imports Hydra
+
+    place = to_type("hydra.run.dir", os.path.relpath(directory))
+    return RunInterrupted(f"{str(error).rstrip('.')}. Resume with the same command and {place}")

@@ -1,16 +1,19 @@
 """One rank of a run on several devices: ``python -m llm_cls.training.rank RUN_DIRECTORY``."""
 
+import ctypes
 import logging
 import os
-import re
+import signal
 import sys
 import threading
 import time
 from pathlib import Path
 
 from llm_cls.cli import quiet_libraries, run_command, summarize
-from llm_cls.errors import EXIT_INTERRUPTED, EXIT_UNEXPECTED, RunInterrupted
-from llm_cls.training.launch import PARENT, is_first_process
+from llm_cls.errors import EXIT_INTERRUPTED, LostRankError, RunInterrupted
+from llm_cls.training.launch import EXIT_LOST, PARENT, is_first_process
+
+_PR_SET_PDEATHSIG = 1  # of <sys/prctl.h>
 
 
 def main() -> None:
@@ -19,6 +22,10 @@ def main() -> None:
         _main()
     except RunInterrupted:
         sys.exit(EXIT_INTERRUPTED)  # the command that started this process tells the user how to resume
+    except LostRankError:  # it also says which rank was lost
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+        os._exit(EXIT_LOST)  # torch may wait for the lost rank once more
 
 
 def _main() -> None:
@@ -47,21 +54,15 @@ def _main() -> None:
     try:
         train(directory, prepare(read_config(directory.path / layout.CONFIG), shared), record, shared)
     except Exception as error:
-        if _is_of_another_rank(error):
-            sys.exit(EXIT_UNEXPECTED)  # the other rank has reported why, unless it was killed
-        if is_sweep(directory.path.parent):
+        if not isinstance(error, LostRankError) and is_sweep(directory.path.parent):
             directory.record_failure(*summarize(error))
         raise
 
 
-def _is_of_another_rank(error: Exception) -> bool:
-    """Whether the error says only that the connection to another rank was lost, as gloo and NCCL word it."""
-    lost = re.compile(r"gloo.*(connection|closed|reset|read error|timed out)|nccl.*(remote|connection|closed)", re.I)
-    return type(error).__module__.startswith(("builtins", "torch")) and bool(lost.search(str(error).replace("\n", " ")))
-
-
 def _end_with_parent(parent: int) -> None:
     """Ends this process soon after its parent was killed: then the run can be resumed."""
+    if sys.platform == "linux":  # the system does so even where this process is stopped
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     while os.getppid() == parent:
         time.sleep(0.2)
     os._exit(EXIT_INTERRUPTED)

@@ -31,6 +31,7 @@ from llm_cls.training.result import collect_metrics, prediction_lines
 from llm_cls.training.shared import Shared
 from llm_cls.training.trainer import build_trainer
 from llm_cls.training.wandb_logger import run_logger
+from llm_cls.training.watch import RankWatch, explain_lost_ranks
 
 log = logging.getLogger(__name__)
 
@@ -69,7 +70,7 @@ def run(
         record = directory.begin(config, inputs.record(overrides))
         try:
             if (isolate or inputs.hardware.world_size > 1) and started_together() is None:
-                launch_ranks(path, inputs.hardware.devices)
+                launch_ranks(path, inputs.hardware.devices, config.trainer.timeout_seconds)
             else:
                 return train(directory, inputs, record, shared)
         except Exception:
@@ -93,6 +94,7 @@ def _earlier_result(directory: RunDirectory, inputs: Inputs) -> Metrics | None:
     return metrics
 
 
+@explain_lost_ranks()
 def train(directory: RunDirectory, inputs: Inputs, record: RunRecord, shared: Shared) -> Metrics:
     """Trains, scores and saves; every process of a run on several devices calls it."""
     started = time.perf_counter()
@@ -110,8 +112,9 @@ def train(directory: RunDirectory, inputs: Inputs, record: RunRecord, shared: Sh
         signals.signals_first(),
         logging_redirect_tqdm(),
         directory.explain_removal(),
+        RankWatch(config.trainer.timeout_seconds, directory.path) as watch,
     ):
-        trainer = build_trainer(inputs, directory, recorder, logger, data.steps_per_epoch)
+        trainer = build_trainer(inputs, directory, recorder, logger, data.steps_per_epoch, watch)
         if checkpoint is not None:
             for fault in faults:
                 log.warning("%s. The checkpoint before it is used", fault)

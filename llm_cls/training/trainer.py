@@ -13,10 +13,16 @@ from llm_cls.training.prepare import Inputs
 from llm_cls.training.progress import ProgressBar
 from llm_cls.training.recorder import RunRecorder
 from llm_cls.training.wandb_logger import RunLogger
+from llm_cls.training.watch import RankWatch
 
 
 def build_trainer(
-    inputs: Inputs, directory: RunDirectory, recorder: RunRecorder, logger: RunLogger, steps_per_epoch: int
+    inputs: Inputs,
+    directory: RunDirectory,
+    recorder: RunRecorder,
+    logger: RunLogger,
+    steps_per_epoch: int,
+    watch: RankWatch,
 ) -> Trainer:
     """The trainer of one run."""
     config, hardware = inputs.config.trainer, inputs.hardware
@@ -33,7 +39,7 @@ def build_trainer(
         accelerator=hardware.accelerator,
         devices=[hardware.device.index] if one_gpu else hardware.devices,
         num_nodes=hardware.num_nodes,
-        strategy=ReplicatedStrategy() if hardware.world_size > 1 else "auto",
+        strategy=ReplicatedStrategy(watch) if hardware.world_size > 1 else "auto",
         precision=hardware.precision,  # type: ignore[arg-type]
         max_epochs=config.max_epochs,
         callbacks=callbacks,

@@ -1,6 +1,8 @@
 """What a run must survive: several devices, interruption, divergence, company."""
 
 import json
+import os
+import re
 import signal
 import socket
 import time
@@ -167,6 +169,52 @@ def test_other_ways_to_train(
     (tmp_path / "in.jsonl").write_text(json.dumps({"title": "試合", "body": "選手が優勝。"}), encoding="utf-8")
     again = command("predict", "run=run", "input=in.jsonl", "output=out.jsonl", cwd=tmp_path)
     assert again.returncode == 0, again.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGSTOP, signal.SIGKILL])
+def test_a_lost_rank_ends_the_run(arguments: list[str], start: Start, tmp_path: Path, number: signal.Signals) -> None:
+    line = [*arguments, "trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", "trainer.max_epochs=500"]
+    process = start(*line, "trainer.timeout_seconds=6", "hydra.run.dir=run", cwd=tmp_path)
+    wait_for(tmp_path / "run" / "checkpoints" / "last.ckpt", process)
+    ranks = children(process.pid)
+    lost = next(pid for pid in ranks if rank_of(pid) == "1")
+    os.kill(lost, number)
+    _, errors = process.communicate(timeout=TIMEOUT)
+    assert process.returncode == 75, errors
+    verb = "stopped" if number == signal.SIGSTOP else "killed"
+    said = rf"Error: Rank 1 \(pid {lost}\) was {verb} by {number.name}.*Resume with the same command and .*"
+    assert re.fullmatch(said, errors.splitlines()[-1]) and "Traceback" not in errors, errors
+    assert not any(alive(pid) for pid in ranks)
+
+
+@pytest.mark.parametrize("lost", [pytest.param(0, marks=pytest.mark.slow), 1])
+def test_a_stopped_rank_of_torchrun_is_named_by_another(
+    arguments: list[str], start: Start, tmp_path: Path, lost: int
+) -> None:
+    """Rank 0 has the store by which the ranks watch one another."""
+    line = [*arguments, "trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", "trainer.max_epochs=500"]
+    together = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": "2"}
+    ranks = [
+        start(
+            *line, "trainer.timeout_seconds=10", "hydra.run.dir=run", cwd=tmp_path,
+            env=together | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
+        )
+        for rank in range(2)
+    ]  # fmt: skip
+    wait_for(tmp_path / "run" / "checkpoints" / "last.ckpt", ranks[0])
+    ranks[lost].send_signal(signal.SIGSTOP)
+    _, errors = ranks[1 - lost].communicate(timeout=TIMEOUT)
+    assert ranks[1 - lost].returncode == 75, errors
+    assert re.fullmatch(
+        rf"Error: Rank {lost} \(pid {ranks[lost].pid} on .*\) has not responded for 5 s .*Resume with .*\n", errors
+    ), errors
+
+
+def rank_of(pid: int) -> str:
+    """The variable RANK of a process."""
+    variables = Path(f"/proc/{pid}/environ").read_bytes().decode().split("\0")
+    return dict(variable.split("=", 1) for variable in variables if variable)["RANK"]
 
 
 @pytest.mark.parametrize(

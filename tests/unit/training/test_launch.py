@@ -1,6 +1,7 @@
 """The processes of a run on several devices."""
 
 import os
+import re
 import signal
 import sys
 import threading
@@ -10,8 +11,10 @@ from unittest.mock import Mock
 
 import pytest
 
-from llm_cls.errors import RankError, RunInterrupted
+from llm_cls.errors import LostRankError, RankError, RunInterrupted
+from llm_cls.runs.directory import RunDirectory
 from llm_cls.training import launch
+from tests.integration.processes import alive
 
 
 @pytest.mark.parametrize(
@@ -47,7 +50,7 @@ def test_ranks_share_the_threads_of_the_run(
     started = Mock(return_value=Mock(poll=Mock(return_value=0)))
     monkeypatch.setattr(launch.subprocess, "Popen", started)
     monkeypatch.setattr(launch, "usable_cores", lambda: 12)
-    launch.launch_ranks(tmp_path, devices)
+    launch.launch_ranks(tmp_path, devices, 600)
     environments = [call.kwargs["env"] for call in started.call_args_list]
     assert [environment["OMP_NUM_THREADS"] for environment in environments] == [threads] * devices
     assert [environment["RANK"] for environment in environments] == [str(rank) for rank in range(devices)]
@@ -101,14 +104,14 @@ def test_a_signal_is_not_lost_while_failed_ranks_are_ended(stubborn: Path, monke
     monkeypatch.setattr(launch, "_end", end)
     send_when(stubborn / "ending", 1)
     with pytest.raises(RunInterrupted, match="Interrupted by SIGTERM"):
-        launch.launch_ranks(stubborn, 2)
+        launch.launch_ranks(stubborn, 2, 600)
 
 
 def test_the_failure_of_a_rank_is_that_of_the_run(stubborn: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (stubborn / "fails").touch()
     monkeypatch.setattr(launch, "_GRACE_SECONDS", 0.1)
     with pytest.raises(RankError) as caught:
-        launch.launch_ranks(stubborn, 2)
+        launch.launch_ranks(stubborn, 2, 600)
     assert caught.value.exit_code == 4
     assert not (stubborn / "ended-1").exists(), "the other was not waited for"
 
@@ -117,5 +120,72 @@ def test_a_second_signal_ends_the_ranks_at_once(stubborn: Path, monkeypatch: pyt
     monkeypatch.setattr(launch, "_GRACE_SECONDS", 600.0)
     send_when(stubborn / "began-1", 2)
     with pytest.raises(RunInterrupted):
-        launch.launch_ranks(stubborn, 2)
+        launch.launch_ranks(stubborn, 2, 600)
     assert not list(stubborn.glob("ended-*")), "nor was their time waited for"
+
+
+@pytest.fixture
+def two_ranks(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """Rank 1 does what the file ``rank-1`` says; rank 0 then ends as one that has lost another, or goes on."""
+    script = tmp_path / "rank"
+    script.write_text(
+        f"""#!{sys.executable}
+import os, pathlib, signal, sys, time
+folder, rank = pathlib.Path(sys.argv[3]), os.environ["RANK"]
+(folder / f"pid-{{rank}}").write_text(str(os.getpid()))
+if rank == "1":
+    (folder / "ready").touch()
+    exec((folder / "rank-1").read_text())
+while not (folder / "ready").exists():
+    time.sleep(0.01)
+sys.exit({launch.EXIT_LOST})
+"""
+    )
+    script.chmod(0o755)
+    monkeypatch.setattr(launch.sys, "executable", str(script))
+    monkeypatch.setattr(launch, "_GRACE_SECONDS", 5.0)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("rank_1", "said"),
+    [
+        ("os.kill(os.getpid(), signal.SIGKILL)", "was killed by SIGKILL, which .* memory runs out. Try fewer"),
+        ("os.kill(os.getpid(), signal.SIGSEGV)", "was killed by SIGSEGV$"),
+        ("os.kill(os.getpid(), signal.SIGSTOP)", "was stopped by .*trainer.timeout_seconds=1\\), and it was ended$"),
+        ("time.sleep(60)", "did not respond; .* try a larger trainer.timeout_seconds$"),
+    ],
+)
+def test_a_lost_rank_is_named(two_ranks: Path, rank_1: str, said: str) -> None:
+    (two_ranks / "rank-1").write_text(rank_1)
+    with pytest.raises(LostRankError) as caught:
+        launch.launch_ranks(two_ranks, 2, 1)
+    pid = (two_ranks / "pid-1").read_text()
+    assert re.search(rf"^Rank 1 \(pid {pid}\) {said}", str(caught.value)), caught.value
+    assert caught.value.exit_code == 4
+    assert not alive(int(pid)), "it was ended, stopped or not"
+
+
+@pytest.mark.parametrize(("rank_1", "code"), [("time.sleep(0.5); sys.exit(3)", 3), ("time.sleep(0.5); 1 / 0", 1)])
+def test_a_rank_that_fails_itself_counts_more_than_those_that_lose_it(two_ranks: Path, rank_1: str, code: int) -> None:
+    (two_ranks / "rank-1").write_text(rank_1)
+    with pytest.raises(RankError) as caught:
+        launch.launch_ranks(two_ranks, 2, 600)
+    assert caught.value.exit_code == code
+
+
+def test_all_ranks_lost(two_ranks: Path) -> None:
+    (two_ranks / "rank-1").write_text("")
+    with pytest.raises(LostRankError, match="have lost the connection to one another"):
+        launch.launch_ranks(two_ranks, 2, 600)
+
+
+def test_a_lost_rank_is_resumable_from_a_checkpoint_alone(tmp_path: Path) -> None:
+    error = LostRankError("Rank 1 was killed.")
+    assert launch.resumable(error, tmp_path) is error
+    checkpoint = RunDirectory(tmp_path).last_checkpoint
+    checkpoint.parent.mkdir()
+    checkpoint.touch()
+    conclusion = launch.resumable(error, tmp_path)
+    assert isinstance(conclusion, RunInterrupted) and conclusion.exit_code == 75
+    assert str(conclusion).startswith("Rank 1 was killed. Resume with the same command and ")
