@@ -183,9 +183,11 @@ def test_all_ranks_lost(two_ranks: Path) -> None:
 def test_a_lost_rank_is_resumable_from_a_checkpoint_alone(tmp_path: Path) -> None:
     error = LostRankError("Rank 1 was killed.")
     assert launch.resumable(error, tmp_path) is error
-    checkpoint = RunDirectory(tmp_path).last_checkpoint
-    checkpoint.parent.mkdir()
-    checkpoint.touch()
+    directory = RunDirectory(tmp_path)
+    directory.new_checkpoint(1).parent.mkdir()
+    directory.new_checkpoint(1).touch()
+    assert launch.resumable(error, tmp_path) is error, "it is not sealed"
+    directory.keep_checkpoint(1, None)
     conclusion = launch.resumable(error, tmp_path)
     assert isinstance(conclusion, RunInterrupted) and conclusion.exit_code == 75
     assert str(conclusion).startswith("Rank 1 was killed. Resume with the same command and ")
