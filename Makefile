@@ -7,7 +7,7 @@ INSTALLED := $(VENV)/.installed
 PYTEST := OMP_NUM_THREADS=1 $(RUN) -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help train dashboard test test-slow test-gpu check format clean
+.PHONY: help train dashboard test test-faults test-slow test-gpu check format clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-12s %s\n", $$1, $$2}'
@@ -24,6 +24,9 @@ test: $(INSTALLED) ## set up and run the default tests, offline: minutes on two 
 test-slow: $(INSTALLED) ## run the tests that take many minutes: kills at random moments, Ray
 	$(RUN) -m pip install --disable-pip-version-check --quiet -c constraints.txt -e '.[dev,ray]'
 	$(PYTEST) -m slow -rP
+
+test-faults: $(INSTALLED) ## break runs at every file operation: kills, power cuts, failing disks, flipped bits; an hour
+	LLM_CLS_FAULTS=all $(PYTEST) tests/faults
 
 test-gpu: $(INSTALLED) ## run the tests that need a GPU
 	$(PYTEST) -m gpu tests/gpu
