@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import filelock
 from pydantic import field_validator
 
 from llm_cls.config.schema import Config
@@ -18,6 +17,7 @@ from llm_cls.errors import ConfigError, DataError
 from llm_cls.files import sha256_json
 from llm_cls.runs import layout
 from llm_cls.runs.content import read_lines, write_lines
+from llm_cls.runs.lock import BriefLock
 from llm_cls.runs.schema import FileContent
 from llm_cls.runs.state import RunState, read_state
 
@@ -69,7 +69,7 @@ def directory_name(swept: Sequence[str]) -> str:
 def write_plan(directory: Path, entries: Sequence[Entry]) -> bool:
     """Adds ``entries`` to the plan and returns whether it changed; runs that have begun stay as they were planned."""
     directory.mkdir(parents=True, exist_ok=True)
-    with filelock.FileLock(directory / f".{layout.PLAN}.lock"):
+    with BriefLock(directory / f".{layout.PLAN}.lock"):
         known = read_plan(directory)
         planned = {entry.directory: entry for entry in known}
         for entry in entries:

@@ -11,10 +11,14 @@ from omegaconf import OmegaConf
 
 from llm_cls.config.compose import accept_plain_values
 from llm_cls.config.groups import CONF
-from llm_cls.errors import ConfigError
+from llm_cls.errors import ConfigError, ResourceError
+from llm_cls.multirun import sweeper
 from llm_cls.multirun.grid import latest, plan, spread
 from llm_cls.multirun.ray_launcher import RayLauncher, _gpus
 from llm_cls.multirun.sweeper import GridSweeper
+from llm_cls.runs import lock
+from llm_cls.runs.sweep import Entry, write_plan
+from tests.unit.runs.conftest import held
 
 accept_plain_values()
 
@@ -105,3 +109,13 @@ def test_more_gpus_than_available_are_refused() -> None:
         with pytest.raises(ConfigError, match=r"num_gpus must be <= 2, the GPUs of this machine, got 4"):
             _gpus({"num_gpus": given}, config, 2, local=True)
     assert _gpus({"num_gpus": 4}, config, 2, local=False) == 4, "a cluster may grow"
+
+
+def test_a_sweep_gives_up_a_run_whose_process_does_not_respond(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sweeper, "_POLL_SECONDS", 0.01)
+    monkeypatch.setattr(lock, "_TOUCH_SECONDS", 0.01)
+    entry = Entry(directory="template=1", overrides=["template=1"], swept=["template=1"])
+    write_plan(tmp_path, [entry])
+    (tmp_path / "template=1").mkdir()
+    with held(tmp_path / "template=1" / ".lock"), pytest.raises(ResourceError, match=r"template=1/\.lock is held by"):
+        GridSweeper()._wait_for_others(tmp_path, [entry], lock.HolderWatch(0.1))
