@@ -28,6 +28,7 @@ from llm_cls.multirun.jobs import as_choice, in_the_way
 from llm_cls.redaction import redact_tree
 from llm_cls.runs import layout
 from llm_cls.runs.identity import settings
+from llm_cls.runs.lock import HolderWatch
 from llm_cls.runs.sweep import Entry, PlannedRun, progress_line, read_plan, read_states, write_plan
 from llm_cls.signals import raise_if_received
 from llm_cls.training.launch import started_together
@@ -123,7 +124,7 @@ class GridSweeper(Sweeper):
                     if isinstance(error, OtherRunError):
                         refused.add(entry.directory)
             launched += len(left)
-            runs, waited = self._wait_for_others(directory, entries)
+            runs, waited = self._wait_for_others(directory, entries, HolderWatch(config.trainer.timeout_seconds))
             left = [
                 given[run.entry.directory]
                 for run in runs
@@ -221,7 +222,9 @@ class GridSweeper(Sweeper):
             del tree["hydra"]
         return tree
 
-    def _wait_for_others(self, directory: Path, entries: Sequence[Entry]) -> tuple[list[PlannedRun], bool]:
+    def _wait_for_others(
+        self, directory: Path, entries: Sequence[Entry], others: HolderWatch
+    ) -> tuple[list[PlannedRun], bool]:
         """The states of these runs once no other process trains any of them, and whether one did."""
         mine = {entry.directory for entry in entries}
         waited = False
@@ -230,10 +233,11 @@ class GridSweeper(Sweeper):
             if len(runs) < len(mine):  # the plan was removed
                 write_plan(directory, entries)
                 continue
-            running = sum(run.state.name == "running" for run in runs)
+            running = [directory / run.entry.directory for run in runs if run.state.name == "running"]
             if not running:
                 return runs, waited
             if not waited:
-                log.info("Waiting for another process, which trains %d of the runs", running)
+                log.info("Waiting for another process, which trains %d of the runs", len(running))
             waited = True
+            others.check(running)
             time.sleep(_POLL_SECONDS)

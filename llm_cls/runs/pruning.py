@@ -11,11 +11,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import filelock
 import numpy as np
 
 from llm_cls.config.schema import PrunerConfig
 from llm_cls.errors import ArtifactError, first_line
+from llm_cls.locks import BriefLock
 from llm_cls.metrics.evaluation import Evaluation
 from llm_cls.runs.layout import JOURNAL
 from llm_cls.runs.sweep import is_sweep
@@ -136,7 +136,7 @@ def _open_study(config: PrunerConfig, journal: Path, max_epochs: int, name: str)
     else:
         rule = optuna.pruners.HyperbandPruner(config.min_epochs, max_epochs, config.reduction_factor)
     # Optuna's own locks stay behind when their holder dies; the system releases this one.
-    lock: Any = filelock.FileLock(journal.with_name(f".{journal.name}.lock"))
+    lock: Any = BriefLock(journal.with_name(f".{journal.name}.lock"))
     _drop_torn_line(journal, lock)
     return optuna.create_study(
         study_name=name, direction="maximize", load_if_exists=True, pruner=rule,

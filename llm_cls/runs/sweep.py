@@ -15,7 +15,7 @@ from pydantic import field_validator
 from llm_cls.config.schema import Config
 from llm_cls.errors import ConfigError, DataError
 from llm_cls.files import sha256_json
-from llm_cls.locks import hold_file
+from llm_cls.locks import BriefLock
 from llm_cls.redaction import MayHoldSecret, redact
 from llm_cls.runs import layout
 from llm_cls.runs.content import read_lines, write_lines
@@ -23,7 +23,6 @@ from llm_cls.runs.schema import FileContent
 from llm_cls.runs.state import RunState, read_state
 
 _LONGEST_NAME = 120  # bytes, of 255 that file systems allow; the rest is for temporary files
-_LOCK_SECONDS = 60.0  # writing a plan takes less than one
 _UNSAFE = re.compile(r"[^\w.,=+@-]")
 
 
@@ -76,7 +75,7 @@ def directory_name(swept: Sequence[str]) -> str:
 def write_plan(directory: Path, entries: Sequence[Entry]) -> bool:
     """Adds ``entries`` to the plan and returns whether it changed; runs that have begun stay as they were planned."""
     directory.mkdir(parents=True, exist_ok=True)
-    with hold_file(directory / f".{layout.PLAN}.lock", _LOCK_SECONDS, "its holder needs less than a second"):
+    with BriefLock(directory / f".{layout.PLAN}.lock"):
         known = read_plan(directory)
         planned = {entry.directory: entry for entry in known}
         for entry in (entry.stored() for entry in entries):

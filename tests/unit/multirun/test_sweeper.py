@@ -12,12 +12,15 @@ from omegaconf import OmegaConf
 
 from llm_cls.config.compose import accept_plain_values
 from llm_cls.config.groups import CONF
-from llm_cls.errors import ConfigError, SweepError
+from llm_cls.errors import ConfigError, ResourceError, SweepError
+from llm_cls.multirun import sweeper
 from llm_cls.multirun.grid import latest, plan, spread
 from llm_cls.multirun.ray_launcher import RayLauncher, _gpus
 from llm_cls.multirun.sweeper import GridSweeper
 from llm_cls.redaction import redact
-from llm_cls.runs.sweep import read_plan, write_plan
+from llm_cls.runs import lock
+from llm_cls.runs.sweep import Entry, read_plan, write_plan
+from tests.unit.runs.conftest import held
 
 accept_plain_values()
 
@@ -134,3 +137,13 @@ def test_a_retried_run_gets_the_true_address(tmp_path: Path) -> None:
         sweeper._work(tmp_path, [entry], config)
     launched = [call.args[0][0][0] for call in sweeper._launcher.launch.call_args_list]
     assert launched == entry.overrides * 2
+
+
+def test_a_sweep_gives_up_a_run_whose_process_does_not_respond(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sweeper, "_POLL_SECONDS", 0.01)
+    monkeypatch.setattr(lock, "_TOUCH_SECONDS", 0.01)
+    entry = Entry(directory="template=1", overrides=["template=1"], swept=["template=1"])
+    write_plan(tmp_path, [entry])
+    (tmp_path / "template=1").mkdir()
+    with held(tmp_path / "template=1" / ".lock"), pytest.raises(ResourceError, match=r"template=1/\.lock is held by"):
+        GridSweeper()._wait_for_others(tmp_path, [entry], lock.HolderWatch(0.1))

@@ -8,15 +8,15 @@ from pathlib import Path
 
 
 @contextmanager
-def held(path: Path) -> Iterator[None]:
-    """Another process holds this lock, and is killed in the end."""
+def held(path: Path) -> Iterator[int]:
+    """Another process holds this lock, and is killed in the end; its pid."""
     program = "import sys, filelock as f; x = f.FileLock(sys.argv[1]); x.acquire(); print('held', flush=True); input()"
     holder = subprocess.Popen(
         [sys.executable, "-c", program, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
     assert holder.stdout is not None and holder.stdout.readline() == "held\n"
     try:
-        yield
+        yield holder.pid
     finally:
         holder.kill()
         holder.communicate()

@@ -195,7 +195,11 @@ def test_only_directories_of_runs_are_found(tmp_path: Path) -> None:
 
 def test_a_directory_in_use_is_refused(tmp_path: Path) -> None:
     directory = RunDirectory(tmp_path)
-    with held(tmp_path / LOCK), pytest.raises(LockedError, match="in use by another process"), directory.lock():
+    with (
+        held(tmp_path / LOCK) as pid,
+        pytest.raises(LockedError, match=rf"in use by another process \(pid {pid}\)\. Wait for it"),
+        directory.lock(),
+    ):
         pass
 
 
