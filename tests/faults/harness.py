@@ -16,10 +16,10 @@ from typing import Any
 
 import pytest
 
-from llm_cls.files import read_jsonl
 from tests.conftest import Program
 from tests.faults.disk import write_tree
 from tests.faults.operations import LOGS
+from tests.jsonl import read_jsonl
 
 ALL = os.environ.get("LLM_CLS_FAULTS") == "all"
 ERRORS = (errno.ENOSPC, errno.EIO, errno.EROFS)
@@ -34,10 +34,11 @@ TINY = [
 
 # One operation of each: the last that matches.
 STEPS = (
-    r"rename \S+ -> \S*config.yaml", r"rename \S+ -> \S*best-001", r"write \S*checkpoints/", r"rename \S+ -> \S*\.ckpt",
-    r"rename \S+ -> \S*history.jsonl", r"remove \S*best-001", r"rename \S+ -> \S*test.jsonl",
-    r"\S+ \S*model\S*/adapter_config.json", r"rename \S+ -> \S*manifest.json", r"rename \S+ -> \S*metrics.json",
-    r"remove \S*\.tmp", r"remove \S*(last\S*\.ckpt|best-002)",
+    r"rename \S+ -> \S*config.yaml", r"write \S*checkpoints/", r"rename \S+ -> \S*epoch-0002.ckpt",
+    r"rename \S+ -> \S*epoch-0002-\w+.ckpt", r"rename \S+ -> \S*history.jsonl", r"rename \S+ -> \S*test.jsonl",
+    r"\S+ \S*/adapter_config.json", r"rename \S+ -> \S*model", r"rename \S+ -> \S*run.json",
+    r"rename \S+ -> \S*manifest.json", r"rename \S+ -> \S*metrics.json", r"remove \S*epoch-0001-\w+.ckpt",
+    r"remove \S*epoch-0002-\w+.ckpt",
 )  # fmt: skip
 
 

@@ -132,7 +132,7 @@ def test_a_retried_run_gets_the_true_address(tmp_path: Path) -> None:
     sweeper._config = OmegaConf.create({"hydra": {"sweep": {"dir": str(tmp_path)}}})
     sweeper._launcher = Mock()
     sweeper._launcher.launch.return_value = [JobReturn(status=JobStatus.FAILED, _return_value=RuntimeError("crashed"))]
-    config = Mock(**{"sweep.retries": 1, "pruner.name": "none"})
+    config = Mock(**{"sweep.retries": 1, "pruner.name": "none", "trainer.timeout_seconds": 600})
     with pytest.raises(SweepError, match="crashed"):
         sweeper._work(tmp_path, [entry], config)
     launched = [call.args[0][0][0] for call in sweeper._launcher.launch.call_args_list]
