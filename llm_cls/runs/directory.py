@@ -19,6 +19,7 @@ from llm_cls.runs.config_file import dump_config, read_config
 from llm_cls.runs.content import read_lines, write_content, write_lines
 from llm_cls.runs.identity import differences, identity
 from llm_cls.runs.lock import hold, is_locked
+from llm_cls.runs.record import CONDITIONS
 from llm_cls.runs.schema import SCHEMA, Epoch, Failure, Metrics, Prediction, RunRecord
 from llm_cls.runs.state import RunState, read_files, read_state
 
@@ -95,6 +96,8 @@ class RunDirectory:
         known = self._same_run(record.identity)
         if known is not None:  # what began the run stays on record
             same = {"schema_version": SCHEMA, "identity": record.identity, "run_id": record.run_id}
+            if not self.last_checkpoint.is_file():  # all epochs are trained here and now
+                same |= {key: getattr(record, key) for key in ("versions", "git_commit", *CONDITIONS)}
             record = known.model_copy(update=same)
         self._remove_temporary_files()
         self.clear_failure()
