@@ -21,6 +21,7 @@ from llm_cls.runs.content import content_text, write_content, write_lines
 from llm_cls.runs.identity import differences, identity
 from llm_cls.runs.lock import hold, is_locked
 from llm_cls.runs.manifest import remove_manifest, verify_beginning, write_manifest
+from llm_cls.runs.record import CONDITIONS
 from llm_cls.runs.schema import SCHEMA, Epoch, Failure, Metrics, Prediction, RunRecord
 from llm_cls.runs.state import RunState, read_result, read_state
 from llm_cls.runs.verify import verify_result
@@ -99,6 +100,8 @@ class RunDirectory:
         known = self._same_run(record.identity)
         if known is not None:  # what began the run stays on record
             same = {"schema_version": SCHEMA, "identity": record.identity, "run_id": record.run_id}
+            if not self.checkpoints:  # all epochs are trained here and now
+                same |= {key: getattr(record, key) for key in ("versions", "git_commit", *CONDITIONS)}
             record = known.model_copy(update=same)
         self._remove_temporary_files()
         self.clear_failure()

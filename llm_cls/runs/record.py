@@ -13,6 +13,9 @@ from llm_cls.runs.schema import SCHEMA, DataRecord, ModelRecord, RunRecord
 
 _PACKAGES = ("llm_cls", "torch", "lightning", "transformers", "peft", "tokenizers", "sentencepiece", "numpy")
 
+_NUMERIC = ("llm_cls", "torch", "transformers", "peft")
+CONDITIONS = ("hardware", "world_size", "threads", "cpu_capability")
+
 
 def new_record(
     parts: dict[str, Any],
@@ -21,6 +24,8 @@ def new_record(
     model: ModelRecord,
     hardware: str,
     world_size: int,
+    threads: int | None = None,
+    cpu_capability: str | None = None,
 ) -> RunRecord:
     """The record of a run that begins now.
 
@@ -31,6 +36,8 @@ def new_record(
         model: The pretrained model; its sizes are not known yet.
         hardware: Description of the devices.
         world_size: Number of processes.
+        threads: Of torch, where it computes on the CPU.
+        cpu_capability: The instructions that torch uses there.
     """
     return RunRecord(
         schema_version=SCHEMA,
@@ -43,9 +50,22 @@ def new_record(
         model=model,
         hardware=hardware,
         world_size=world_size,
+        threads=threads,
+        cpu_capability=cpu_capability,
         started_at=now(),
         finished_at=None,
     )
+
+
+def changed_conditions(before: RunRecord, now: RunRecord) -> list[str]:
+    """In what the machine or the software differ, as far as results depend on them in the last digits.
+
+    What one of the records does not say, as that of an earlier version, does not differ.
+    """
+    names = {"world_size": "processes", "threads": "threads (OMP_NUM_THREADS)", "cpu_capability": "CPU instructions"}
+    pairs = [(names.get(key, key), getattr(before, key), getattr(now, key)) for key in CONDITIONS]
+    pairs += [(package, before.versions.get(package), now.versions.get(package)) for package in _NUMERIC]
+    return [f"{name}: {a} before, {b} now" for name, a, b in pairs if a != b and a is not None and b is not None]
 
 
 def now() -> str:

@@ -167,6 +167,8 @@ class RunRecord(FileContent):
     model: ModelRecord
     hardware: Any = None
     world_size: Positive = 1
+    threads: Positive | None = None  # of torch on the CPU, and what its kernels use there: both change the last digits
+    cpu_capability: str | None = None
     started_at: str | None = None
     finished_at: str | None = None
 

@@ -49,6 +49,13 @@ class Hardware:
             return torch.cuda.get_device_name(self.device)
         return f"{platform.machine()} CPU, {usable_cores()} cores"
 
+    @property
+    def cpu_numerics(self) -> tuple[int | None, str | None]:
+        """Threads and instructions of torch, on which the last digits depend; None on a GPU."""
+        if self.accelerator == "gpu":
+            return None, None
+        return torch.get_num_threads(), torch.backends.cpu.get_cpu_capability()
+
 
 def resolve_hardware(config: TrainerConfig) -> Hardware:
     """The devices and precision that the configuration means on this machine.

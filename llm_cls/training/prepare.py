@@ -60,7 +60,10 @@ class Inputs:
             warnings=list(self.corpus.warnings),
         )  # fmt: skip
         model = ModelRecord(name=self.config.model.name, revision=self.revision)
-        return new_record(self.identity, overrides, data, model, self.hardware.description, self.hardware.world_size)
+        hardware = self.hardware
+        return new_record(
+            self.identity, overrides, data, model, hardware.description, hardware.world_size, *hardware.cpu_numerics
+        )
 
 
 def prepare(config: Config, shared: Shared) -> Inputs:

@@ -20,7 +20,7 @@ from llm_cls.runs import layout
 from llm_cls.runs.directory import RunDirectory
 from llm_cls.runs.identity import run_id, text_id
 from llm_cls.runs.pruning import Pruner
-from llm_cls.runs.record import now
+from llm_cls.runs.record import changed_conditions, now
 from llm_cls.runs.schema import Metrics, RunRecord
 from llm_cls.training.checkpoints import find_checkpoint
 from llm_cls.training.launch import is_first_process, launch_ranks, started_together
@@ -67,7 +67,11 @@ def run(
         for warning in inputs.corpus.warnings:
             log.warning("%s", warning)
         find_checkpoint(directory, run_id(inputs.identity))  # before anything is written
-        record = directory.begin(config, inputs.record(overrides))
+        here = inputs.record(overrides)
+        record = directory.begin(config, here)
+        if changed := changed_conditions(record, here):
+            conditions = "; ".join(changed)
+            log.warning("This run began under other conditions (%s): results may differ in the last digits", conditions)
         try:
             if (isolate or inputs.hardware.world_size > 1) and started_together() is None:
                 launch_ranks(path, inputs.hardware.devices, config.trainer.timeout_seconds)

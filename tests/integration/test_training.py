@@ -90,8 +90,15 @@ def test_killed_run_resumes_bitwise_and_interrupts_exit_with_75(
         if code == 75:
             assert "Resume with the same command and hydra.run.dir=broken" in errors and "Traceback" not in errors
         assert not (tmp_path / "broken" / "metrics.json").exists()
+        record = load(tmp_path / "broken" / "run.json")
+        elsewhere = "" if number == signal.SIGKILL else f"{record['threads'] + 1} before, {record['threads']} now"
+        if elsewhere:  # as if it had begun with one thread more
+            record["threads"] += 1
+            (tmp_path / "broken" / "run.json").write_text(json.dumps(record))
         resumed = command("train", *line, "hydra.run.dir=broken", cwd=tmp_path)
         assert resumed.returncode == 0, resumed.stderr
+        warning = f"This run began under other conditions (threads (OMP_NUM_THREADS): {elsewhere}): results may differ"
+        assert resumed.stdout.count("other conditions") == bool(elsewhere) == (warning in resumed.stdout)
         assert "Resuming after the last epoch" in resumed.stdout
         for name in ("predictions/val.jsonl", "predictions/test.jsonl", "model/adapter_model.safetensors"):
             assert (tmp_path / "broken" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name

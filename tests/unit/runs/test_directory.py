@@ -18,7 +18,7 @@ from llm_cls.runs.identity import FACTS, identity
 from llm_cls.runs.layout import LOCK
 from llm_cls.runs.lock import is_locked
 from llm_cls.runs.manifest import write_model_manifest
-from llm_cls.runs.record import new_record
+from llm_cls.runs.record import changed_conditions, new_record
 from llm_cls.runs.schema import (
     SCHEMA,
     DataRecord,
@@ -182,6 +182,35 @@ def test_a_removed_directory_is_reported_as_the_cause(tmp_path: Path) -> None:
     directory.begin(config(), record())
     with pytest.raises(FileNotFoundError), directory.explain_removal():
         raise FileNotFoundError("x")
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({}, []),
+        ({"threads": 1}, ["threads (OMP_NUM_THREADS): 2 before, 1 now"]),
+        ({"threads": None}, []),
+        ({"world_size": 2, "hardware": "gpu"}, ["hardware: cpu before, gpu now", "processes: 1 before, 2 now"]),
+        ({"cpu_capability": "AVX2"}, ["CPU instructions: AVX512 before, AVX2 now"]),
+        ({"versions": {"torch": "3.0", "numpy": "9"}}, ["torch: 2.13 before, 3.0 now"]),
+        ({"started_at": "later", "overrides": ["seed=2"]}, []),
+    ],
+)
+def test_what_may_change_the_last_digits_of_a_resumed_run(change: dict[str, object], said: list[str]) -> None:
+    conditions = {"threads": 2, "cpu_capability": "AVX512", "versions": {"torch": "2.13", "numpy": "2"}}
+    before = record().model_copy(update=conditions)
+    assert changed_conditions(before, before.model_copy(update=change)) == said
+
+
+def test_a_run_without_a_checkpoint_begins_under_the_conditions_of_now(tmp_path: Path) -> None:
+    directory = RunDirectory(tmp_path)
+    first = directory.begin(config(), record().model_copy(update={"threads": 2, "started_at": "first"}))
+    here = record().model_copy(update={"threads": 1, "started_at": "second"})
+    assert directory.begin(config(), here) == first.model_copy(update={"threads": 1})
+    directory.new_checkpoint(1).parent.mkdir()
+    directory.new_checkpoint(1).touch()
+    directory.keep_checkpoint(1, None)
+    assert directory.begin(config(), here.model_copy(update={"threads": 4})).threads == 1
 
 
 def test_only_directories_of_runs_are_found(tmp_path: Path) -> None:
