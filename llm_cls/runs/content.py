@@ -48,7 +48,7 @@ def read_content(path: Path, schema: type[T], fix: str) -> T | None:
     Raises:
         ArtifactError: The file could not be read or does not match ``schema``.
     """
-    content = _read(path, fix, _MAX_JSON_BYTES)
+    content = read_bytes(path, fix, _MAX_JSON_BYTES)
     return None if content is None else _parse(content, schema, str(path), fix)
 
 
@@ -58,11 +58,16 @@ def read_lines(path: Path, schema: type[T], fix: str) -> list[T]:
     Raises:
         ArtifactError: As ``read_content``; the message names the line.
     """
-    lines = enumerate((_read(path, fix, _MAX_JSONL_BYTES) or b"").split(b"\n"), start=1)
+    lines = enumerate((read_bytes(path, fix) or b"").split(b"\n"), start=1)
     return [_parse(line, schema, f"{path}, line {n},", fix) for n, line in lines if line.strip()]
 
 
-def _read(path: Path, fix: str, max_bytes: int) -> bytes | None:
+def read_bytes(path: Path, fix: str, max_bytes: int = _MAX_JSONL_BYTES) -> bytes | None:
+    """The content of a file of bounded size; None where there is no such file.
+
+    Raises:
+        ArtifactError: It could not be read.
+    """
     try:
         return read_regular(path, max_bytes)
     except FileNotFoundError:
