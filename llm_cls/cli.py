@@ -6,6 +6,7 @@ import logging
 import os
 import re
 import sys
+import threading
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -15,6 +16,7 @@ from llm_cls.errors import EXIT_UNEXPECTED, ConfigError, LlmClsError, ResourceEr
 from llm_cls.redaction import redact, redact_logs
 from llm_cls.signals import install_handlers, remove_handlers, signals_first
 
+_MOST_THREADS = 512  # to try
 _FOLDERS = "training: hydra.run.dir=DIR; its cache: data.cache_dir=DIR"
 _FREE = f"Free some space, or write to another folder ({_FOLDERS})"
 _FIXES = {  # whether a file was read or written is not known here
@@ -38,6 +40,7 @@ def run_command(command: Callable[[], object]) -> int:
     try:
         _check_encoding(sys.argv[1:])
         with signals_first():  # an interrupted library may raise its own error afterwards
+            _check_threads()
             command()
     except SystemExit:
         raise
@@ -46,6 +49,32 @@ def run_command(command: Callable[[], object]) -> int:
     finally:
         remove_handlers()
     return 0
+
+
+def _check_threads() -> None:
+    """Checks that the libraries can start their threads: where they cannot, OpenBLAS sends this process SIGINT.
+
+    Raises:
+        ResourceError: The system allows too few.
+    """
+    threads = os.environ.get("OMP_NUM_THREADS", "")
+    # Pools of OpenBLAS, OpenMP and tokenizers, and single threads of torch, transformers and tqdm.
+    wanted = 3 * (int(threads) if threads.isdecimal() else os.cpu_count() or 1) + 6
+    done = threading.Event()
+    try:
+        for _ in range(min(wanted, _MOST_THREADS)):
+            threading.Thread(target=done.wait, daemon=True).start()
+    except RuntimeError:
+        raise _too_few_threads() from None
+    finally:
+        done.set()
+
+
+def _too_few_threads() -> ResourceError:
+    return ResourceError(
+        "No more threads or processes can be started on this machine or in this container. End other processes, set "
+        "OMP_NUM_THREADS=1, or raise the limit (ulimit -u, or pids of the container)"
+    )
 
 
 def say(text: str) -> None:
@@ -125,6 +154,8 @@ def _known(raised: BaseException) -> LlmClsError | RunInterrupted | None:
                 "data.micro_batch_size (it changes memory and speed only), a smaller data.max_length, or "
                 "engine.gradient_checkpointing=true"
             )
+        if re.search(r"can't start new thread|Resource temporarily unavailable|thread creation failed", text, re.I):
+            return _too_few_threads()
         if isinstance(error, OSError) and error.errno in _FIXES:
             where = f"{error.filename}: " if error.filename else ""
             return ResourceError(f"{where}{os.strerror(error.errno)}. {_FIXES[error.errno]}")

@@ -2,8 +2,10 @@
 
 import errno
 import os
+import re
 import subprocess
 import sys
+import threading
 
 import pytest
 
@@ -64,6 +66,43 @@ def test_faults_of_paths_and_of_the_disk(number: int, fix: str) -> None:
     assert line.startswith(f"a: {os.strerror(number)}. {fix}")
     assert ("write to" in line.lower()) == (number in (errno.ENOSPC, errno.EROFS))
     assert code == ResourceError.exit_code
+
+
+class PanicException(BaseException):
+    """As tokenizers raises it."""
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("can't start new thread"),
+        BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN)),
+        PanicException('IOError(Os { code: 11, kind: WouldBlock, message: "Resource temporarily unavailable" })'),
+    ],
+)
+def test_a_thread_that_cannot_be_started_is_one_line(error: BaseException, capsys: pytest.CaptureFixture[str]) -> None:
+    assert show(error) == ResourceError.exit_code
+    assert re.fullmatch(r"Error: No more threads or processes can be started .*\n", capsys.readouterr().err)
+
+
+def test_too_few_threads_are_noticed_before_the_command(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    started: list[threading.Thread] = []
+
+    def start(thread: threading.Thread) -> None:
+        started.append(thread)
+        if len(started) == 4:
+            raise RuntimeError("can't start new thread")
+        begin(thread)
+
+    begin = threading.Thread.start
+    monkeypatch.setattr(threading.Thread, "start", start)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    assert run_command(lambda: pytest.fail("it was run")) == 4
+    assert "No more threads" in capsys.readouterr().err
+    for thread in started[:3]:
+        thread.join()  # forever, if nothing ended them
 
 
 def test_the_shell_completes_groups_choices_and_keys() -> None:

@@ -150,7 +150,7 @@ def test_the_top_of_the_package_holds_commands_and_leaves_alone() -> None:
     ("module", "heavy"),
     [
         ("report", {"torch", "lightning", "transformers", "peft", "wandb", "hydra"}),
-        ("train", {"torch", "lightning", "transformers", "peft", "wandb", "pandas"}),
+        ("multirun.task", {"torch", "lightning", "transformers", "peft", "wandb", "pandas"}),
         ("predict", {"torch", "lightning", "transformers", "peft", "wandb", "pandas", "hydra"}),
         ("config.schema", {"torch", "lightning", "transformers", "wandb", "pandas", "hydra"}),
     ],

@@ -4,6 +4,8 @@ import signal
 import subprocess
 import sys
 
+import pytest
+
 PROGRAM = """
 import logging, os, signal, sys
 from llm_cls import signals
@@ -51,3 +53,22 @@ def test_an_ignored_signal_stays_ignored() -> None:
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN),
     )  # fmt: skip
     assert (done.returncode, done.stdout) == (0, "went on\n")
+
+
+@pytest.mark.parametrize("module", ["hydra", "pydantic", "llm_cls.config.schema"])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_during_the_imports_of_train_is_one_line(module: str, number: signal.Signals) -> None:
+    program = f"""
+import os, runpy, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # where the tests run in the background
+
+class Sender:
+    def find_spec(self, name, *_):
+        if name == {module!r}:
+            os.kill(os.getpid(), {int(number)})
+
+sys.meta_path.insert(0, Sender())
+runpy.run_module("llm_cls.train", run_name="__main__")
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (75, f"Error: Interrupted by {number.name}\n")

@@ -1,0 +1,176 @@
+"""What ``python -m llm_cls.train`` does with its command line: one run, or a sweep of them."""
+
+import os
+import shlex
+import sys
+import warnings
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from hydra.types import RunMode
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+
+from llm_cls.cli import quiet_libraries, redacted_stdout, report, say, summarize
+from llm_cls.config.compose import accept_plain_values, split_flags
+from llm_cls.config.groups import CONF
+from llm_cls.config.help import train_help
+from llm_cls.config.overrides import explain
+from llm_cls.config.schema import Config, parse_config
+from llm_cls.errors import (
+    EXIT_UNEXPECTED,
+    ArtifactError,
+    ConfigError,
+    LockedError,
+    LostRankError,
+    OtherRunError,
+    RankError,
+    RunInterrupted,
+)
+from llm_cls.metrics.percent import percent
+from llm_cls.multirun import register_plugins
+from llm_cls.runs.directory import RunDirectory
+from llm_cls.runs.schema import Metrics
+from llm_cls.runs.sweep import join_sweep, progress_line, read_states
+from llm_cls.signals import raise_if_received
+from llm_cls.training.launch import is_first_process, resumable
+
+
+def compose_and_run() -> None:
+    """The command, with Hydra's own errors made readable."""
+    flags, overrides = split_flags(sys.argv[1:])
+    if "--help" in flags:
+        say(train_help())
+        return
+    accept_plain_values()
+    register_plugins()
+    sys.argv[1:] = [*flags, *overrides]
+    # Hydra prints errors and exits by itself unless this is set; run_command gives them their exit codes.
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # for a lost rank, torch would warn with a C++ traceback
+    # conf/ has a file with the same name as the settings of the submitit plug-in, so that people type the usual name.
+    warnings.filterwarnings("ignore", message=r"\s*'hydra/launcher/submitit_slurm' is validated")
+    failures: list[Exception] = []
+    kept: list[Any] = []  # the object that the runs of a sweep share in this process
+
+    def task(tree: DictConfig) -> float | None:
+        try:
+            if HydraConfig.get().mode == RunMode.MULTIRUN:
+                return _run_of_sweep(tree, kept)
+            return _run(tree)
+        except Exception as error:  # kept, because Hydra would report it in its own words
+            if HydraConfig.get().mode == RunMode.MULTIRUN:
+                raise  # to the sweeper
+            failures.append(error)
+            return None
+
+    asks = any(flag.startswith(("--cfg", "--info")) for flag in flags)  # Hydra prints the configuration
+    try:
+        with redacted_stdout() if asks else nullcontext():
+            hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(task)()
+    except (HydraException, OmegaConfBaseException, ValueError) as error:
+        if isinstance(error.__cause__ or error.__context__, OSError):
+            raise  # Hydra could not open the log
+        raise explain(error, overrides, "--multirun" in flags) from error
+    if failures:
+        raise failures[0]
+
+
+def _run(tree: DictConfig) -> float | None:
+    """One run; the value is its val F1, for Hydra's optimizing sweepers."""
+    directory = Path(HydraConfig.get().runtime.output_dir)
+    try:
+        config = parse_config(tree)
+        if HydraConfig.get().sweeper.get("params"):
+            raise ConfigError("This experiment is a grid. Add --multirun to run all of it")
+        from llm_cls.training.run import run  # torch takes seconds to import; a misspelt key is reported first
+
+        quiet_libraries()
+        metrics = run(config, directory, list(HydraConfig.get().overrides.task))
+    except Exception as error:
+        if isinstance(error, LostRankError) and (conclusion := resumable(error, directory)) is not error:
+            raise conclusion from None
+        if is_first_process() and summarize(error)[1] != EXIT_UNEXPECTED:  # an unexpected error keeps its log
+            RunDirectory(directory).remove_if_empty()
+        raise
+    except RunInterrupted as error:
+        raise resumable(error, directory) from None
+    if is_first_process():
+        say(_summary(metrics, config, directory))
+    return metrics.val.f1
+
+
+def _run_of_sweep(tree: DictConfig, kept: list[Any]) -> float | None:
+    """One run of a sweep: its failure is recorded and does not affect other runs."""
+    from llm_cls.training.run import run
+    from llm_cls.training.shared import Shared
+
+    directory = Path(HydraConfig.get().runtime.output_dir)
+    config, overrides = join_sweep(parse_config(tree), directory)
+    quiet_libraries()
+    if not kept:
+        kept.append(Shared())
+    run_directory = RunDirectory(directory)
+    say(f"Run {directory.name}")
+    try:
+        metrics = run(config, directory, overrides, kept[0], config.sweep.isolate)
+    except LockedError:
+        return None  # another process trains it
+    except OtherRunError:
+        raise  # nothing is written into the folder of another run
+    except Exception as error:
+        raise_if_received()  # a signal matters more than the errors that it causes
+        if run_directory.has_metrics:
+            if isinstance(error, ArtifactError):
+                raise  # the damaged run is left as it is, for inspection
+            raise OtherRunError(f"{directory} is finished, but is not this run: {summarize(error)[0]}") from None
+        report(error)
+        if not (isinstance(error, RankError) and run_directory.state.name == "failed"):  # the rank has recorded it
+            run_directory.record_failure(*summarize(error))
+        metrics = None
+    say(progress_line(read_states(directory.parent)))  # not logged: the files of finished runs stay as they are
+    return metrics.val.f1 if metrics else None
+
+
+def _summary(metrics: Metrics, config: Config, directory: Path) -> str:
+    """The end of a run: scores, where they are, what to type next."""
+    where = os.path.relpath(directory)
+    test, val = metrics.test, metrics.val
+    lines = [""]
+    if test.f1_ci95 is None:
+        lines += ["The training diverged: no epoch gave finite scores. Try a smaller optimizer.lr."]
+    else:
+        low, high = test.f1_ci95
+        lines += [
+            f"Best epoch {metrics.best_epoch} of {metrics.epochs_run}, chosen on val; {metrics.seconds.total:.0f} s",
+            f"  val   F1 {_percent(val.f1)}   accuracy {_percent(val.accuracy)}   ({val.n} texts)",
+            f"  test  F1 {_percent(test.f1)}   accuracy {_percent(test.accuracy)}   ({test.n} texts; "
+            f"95 % interval of F1: {percent(low)} to {percent(high)})",
+        ]
+        if metrics.status == "diverged":
+            lines += ["The training diverged after that epoch. Try a smaller optimizer.lr."]
+        if metrics.collapsed:
+            fix = "Try another optimizer.lr."
+            if config.trainer.max_epochs <= config.optimizer.warmup_epochs:
+                fix = (
+                    "All epochs were warm-up: trainer.max_epochs should be > optimizer.warmup_epochs "
+                    f"({config.optimizer.warmup_epochs:g}), was {config.trainer.max_epochs}. "
+                    "Try more epochs, or optimizer.warmup_epochs=0.1."
+                )
+            lines += [f"Collapsed: half of the labels or more are never predicted. {fix}"]
+    lines += [f"Run directory: {where}"]
+    if test.f1 is not None:
+        lines += [
+            "Next:",
+            f"  python -m llm_cls.predict {shlex.quote(f'run={where}')} input=texts.csv output=labels.csv",
+            f"  python -m llm_cls.report {shlex.quote(f'dir={where}')}",
+        ]
+    return "\n".join(lines)
+
+
+def _percent(score: float | None) -> str:
+    return "-" if score is None else f"{percent(score)} %"
