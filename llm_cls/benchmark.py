@@ -15,6 +15,7 @@ from llm_cls.config.compose import accept_plain_values, compose_tree
 from llm_cls.config.overrides import explain
 from llm_cls.config.schema import Config, parse_config
 from llm_cls.files import check_output, write_json
+from llm_cls.training.launch import check_launcher
 
 MORE = """All groups and keys of training can be given too, for example model=rinna-3.6b or data.batch_size=8.
 python -m llm_cls.train --help explains them."""
@@ -26,6 +27,7 @@ def main() -> None:
     overrides = [argument for argument in sys.argv[1:] if not _is_own(argument)]
     if (arguments := read_arguments(BenchmarkArguments, "benchmark", MORE, own)) is None:
         return
+    check_launcher()
     accept_plain_values()
     configs = [_compose([*overrides, f"engine={engine}"]) for engine in arguments.engine.split(",")]
 

@@ -156,6 +156,8 @@ def _known(raised: BaseException) -> LlmClsError | RunInterrupted | None:
             )
         if re.search(r"can't start new thread|Resource temporarily unavailable|thread creation failed", text, re.I):
             return _too_few_threads()
+        if "Too many open files" in text:
+            return ResourceError("Too many open files. Raise the limit of this shell, for example: ulimit -n 1024")
         if isinstance(error, OSError) and error.errno in _FIXES:
             where = f"{error.filename}: " if error.filename else ""
             return ResourceError(f"{where}{os.strerror(error.errno)}. {_FIXES[error.errno]}")

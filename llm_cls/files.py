@@ -17,7 +17,7 @@ from llm_cls.errors import ConfigError
 
 
 def check_output(path: Path) -> None:
-    """Checks that a result can be written, before the work starts rather than after hours.
+    """Checks that a result can be written, before the work starts rather than after hours; nothing stays behind.
 
     Raises:
         ConfigError: It is a folder.
@@ -25,9 +25,25 @@ def check_output(path: Path) -> None:
     """
     if path.is_dir():
         raise ConfigError(f"output={path} is a folder. Give the name of a file")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryFile(dir=path.parent):
-        pass
+    created = missing_folders(path.parent)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    finally:
+        remove_folders(created)
+
+
+def missing_folders(path: Path) -> list[Path]:
+    """Those of ``path`` and its parents that do not exist, the innermost first."""
+    return [folder for folder in (path, *path.parents) if not os.path.lexists(folder)]
+
+
+def remove_folders(folders: Iterable[Path]) -> None:
+    """Removes these folders as far as they are empty."""
+    for folder in folders:
+        with suppress(OSError):
+            folder.rmdir()
 
 
 @contextmanager
@@ -84,7 +100,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
 
 def make_folder(path: Path) -> None:
     """Creates a folder with its parents; their names survive a power cut."""
-    missing = [folder for folder in (path, *path.parents) if not folder.exists()]
+    missing = missing_folders(path)
     path.mkdir(parents=True, exist_ok=True)
     for folder in missing:
         sync_folder(folder.parent)

@@ -10,12 +10,14 @@ from llm_cls.cli import quiet_libraries, run_command, say
 from llm_cls.config.arguments import read_arguments
 from llm_cls.config.commands import PredictArguments
 from llm_cls.files import atomic_path, check_output, write_jsonl
+from llm_cls.training.launch import check_launcher
 
 
 def main() -> None:
     """The command."""
     if (arguments := read_arguments(PredictArguments, "predict")) is None:
         return
+    check_launcher()
     check_output(arguments.output)
 
     from llm_cls.training.prediction import predict_file  # torch takes seconds to import

@@ -1,4 +1,4 @@
-"""The sweeper and the Ray launcher of ``--multirun``."""
+"""What llm_cls adds to Hydra: the sweeper and the Ray launcher of ``--multirun``, and a callback."""
 
 from hydra.core.plugins import Plugins
 

@@ -33,11 +33,12 @@ from llm_cls.errors import (
 )
 from llm_cls.metrics.percent import percent
 from llm_cls.multirun import register_plugins
+from llm_cls.multirun.created import created_paths
 from llm_cls.runs.directory import RunDirectory
 from llm_cls.runs.schema import Metrics
 from llm_cls.runs.sweep import join_sweep, progress_line, read_states
 from llm_cls.signals import raise_if_received
-from llm_cls.training.launch import is_first_process, resumable
+from llm_cls.training.launch import check_launcher, is_first_process, resumable
 
 
 def compose_and_run() -> None:
@@ -46,11 +47,12 @@ def compose_and_run() -> None:
     if "--help" in flags:
         say(train_help())
         return
+    check_launcher()
     accept_plain_values()
     register_plugins()
     sys.argv[1:] = [*flags, *overrides]
     # Hydra prints errors and exits by itself unless this is set; run_command gives them their exit codes.
-    os.environ.setdefault("HYDRA_FULL_ERROR", "1")
+    os.environ["HYDRA_FULL_ERROR"] = "1"
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # for a lost rank, torch would warn with a C++ traceback
     # conf/ has a file with the same name as the settings of the submitit plug-in, so that people type the usual name.
     warnings.filterwarnings("ignore", message=r"\s*'hydra/launcher/submitit_slurm' is validated")
@@ -95,7 +97,7 @@ def _run(tree: DictConfig) -> float | None:
         if isinstance(error, LostRankError) and (conclusion := resumable(error, directory)) is not error:
             raise conclusion from None
         if is_first_process() and summarize(error)[1] != EXIT_UNEXPECTED:  # an unexpected error keeps its log
-            RunDirectory(directory).remove_if_empty()
+            RunDirectory(directory).remove_created(created_paths())
         raise
     except RunInterrupted as error:
         raise resumable(error, directory) from None

@@ -70,7 +70,7 @@ def read_bytes(path: Path, fix: str, max_bytes: int = _MAX_JSONL_BYTES) -> bytes
     """
     try:
         return read_regular(path, max_bytes)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
         raise ArtifactError(f"{path} could not be read: {error.strerror}. {fix}") from None

@@ -14,7 +14,7 @@ import filelock
 
 from llm_cls.config.schema import Config
 from llm_cls.errors import ArtifactError, OtherRunError, ResourceError
-from llm_cls.files import remove, seal, write_text
+from llm_cls.files import remove, remove_folders, seal, write_text
 from llm_cls.runs import layout
 from llm_cls.runs.config_file import dump_config, read_config
 from llm_cls.runs.content import content_text, write_content, write_lines
@@ -25,6 +25,7 @@ from llm_cls.runs.record import CONDITIONS
 from llm_cls.runs.schema import SCHEMA, Epoch, Failure, Metrics, Prediction, RunRecord
 from llm_cls.runs.state import RunState, read_result, read_state
 from llm_cls.runs.verify import verify_result
+from llm_cls.runs.writable import check_writable
 
 _OTHER = "Give another hydra.run.dir, or in a sweep another sweep.name"
 
@@ -65,8 +66,7 @@ class RunDirectory:
         """
         if not self.writes and is_locked(self.path):
             return None  # the process that writes is already working; all of them compare identities before training
-        record = self._same_run(parts)
-        _, metrics = read_result(self.path)
+        record, metrics = self._same_run(parts)
         if metrics is not None and record is not None:
             verify_result(self.path, record, metrics)
             self._remove_temporary_files(finished=True)
@@ -93,11 +93,13 @@ class RunDirectory:
         Raises:
             OtherRunError: The directory belongs to another run.
             ArtifactError: A file of the run is damaged; nothing is overwritten.
+            ResourceError: The directory cannot be written.
         """
         if not self.writes:
             return record
+        check_writable(self.path)
         assert record.identity is not None
-        known = self._same_run(record.identity)
+        known, _ = self._same_run(record.identity)
         if known is not None:  # what began the run stays on record
             same = {"schema_version": SCHEMA, "identity": record.identity, "run_id": record.run_id}
             if not self.checkpoints:  # all epochs are trained here and now
@@ -139,20 +141,20 @@ class RunDirectory:
         with suppress(OSError):  # it is missing or not empty
             (self.path / layout.CHECKPOINTS).rmdir()
 
-    def remove_if_empty(self) -> None:
-        """Removes the folder of a run that ended before it began, unless another process is about to begin there."""
-        traces = [self.path / layout.LOG, self.path / layout.LOCK]
-        if not self.writes or not self.path.is_dir() or set(self.path.iterdir()) - set(traces):
+    def remove_created(self, created: Sequence[Path]) -> None:
+        """Removes the files and folders that were created for a run that ended before it began.
+
+        What existed before it stays, and so does everything if another process is about to begin there.
+        """
+        if not (created and self.writes and self.path.is_dir()):
             return
         with suppress(OSError, filelock.Timeout), filelock.FileLock(self.path / layout.LOCK, blocking=False):
-            if not set(self.path.iterdir()) - set(traces):
-                for path in traces:
+            if (self.path / layout.RECORD).exists():
+                return
+            for path in created:
+                if not path.is_dir():
                     path.unlink(missing_ok=True)
-        with suppress(OSError):  # stops at the first folder that holds something
-            for folder in (self.path, *list(self.path.parents)[:3]):
-                if folder == Path.cwd():
-                    break
-                folder.rmdir()
+        remove_folders(created)
 
     # Files
 
@@ -214,11 +216,11 @@ class RunDirectory:
             self.check_exists()
             raise
 
-    def _same_run(self, parts: dict[str, Any]) -> RunRecord | None:
-        """The record in this directory, which is that of the run ``parts``; None where there is none."""
+    def _same_run(self, parts: dict[str, Any]) -> tuple[RunRecord | None, Metrics | None]:
+        """Record and metrics in this directory, which are those of the run ``parts``, as far as they exist."""
         record, metrics = read_result(self.path)
         if record is None:
-            return None
+            return None, None
         if metrics is None:
             verify_beginning(self.path)
         if record.identity is None:
@@ -230,20 +232,16 @@ class RunDirectory:
             before = identity(read_config(self.path / layout.CONFIG), before)
         if differing := differences(before, parts):
             raise OtherRunError(f"{self.path} holds a run of another configuration ({'; '.join(differing)}). {_OTHER}")
-        return record
+        return record, metrics
 
     def _remove_temporary_files(self, finished: bool = False) -> None:
         """Removes what a killed process was writing; of a finished run also the checkpoints."""
         if not self.writes:
             return
-        checkpoints = self.path / layout.CHECKPOINTS
-        left = [
-            path
-            for folder in (self.path, checkpoints, self.path / layout.PREDICTIONS)
-            for path in folder.glob(".*.tmp")
-        ]
+        folders = (self.path, self.path / layout.CHECKPOINTS, self.path / layout.PREDICTIONS)
+        left = [path for folder in folders for path in folder.glob(".*.tmp")]
         if finished:
-            left += checkpoints.glob("*")
+            left += (self.path / layout.CHECKPOINTS).glob("*")
         for path in left:
             with suppress(OSError):  # another process does the same, or the folder is read-only
                 shutil.rmtree(path) if path.is_dir() else path.unlink()

@@ -74,16 +74,19 @@ def directory_name(swept: Sequence[str]) -> str:
 
 def write_plan(directory: Path, entries: Sequence[Entry]) -> bool:
     """Adds ``entries`` to the plan and returns whether it changed; runs that have begun stay as they were planned."""
+
+    def planned(known: Sequence[Entry]) -> list[Entry]:
+        by_name = {entry.directory: entry for entry in known}
+        for entry in (entry.stored() for entry in entries):
+            if entry.directory not in by_name or not (directory / entry.directory / layout.RECORD).is_file():
+                by_name[entry.directory] = entry
+        return list(by_name.values())
+
+    if planned(known := read_plan(directory)) == known:
+        return False  # a sweep that is finished may be on a file system that cannot be written
     directory.mkdir(parents=True, exist_ok=True)
     with BriefLock(directory / f".{layout.PLAN}.lock"):
-        known = read_plan(directory)
-        planned = {entry.directory: entry for entry in known}
-        for entry in (entry.stored() for entry in entries):
-            if entry.directory not in planned or not (directory / entry.directory / layout.RECORD).is_file():
-                planned[entry.directory] = entry
-        if list(planned.values()) == known:
-            return False
-        write_lines(directory / layout.PLAN, planned.values())
+        write_lines(directory / layout.PLAN, planned(read_plan(directory)))
     return True
 
 

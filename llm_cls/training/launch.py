@@ -9,6 +9,7 @@ after a fixed grace period whatever further signals arrive, and cannot tell whic
 """
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -19,7 +20,7 @@ from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 
-from llm_cls.errors import EXIT_INTERRUPTED, EXIT_UNEXPECTED, LostRankError, RankError, RunInterrupted
+from llm_cls.errors import EXIT_INTERRUPTED, EXIT_UNEXPECTED, ConfigError, LostRankError, RankError, RunInterrupted
 from llm_cls.runs.directory import RunDirectory
 from llm_cls.signals import handled_signals, interrupted_by, is_stopped
 
@@ -33,9 +34,41 @@ _OUT_OF_MEMORY = (
 )
 
 
+_NUMBERS = {
+    "RANK": 0, "LOCAL_RANK": 0, "WORLD_SIZE": 1, "LOCAL_WORLD_SIZE": 1, "NODE_RANK": 0, "GROUP_RANK": 0,
+    "MASTER_PORT": 1, "SLURM_PROCID": 0, "SLURM_LOCALID": 0, "SLURM_NODEID": 0, "SLURM_NTASKS": 1,
+    "SLURM_STEP_NUM_TASKS": 1,
+}  # fmt: skip
+
+
+def check_launcher() -> None:
+    """Checks the variables that torchrun and srun set, which this package, Lightning and torch read as numbers.
+
+    Raises:
+        ConfigError: A value is not a number that they would set.
+    """
+    for name, least in _NUMBERS.items():
+        value = os.environ.get(name)
+        if value is not None and not (re.fullmatch("[0-9]{1,9}", value) and int(value) >= least):
+            raise ConfigError(
+                f"{name} must be a whole number >= {least}, got {value!r}. Unset this variable of the environment: "
+                "torchrun and srun set it themselves"
+            )
+    ranks, rank = started_together(), _rank()
+    if rank >= (ranks or 1) and (ranks is not None or "RANK" in os.environ):
+        raise ConfigError(
+            f"RANK={rank} needs LOCAL_RANK and a larger WORLD_SIZE beside it. Start the processes with torchrun, or "
+            "unset RANK"
+        )
+
+
 def is_first_process() -> bool:
     """Whether this is the only process of its run, or the one of them that writes."""
-    return int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0"))) == 0
+    return _rank() == 0
+
+
+def _rank() -> int:
+    return int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")))
 
 
 def started_together() -> int | None:

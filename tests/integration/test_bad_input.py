@@ -241,13 +241,47 @@ def test_output_folder_that_cannot_be_written(command: Command, archive: Path, t
     check(done, 4, "file/run: Not a directory. Check the path: a file is where a folder must be")
 
 
+def test_a_refused_run_removes_only_what_was_created_for_it(command: Command, tmp_path: Path) -> None:
+    """Whatever Hydra is told to create beside the run directory, and whoever owns the folders above it."""
+    (tmp_path / "mine" / "empty").mkdir(parents=True)
+    before = sorted(tmp_path.rglob("*"))
+    for more in (
+        ["hydra.run.dir=mine/empty"],
+        ["hydra.run.dir=mine/empty/new/run"],
+        ["hydra.output_subdir=.hydra"],
+        ["hydra.output_subdir=a/b", "hydra.run.dir=mine"],
+        ["hydra.job.chdir=true"],
+        ["hydra.job.chdir=true", "hydra.output_subdir=a", "hydra.run.dir=mine/run"],
+    ):
+        check(command("train", "seed=x", *more, cwd=tmp_path), 2, "seed must be a whole number")
+        assert sorted(tmp_path.rglob("*")) == before, more
+
+
+def test_a_file_where_the_folder_of_a_sweep_belongs(command: Command, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for folder in ("file", "file/sweep"):
+        done = command("train", "-m", f"hydra.sweep.dir={folder}", "seed=1,2", *TINY, "data=sample", cwd=tmp_path)
+        check(done, 4, f"{folder}: ", "Write to another folder")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of 600 KB."""
-    disk = tmp_path / "disk"
+    yield from mounted_disk(tmp_path / "disk", "600k")
+
+
+@pytest.fixture
+def large_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system that has room for some runs."""
+    yield from mounted_disk(tmp_path / "disk", "100m")
+
+
+def mounted_disk(disk: Path, size: str) -> Iterator[Path]:
+    """A file system of its own; only root may mount it."""
     disk.mkdir()
     mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=600k", "tmpfs", str(disk)], capture_output=True, check=False
+        ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(disk)], capture_output=True, check=False
     )
     if mounted.returncode:
         pytest.skip("mounting needs root")
@@ -268,6 +302,18 @@ def test_read_only_disk(command: Command, archive: Path, tmp_path: Path, small_d
     subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
     done = command("train", *TINY, f"data.archive={archive}", "logger=none", "hydra.run.dir=disk/run", cwd=tmp_path)
     check(done, 4, "disk/run: Read-only file system. Write to another folder")
+
+
+def test_a_finished_sweep_on_a_read_only_disk(command: Command, tmp_path: Path, large_disk: Path) -> None:
+    sweep = [*TINY, "data=sample", "trainer.max_epochs=1", "logger=none", "hydra.sweep.dir=disk/sweep"]
+    line = ("-m", *sweep, "data.limit=16", "seed=1,2")
+    first = command("train", *line, cwd=tmp_path)
+    assert first.returncode == 0, first.stderr
+    subprocess.run(["mount", "-o", "remount,ro", str(large_disk)], check=True)
+    again = command("train", *line, cwd=tmp_path)
+    assert again.returncode == 0 and again.stdout.count("is finished already") == 2, again.stdout + again.stderr
+    larger = command("train", *line[:-1], "seed=1,2,3", cwd=tmp_path)
+    check(larger, 4, "disk/sweep/.sweep.jsonl.lock: Read-only file system")
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")

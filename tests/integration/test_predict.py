@@ -75,8 +75,8 @@ def test_damaged_file_is_refused(finished_run: Path, command: Command, tmp_path:
     ("arguments", "code", "part"),
     [
         (["input=in.csv", "output=o.csv"], 2, "run is missing"),
-        (["run=nowhere", "input=in.csv", "output=o.csv"], 2, "nowhere"),
-        (["run={run}", "input=none.csv", "output=o.csv"], 3, "none.csv"),
+        (["run=nowhere", "input=in.csv", "output=new/newer/o.csv"], 2, "nowhere"),
+        (["run={run}", "input=none.csv", "output=new/o.csv"], 3, "none.csv"),
         (["run={run}", "input=in.csv", "output=o.xlsx"], 2, "o.xlsx"),
         (["run={run}", "imput=in.csv", "input=in.csv", "output=o.csv"], 2, "Did you mean 'input'"),
         (["run={run}", "input=other.csv", "output=o.csv"], 3, "no column 'body'"),
@@ -92,7 +92,7 @@ def test_wrong_arguments(
     done = command("predict", *(a.format(run=finished_run) for a in arguments), cwd=tmp_path)
     assert done.returncode == code, done.stderr
     assert part in done.stderr and done.stderr.count("\n") == 1
-    assert not (tmp_path / "o.csv").exists()
+    assert {path.name for path in tmp_path.iterdir()} == {"in.csv", "other.csv", "unfinished"}
 
 
 def test_arguments_need_no_quoting(finished_run: Path, command: Command, tmp_path: Path) -> None:

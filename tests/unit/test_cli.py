@@ -105,6 +105,18 @@ def test_too_few_threads_are_noticed_before_the_command(
         thread.join()  # forever, if nothing ended them
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(24, "Too many open files", "a"),
+        ImportError("libx.so: cannot open shared object file: Too many open files"),
+    ],
+)
+def test_too_few_file_descriptors(error: Exception) -> None:
+    line = "Too many open files. Raise the limit of this shell, for example: ulimit -n 1024"
+    assert summarize(error) == (line, ResourceError.exit_code)
+
+
 def test_the_shell_completes_groups_choices_and_keys() -> None:
     """What ``llm-cls-train`` answers to a shell's Tab."""
     for line, expected in [

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from safetensors import SafetensorError
 
-from llm_cls.files import atomic_path, write_json
+from llm_cls.files import atomic_path, check_output, write_json
 
 
 def test_a_file_is_replaced_as_a_whole(tmp_path: Path) -> None:
@@ -54,3 +54,12 @@ def test_an_error_of_the_disk_that_another_hides_names_the_file_too(tmp_path: Pa
 def test_other_errors_pass(tmp_path: Path) -> None:
     with pytest.raises(SafetensorError, match="no numbers"), atomic_path(tmp_path / "a"):
         raise SafetensorError("no numbers")
+
+
+def test_checking_an_output_leaves_only_what_was_there(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    check_output(tmp_path / "empty" / "new" / "newer" / "out.csv")
+    assert list(tmp_path.rglob("*")) == [tmp_path / "empty"]
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError):
+        check_output(tmp_path / "file" / "out.csv")

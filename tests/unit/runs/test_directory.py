@@ -10,7 +10,7 @@ import filelock
 import pytest
 
 from llm_cls.errors import ArtifactError, LockedError, OtherRunError, ResourceError
-from llm_cls.files import atomic_folder, check_seal, write_json
+from llm_cls.files import atomic_folder, check_seal, missing_folders, write_json
 from llm_cls.runs import layout
 from llm_cls.runs.config_file import dump_config, read_config
 from llm_cls.runs.directory import RunDirectory
@@ -256,21 +256,52 @@ def test_readers_of_a_lock_are_not_taken_for_its_holder(tmp_path: Path) -> None:
         assert not is_locked(tmp_path)
 
 
-def test_a_run_that_did_not_begin_leaves_only_what_another_process_holds(tmp_path: Path) -> None:
+def test_a_run_that_did_not_begin_removes_only_what_was_created_for_it(tmp_path: Path) -> None:
     run = tmp_path / "runs" / "today" / "run"
+    (tmp_path / "runs").mkdir()
+    created = [run / "train.log", run / LOCK, *missing_folders(run)]
     run.mkdir(parents=True)
-    (tmp_path / "mine").touch()
     (run / "train.log").touch()
     with held(run / LOCK):
-        RunDirectory(run).remove_if_empty()
-        assert {path.name for path in run.iterdir()} == {"train.log", LOCK}
-    RunDirectory(run).remove_if_empty()
-    assert [path.name for path in tmp_path.iterdir()] == ["mine"]
-    RunDirectory(run).remove_if_empty()  # another rank has done it
-    (tmp_path / "own").mkdir()
-    (tmp_path / "own" / "notes.txt").touch()
-    RunDirectory(tmp_path / "own").remove_if_empty()
-    assert [path.name for path in (tmp_path / "own").iterdir()] == ["notes.txt"]
+        RunDirectory(run).remove_created(created)
+        assert {path.name for path in run.iterdir()} == {"train.log", LOCK}, "another process begins there"
+    RunDirectory(run).remove_created(created)
+    assert list(tmp_path.rglob("*")) == [tmp_path / "runs"], "an empty folder of the user's stays"
+    RunDirectory(run).remove_created(created)  # another rank has done it
+    (tmp_path / "runs" / "notes.txt").touch()
+    own = [tmp_path / "runs" / LOCK]
+    RunDirectory(tmp_path / "runs").remove_created(own)
+    RunDirectory(tmp_path / "runs").remove_created([])
+    assert list(tmp_path.rglob("*")) == [tmp_path / "runs", tmp_path / "runs" / "notes.txt"]
+
+
+def test_a_run_that_began_keeps_its_log(tmp_path: Path) -> None:
+    directory = RunDirectory(tmp_path)
+    directory.begin(config(), record())
+    (tmp_path / "train.log").touch()
+    directory.remove_created([tmp_path / "train.log"])
+    assert (tmp_path / "train.log").exists()
+
+
+@pytest.mark.parametrize("name", ["model", "predictions", "checkpoints"])
+def test_a_file_where_a_folder_belongs_is_found_before_training(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).touch()
+    with pytest.raises(ResourceError) as caught:
+        RunDirectory(tmp_path).begin(config(), record())
+    assert str(caught.value) == f"{tmp_path / name} must be a writable folder. Move away what is there"
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["train.log", "config.yaml", "failed.json", "predictions/val.jsonl", "predictions/test.jsonl",
+     "checkpoints/last.ckpt"],
+)  # fmt: skip
+def test_a_folder_where_a_file_belongs_is_found_before_training(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).mkdir(parents=True)
+    with pytest.raises(ResourceError) as caught:
+        RunDirectory(tmp_path).begin(config(), record())
+    assert str(caught.value) == f"{tmp_path / name} must be a writable file. Move away what is there"
 
 
 def test_a_damaged_learning_curve_hides_no_result(tmp_path: Path) -> None:

@@ -91,7 +91,9 @@ def figures(value: float | None) -> dict[str, object]:
 def test_an_unchanged_plan_is_not_rewritten(tmp_path: Path) -> None:
     write_plan(tmp_path, [entry("a"), entry("b")])
     os.utime(tmp_path / PLAN, (1, 1))
+    (tmp_path / f".{PLAN}.lock").unlink(missing_ok=True)
     write_plan(tmp_path, [entry("b")])
+    assert [path.name for path in tmp_path.iterdir()] == [PLAN], "without a lock, which a read-only folder lacks"
     assert (tmp_path / PLAN).stat().st_mtime == 1
     write_plan(tmp_path, [Entry(directory="b", overrides=["other"], swept=[])])
     assert read_plan(tmp_path) == [entry("a"), Entry(directory="b", overrides=["other"], swept=[])]
@@ -163,6 +165,13 @@ def test_a_damaged_plan_names_the_line(tmp_path: Path, line: str, part: str) -> 
     assert message.startswith(f"{tmp_path / 'sweep.jsonl'}, line 2, is damaged: ") and part in message
     assert "\n" not in message and message.endswith("finished runs stay as they are")
     assert (tmp_path / "sweep.jsonl").read_text(encoding="utf-8").endswith(line + "\n"), "nothing is written over it"
+
+
+def test_a_file_where_the_folder_of_a_sweep_belongs(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    assert read_plan(tmp_path / "file") == []
+    with pytest.raises(FileExistsError):
+        write_plan(tmp_path / "file", [entry("a")])
 
 
 @pytest.mark.parametrize(("code", "hopeless"), [(1, False), (2, True), (3, True), (4, False), (5, False)])

@@ -7,10 +7,13 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import ModuleType
 from unittest.mock import Mock
 
 import pytest
 
+from llm_cls import benchmark, predict, train
+from llm_cls.cli import run_command
 from llm_cls.errors import LostRankError, RankError, RunInterrupted
 from llm_cls.runs.directory import RunDirectory
 from llm_cls.training import launch
@@ -36,6 +39,48 @@ def test_who_has_started_the_ranks(
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     assert launch.started_together() == ranks
+
+
+@pytest.mark.parametrize(
+    ("environment", "line"),
+    [
+        ({}, None),
+        ({"RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "2", "MASTER_PORT": "29500"}, None),
+        ({"SLURM_NTASKS": "2", "SLURM_PROCID": "1", "SLURM_STEP_NUM_TASKS": "2"}, None),
+        ({"RANK": "x"}, "RANK must be a whole number >= 0, got 'x'. Unset"),
+        ({"LOCAL_RANK": "-1"}, "LOCAL_RANK must be a whole number >= 0, got '-1'. Unset"),
+        ({"LOCAL_RANK": "0", "WORLD_SIZE": ""}, "WORLD_SIZE must be a whole number >= 1, got ''. Unset"),
+        ({"WORLD_SIZE": "0"}, "WORLD_SIZE must be a whole number >= 1, got '0'"),
+        ({"WORLD_SIZE": "9" * 5000}, "WORLD_SIZE must be a whole number >= 1, got '999"),
+        ({"MASTER_PORT": "abc"}, "MASTER_PORT must be a whole number >= 1, got 'abc'"),
+        ({"SLURM_PROCID": "１"}, "SLURM_PROCID must be a whole number >= 0, got '１'"),
+        ({"SLURM_NTASKS": "2(x3)"}, "SLURM_NTASKS must be a whole number >= 1, got '2(x3)'"),
+        ({"SLURM_STEP_NUM_TASKS": "two"}, "SLURM_STEP_NUM_TASKS must be a whole number >= 1, got 'two'"),
+        ({"RANK": "1"}, "RANK=1 needs LOCAL_RANK and a larger WORLD_SIZE"),
+        ({"RANK": "2", "LOCAL_RANK": "0", "WORLD_SIZE": "2"}, "RANK=2 needs LOCAL_RANK and a larger WORLD_SIZE"),
+    ],
+)
+@pytest.mark.parametrize("command", [benchmark, predict, train])
+def test_odd_variables_of_a_launcher_are_one_line(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    command: ModuleType,
+    environment: dict[str, str],
+    line: str | None,
+) -> None:
+    """They end every command that trains or computes, before anything is imported or written."""
+    for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_PORT", *(n for n in os.environ if n.startswith("SLURM_"))):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    if line is None:
+        launch.check_launcher()
+        return
+    arguments = ["run=no", "input=no.csv", "output=no.csv"] if command is predict else []
+    monkeypatch.setattr(sys, "argv", ["command", *arguments])
+    assert run_command(command.main) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"Error: {line}") and error.count("\n") == 1
 
 
 @pytest.mark.parametrize(
