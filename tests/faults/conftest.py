@@ -15,7 +15,7 @@ def single_run(program: Program, tmp_path_factory: pytest.TempPathFactory) -> Ex
 @pytest.fixture
 def tally(request: pytest.FixtureRequest) -> Tally:
     """Counts for the table, under the name of the test."""
-    tally = Tally(request.node.name)
+    tally = Tally(request.node.nodeid.rpartition("/")[2])
     TALLIES.append(tally)
     return tally
 

@@ -29,10 +29,9 @@ TIMEOUT = 300.0  # seconds; a command that takes longer hangs
 # The smallest run that has all steps: its second epoch is the better one, so that the weights of the first are removed.
 TINY = [
     "experiment=quickstart", "data.limit=16", "data.max_length=16", "data.batch_size=8", "trainer=cpu",
-    "trainer.max_epochs=2", "trainer.progress_bar=false", "optimizer.lr=5e-3", "lora.r=2",
+    "trainer.max_epochs=2", "trainer.progress_bar=false", "optimizer.lr=5e-3", "lora.r=2", "sweep.name=faults",
 ]  # fmt: skip
 
-# One operation of each: the last that matches.
 STEPS = (
     r"rename \S+ -> \S*config.yaml", r"write \S*checkpoints/", r"rename \S+ -> \S*epoch-0002.ckpt",
     r"rename \S+ -> \S*epoch-0002-\w+.ckpt", r"rename \S+ -> \S*history.jsonl", r"rename \S+ -> \S*test.jsonl",
@@ -81,7 +80,19 @@ class Tally:
 
 
 TALLIES: list[Tally] = []
-COLUMNS = ("operations", "kills", "power cuts", "disk errors", "states", "lost", "unequal", "tracebacks", "hangs")
+COLUMNS = (
+    "operations",
+    "kills",
+    "power cuts",
+    "disk errors",
+    "states",
+    "flips",
+    "lost",
+    "unequal",
+    "unnoticed",
+    "tracebacks",
+    "hangs",
+)
 
 
 def table() -> list[str]:
@@ -99,11 +110,14 @@ class Experiment:
         folder: Where to work.
         root: Name of the folder that the command writes, which exists before.
         arguments: The command line.
+        steps: Which operations a sample consists of: the last one of each pattern.
     """
 
-    def __init__(self, program: Program, folder: Path, root: str, arguments: Sequence[str]) -> None:
+    def __init__(
+        self, program: Program, folder: Path, root: str, arguments: Sequence[str], steps: Sequence[str] = STEPS
+    ) -> None:
         self._program, self._folder, self._root = program, folder, root
-        self._arguments = list(arguments)
+        self._steps, self.arguments = steps, list(arguments)
         first = folder / "undisturbed"
         (first / root).mkdir(parents=True)
         done = self._call(first, "record", str(folder / "states"))
@@ -115,13 +129,22 @@ class Experiment:
         self._files = {row["state"]: row["files"] for row in rows if "files" in row}
         self.operations = {case.number: case.what for case in self.cases if case.number}
 
+    @property
+    def end(self) -> Case:
+        """The state after the whole command."""
+        return next(case for case in self.cases if (case.number, case.fault) == (0, "kill"))
+
+    def differences(self, root: Path) -> list[str]:
+        """What differs from the undisturbed results: the files that are missing, left over or different."""
+        return differences(self.expected, self.results(root))
+
     def results(self, root: Path) -> dict[str, Any]:
         """All results of each run below ``root``, without what was measured, and the names of the other files."""
         return {run.parent.relative_to(root).as_posix(): results(run.parent) for run in root.rglob("run.json")}
 
     def _call(self, cwd: Path, what: str, *arguments: str) -> subprocess.CompletedProcess[str]:
         return self._program(
-            "tests.faults.victim", what, self._root, *arguments, "--", "llm_cls.train", *self._arguments, cwd=cwd
+            "tests.faults.victim", what, self._root, *arguments, "--", "llm_cls.train", *self.arguments, cwd=cwd
         )
 
     def interrupted_at(self, number: int, cwd: Path) -> subprocess.CompletedProcess[str]:
@@ -181,7 +204,7 @@ class Experiment:
 
     def _repeat(self, tally: Tally, cwd: Path, where: str, allowed: int) -> None:
         try:
-            done = self._program("llm_cls.train", *self._arguments, cwd=cwd)
+            done = self._program("llm_cls.train", *self.arguments, cwd=cwd)
         except subprocess.TimeoutExpired:
             tally.note("hangs", where)
             return
@@ -189,8 +212,9 @@ class Experiment:
             tally.note("tracebacks", f"{where}: {last_line(done)}")
         elif done.returncode != 0:
             tally.note("lost", f"{where}: the repeat ends with {done.returncode}: {last_line(done)}")
-        elif differing := differences(self.expected, self.results(cwd / self._root)):
-            tally.note("unequal", f"{where}: {', '.join(differing)}")
+        elif differing := self.differences(cwd / self._root):
+            more = f" and {len(differing) - 3} more" if len(differing) > 3 else ""
+            tally.note("unequal", f"{where}: {', '.join(differing[:3])}{more}")
         elif (trained := trained_epochs(done)) > allowed:
             tally.note("lost", f"{where}: the repeat trains {trained} epochs, {allowed} are enough")
         shutil.rmtree(cwd)
@@ -199,7 +223,7 @@ class Experiment:
     def sample(self) -> list[int]:
         """About a dozen operations: one of each kind of step, and those around the end of the run."""
         found = []
-        for pattern in STEPS:
+        for pattern in self._steps:
             matching = [n for n, what in self.operations.items() if re.search(f" {pattern}", what)]
             assert matching, f"no operation is {pattern}"
             found.append(matching[-1])
@@ -234,8 +258,11 @@ def results(run: Path) -> dict[str, Any]:
     for path in sorted(path for path in run.rglob("*") if path.is_file() and not path.name.endswith(LOGS)):
         name = path.relative_to(run).as_posix()
         if name in ("history.jsonl", "metrics.json"):
-            rows = read_jsonl(path) if path.suffix == ".jsonl" else [json.loads(path.read_text(encoding="utf-8"))]
-            found[name] = [{key: value for key, value in row.items() if key not in MEASURED} for row in rows]
+            try:
+                rows = read_jsonl(path) if path.suffix == ".jsonl" else [json.loads(path.read_text(encoding="utf-8"))]
+                found[name] = [{key: value for key, value in row.items() if key not in MEASURED} for row in rows]
+            except (ValueError, AttributeError):
+                found[name] = path.read_bytes()
         else:
             found[name] = path.read_bytes() if name.startswith(("model/", "predictions/")) else None
     return found
