@@ -295,7 +295,7 @@ def test_a_file_where_a_folder_belongs_is_found_before_training(tmp_path: Path, 
 @pytest.mark.parametrize(
     "name",
     ["train.log", "config.yaml", "failed.json", "predictions/val.jsonl", "predictions/test.jsonl",
-     "checkpoints/last.ckpt"],
+     "manifest.json"],
 )  # fmt: skip
 def test_a_folder_where_a_file_belongs_is_found_before_training(tmp_path: Path, name: str) -> None:
     (tmp_path / name).mkdir(parents=True)

@@ -14,6 +14,8 @@ from llm_cls.runs.lock import HolderWatch, hold
 from llm_cls.signals import is_stopped
 from tests.unit.runs.conftest import held
 
+PLAN = [sweep.Entry(directory="seed=1", overrides=["seed=1"], swept=["seed=1"])]
+
 
 @pytest.fixture(autouse=True)
 def short_times(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -32,13 +34,13 @@ def test_nobody_waits_for_a_plan_that_a_stopped_process_holds(tmp_path: Path) ->
     with held(path) as pid:
         stop(pid)
         with pytest.raises(ResourceError) as caught:
-            sweep.write_plan(tmp_path, [])
+            sweep.write_plan(tmp_path, PLAN)
     assert str(caught.value) == (
         f"{path} has been held for 0.1 s by another process (pid {pid}, which is stopped). "
         "Continue or end that process, then start again"
     )
     assert caught.value.exit_code == 4
-    sweep.write_plan(tmp_path, [])
+    sweep.write_plan(tmp_path, PLAN)
 
 
 def test_a_holder_that_does_not_respond_is_given_up(tmp_path: Path) -> None:
