@@ -33,7 +33,7 @@ def main() -> None:
     if planned:
         say(progress_line(planned))
     if arguments.verify:
-        _conclude(names, states)
+        _conclude(states)
 
 
 def _verified(path: Path, state: RunState) -> RunState:
@@ -47,11 +47,11 @@ def _verified(path: Path, state: RunState) -> RunState:
     return state
 
 
-def _conclude(names: Sequence[str], states: Sequence[RunState]) -> None:
-    damaged = [name for name, state in zip(names, states, strict=True) if state.name == "damaged"]
+def _conclude(states: Sequence[RunState]) -> None:
+    damaged = [state.reason for state in states if state.name == "damaged"]
     skipped = sum(state.name in ("running", "planned") for state in states)
     if damaged:
-        raise ArtifactError(f"{len(damaged)} of {len(states)} runs are damaged, {damaged[0]} first. The table says how")
+        raise ArtifactError(f"{len(damaged)} of {len(states)} runs are damaged. The first: {damaged[0]}")
     left = f"; {skipped} running or planned runs are not checked" if skipped else ""
     say(f"{len(states) - skipped} runs verified: no damage found{left}")
 

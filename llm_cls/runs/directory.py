@@ -14,7 +14,7 @@ import filelock
 
 from llm_cls.config.schema import Config
 from llm_cls.errors import ArtifactError, OtherRunError, ResourceError
-from llm_cls.files import remove, remove_folders, seal, write_text
+from llm_cls.files import remove, remove_folders, seal, sync_folder, write_text
 from llm_cls.runs import layout
 from llm_cls.runs.config_file import dump_config, read_config
 from llm_cls.runs.content import content_text, write_content, write_lines
@@ -105,6 +105,8 @@ class RunDirectory:
             if not self.checkpoints:  # all epochs are trained here and now
                 same |= {key: getattr(record, key) for key in ("versions", "git_commit", *CONDITIONS)}
             record = known.model_copy(update=same)
+        for parent in self.path.absolute().parents:  # Hydra has created the folder
+            sync_folder(parent)
         self._remove_temporary_files()
         self.clear_failure()
         texts = {layout.CONFIG: dump_config(config), layout.RECORD: content_text(record)}

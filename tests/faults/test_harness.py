@@ -100,12 +100,10 @@ def test_every_operation_is_seen(tmp_path: Path) -> None:
 
 
 def test_no_writer_of_a_run_goes_unseen(single_run: Experiment) -> None:
-    """The tokenizer, written in Rust, is the only one, and its file is part of the states."""
+    """Each file is opened at least to be flushed, also what is written in Rust."""
     seen = {part for what in single_run.operations.values() for part in what.split(" ")[2:]}
     written = {name for run in single_run.expected.values() for name in run}
-    assert {name for name in written - seen if not any(Path(name).name == Path(other).name for other in seen)} == {
-        "model/tokenizer.json"
-    }
+    assert not {name for name in written - seen if not any(Path(name).name == Path(other).name for other in seen)}
 
 
 @pytest.mark.parametrize(

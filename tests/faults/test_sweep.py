@@ -10,7 +10,7 @@ from .harness import ALL, TINY, Experiment, Tally
 GRID = ["--multirun", "seed=1,2", "hydra.sweep.dir=sweep"]
 STEPS = (  # of the second run, and of the plan
     r"rename \S+ -> sweep.jsonl", r"rename \S+ -> multirun.yaml", r"rename \S+ -> \S*\.ckpt",
-    r"\S+ \S*model\S*/adapter_config.json", r"rename \S+ -> \S*metrics.json", r"remove \S*\.ckpt",
+    r"\S+ \S*/adapter_config.json", r"rename \S+ -> \S*metrics.json", r"remove \S*\.ckpt",
 )  # fmt: skip
 
 
