@@ -25,7 +25,7 @@ test-slow: $(INSTALLED) ## run the tests that take many minutes: kills at random
 	$(RUN) -m pip install --disable-pip-version-check --quiet -c constraints.txt -e '.[dev,ray]'
 	$(PYTEST) -m slow -rP
 
-test-faults: $(INSTALLED) ## break runs at every file operation: kills, power cuts, failing disks, flipped bits; an hour
+test-faults: $(INSTALLED) ## break runs at every file operation: kills, power cuts, failing disks, flipped bits; hours
 	LLM_CLS_FAULTS=all $(PYTEST) tests/faults
 
 test-gpu: $(INSTALLED) ## run the tests that need a GPU

@@ -32,5 +32,6 @@ def test_power_cuts(sweep: Experiment, tally: Tally) -> None:
 
 def test_disk_errors(sweep: Experiment, tally: Tally) -> None:
     pairs = sweep.chosen_errors()
-    sweep.check_errors(tally, pairs if ALL else pairs[::2])
+    # All three errors at each operation would take hours: they take turns.
+    sweep.check_errors(tally, [pair for i, pair in enumerate(pairs) if i % 3 == i // 3 % 3] if ALL else pairs[::2])
     tally.check()
