@@ -42,4 +42,5 @@ def _missing(directory: Path, output_subdir: str | None) -> list[Path]:
     if output_subdir is not None:
         folder = directory / output_subdir
         files += [folder / name for name in _SAVED]
-    return [*(file for file in files if not os.path.lexists(file)), *missing_folders(folder)]
+    missing = [file for file in files if not os.path.lexists(file)]
+    return list(dict.fromkeys([*missing, *missing_folders(folder), *missing_folders(directory)]))

@@ -189,16 +189,22 @@ def test_failures_are_recorded_and_retried(command: Command, sweep: list[str], t
     assert again.stdout.count("is already finished") == 2
 
 
-def test_a_transient_failure_is_retried_once(command: Command, sweep: list[str], tmp_path: Path) -> None:
-    """Something lies where the second run wants to write, which is no fault of its configuration."""
-    (tmp_path / "sweep" / "template=2" / "predictions").mkdir(parents=True)
-    (tmp_path / "sweep" / "template=2" / "predictions" / "val.jsonl").mkdir()
+def test_what_is_in_the_way_of_a_run_can_be_moved_away(
+    command: Command, start: Start, sweep: list[str], tmp_path: Path
+) -> None:
+    """It appears while the second run trains, and is found again before the retry."""
     line = [*sweep, "template=1,2", "trainer.max_epochs=1"]
+    process = start(*line, cwd=tmp_path)
+    wait_for(tmp_path / "sweep" / "template=2" / "run.json", process)
+    in_the_way = tmp_path / "sweep" / "template=2" / "predictions" / "val.jsonl"
+    in_the_way.mkdir(parents=True)
+    _, errors = process.communicate(timeout=TIMEOUT)
+    assert process.returncode == 6 and "1 of 2 runs of sweep failed" in errors, errors
+    assert "val.jsonl: Is a directory" in errors, "the first attempt has trained"
+    assert "template=2/predictions/val.jsonl must be a writable file" in errors.splitlines()[-1], "the retry has not"
+    in_the_way.rmdir()
     done = command("train", *line, cwd=tmp_path)
-    assert done.returncode == 6 and "1 of 2 runs of sweep failed" in done.stderr, done.stderr
-    assert done.stdout.count("Resuming after the last epoch") == 1, "tried twice, without training again"
-    (tmp_path / "sweep" / "template=2" / "predictions" / "val.jsonl").rmdir()
-    assert command("train", *line, cwd=tmp_path).returncode == 0
+    assert done.returncode == 0 and done.stdout.count("Resuming after the last epoch") == 1, done.stdout + done.stderr
     assert not (tmp_path / "sweep" / "template=2" / layout.FAILURE).exists()
 
 

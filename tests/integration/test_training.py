@@ -183,7 +183,7 @@ def test_other_ways_to_train(
 def test_a_lost_rank_ends_the_run(arguments: list[str], start: Start, tmp_path: Path, number: signal.Signals) -> None:
     line = [*arguments, "trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", "trainer.max_epochs=500"]
     process = start(*line, "trainer.timeout_seconds=6", "hydra.run.dir=run", cwd=tmp_path)
-    wait_for(tmp_path / "run" / "checkpoints" / "last.ckpt", process)
+    wait_for(tmp_path / "run" / "checkpoints" / "epoch-*-*.ckpt", process)
     ranks = children(process.pid)
     lost = next(pid for pid in ranks if rank_of(pid) == "1")
     os.kill(lost, number)
@@ -209,7 +209,7 @@ def test_a_stopped_rank_of_torchrun_is_named_by_another(
         )
         for rank in range(2)
     ]  # fmt: skip
-    wait_for(tmp_path / "run" / "checkpoints" / "last.ckpt", ranks[0])
+    wait_for(tmp_path / "run" / "checkpoints" / "epoch-*-*.ckpt", ranks[0])
     ranks[lost].send_signal(signal.SIGSTOP)
     _, errors = ranks[1 - lost].communicate(timeout=TIMEOUT)
     assert ranks[1 - lost].returncode == 75, errors

@@ -36,7 +36,7 @@ def test_the_runs_of_a_sweep_outlive_the_process_of_wandb(start: Start, archive:
 def test_a_run_ends_where_the_process_of_wandb_is_stopped(start: Start, archive: Path, tmp_path: Path) -> None:
     line = [*TINY, f"data.archive={archive}", "trainer.max_epochs=4", "hydra.run.dir=run", "logger.timeout_seconds=3"]
     process = start(*line, cwd=tmp_path)
-    wait_for(tmp_path / "run" / "checkpoints" / "last.ckpt", process)
+    wait_for(tmp_path / "run" / "checkpoints" / "epoch-*-*.ckpt", process)
     (service,) = [pid for pid in children(process.pid) if "wandb" in Path(f"/proc/{pid}/comm").read_text()]
     os.kill(service, signal.SIGSTOP)
     _, errors = process.communicate(timeout=TIMEOUT)
@@ -48,7 +48,7 @@ def test_a_run_ends_where_the_process_of_wandb_is_stopped(start: Start, archive:
 def test_a_resumed_run_has_one_identity(start: Start, command: Command, archive: Path, tmp_path: Path) -> None:
     line = [*TINY, f"data.archive={archive}", "trainer.max_epochs=3", "hydra.run.dir=run"]
     process = start(*line, cwd=tmp_path)
-    wait_for(tmp_path / "run" / "checkpoints" / "last.ckpt", process)
+    wait_for(tmp_path / "run" / "checkpoints" / "epoch-*-*.ckpt", process)
     process.kill()
     process.wait()
     assert command("train", *line, cwd=tmp_path).returncode == 0
@@ -58,9 +58,10 @@ def test_a_resumed_run_has_one_identity(start: Start, command: Command, archive:
 
 def test_each_run_ends_with_its_own_exit_code(start: Start, archive: Path, tmp_path: Path) -> None:
     """The first one fails when it is to write its predictions, the second one is interrupted."""
-    (tmp_path / "sweep" / "template=1" / "predictions" / "val.jsonl").mkdir(parents=True)
     line = ["--multirun", *TINY, f"data.archive={archive}", "template=1,2", "hydra.sweep.dir=sweep"]
     process = start(*line, "trainer.max_epochs=4", cwd=tmp_path)
+    wait_for(tmp_path / "sweep" / "template=1" / "run.json", process)
+    (tmp_path / "sweep" / "template=1" / "predictions" / "val.jsonl").mkdir(parents=True)
     wait_for(tmp_path / "sweep" / "template=2" / "checkpoints" / "epoch-*-*.ckpt", process)
     process.send_signal(signal.SIGTERM)
     _, errors = process.communicate(timeout=TIMEOUT)
