@@ -17,7 +17,7 @@ def main() -> None:
         return
     directory = arguments.dir
     if not directory.is_dir():
-        raise ConfigError(f"dir={directory} is not a directory. Try dir=outputs")
+        raise ConfigError(f"dir={directory} is not a directory. Give the one that training writes to")
     with tempfile.TemporaryDirectory() as folder:
         if not gather(directory, Path(folder) / "wandb"):
             raise DataError(f"dir={directory} has no W&B runs. Train with logger=wandb, which is the default")

@@ -8,7 +8,7 @@ from pydantic import BaseModel
 
 from llm_cls.cli import say
 from llm_cls.config.help import command_help
-from llm_cls.config.messages import validate
+from llm_cls.config.messages import echo, validate
 from llm_cls.errors import ConfigError
 
 T = TypeVar("T", bound=BaseModel)
@@ -41,7 +41,8 @@ def read_arguments(schema: type[T], name: str, more: str = "", arguments: Sequen
     if wrong := [argument for argument in given if "=" not in argument]:
         raise ConfigError(
             "\n".join(
-                f"{argument} is not of the form key=value. Try python -m llm_cls.{name} --help" for argument in wrong
+                f"{echo(argument) or repr(argument)} is not of the form key=value. Try python -m llm_cls.{name} --help"
+                for argument in dict.fromkeys(wrong)
             )
         )
     return validate(schema, {key: value for key, _, value in (argument.partition("=") for argument in given)})
