@@ -6,9 +6,7 @@ log and the console. Only the request to a server has the true value.
 
 import logging
 import re
-from typing import Annotated, Any
-
-from pydantic import PlainSerializer
+from typing import Any
 
 REDACTED = "REDACTED"  # a plain word: it is valid in an address, a file name, YAML and Hydra's grammar
 
@@ -56,10 +54,6 @@ def redact_tree(value: Any, name: str = "") -> Any:
 def _hide(match: re.Match[str]) -> str:
     ending = "@" if match.group().endswith("@") and match.group("kept").endswith("://") else ""
     return f"{match.group('kept')}{REDACTED}{ending}"
-
-
-MayHoldSecret = Annotated[str, PlainSerializer(redact, return_type=str)]
-"""A text of a model that is redacted wherever the model is written."""
 
 
 class _Record(logging.LogRecord):

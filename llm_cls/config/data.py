@@ -5,8 +5,17 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from llm_cls.config.fields import AtLeastThree, AtLeastTwo, Location, Name, NonNegativeInt, PositiveInt, Section, Seed
-from llm_cls.redaction import MayHoldSecret
+from llm_cls.config.fields import (
+    AtLeastThree,
+    AtLeastTwo,
+    Location,
+    MayHoldSecret,
+    Name,
+    NonNegativeInt,
+    PositiveInt,
+    Section,
+    Seed,
+)
 
 
 class TemplateConfig(Section):

@@ -3,8 +3,10 @@
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer
 from pydantic.fields import FieldInfo
+
+from llm_cls.redaction import redact
 
 _LARGEST = 10**9
 
@@ -41,6 +43,7 @@ NonNegativeInt = Annotated[int, Field(ge=0), BeforeValidator(_refuse_bool), Afte
 AtLeastTwo = Annotated[int, Field(ge=2), BeforeValidator(_refuse_bool), AfterValidator(_refuse_huge)]
 AtLeastThree = Annotated[int, Field(ge=3), BeforeValidator(_refuse_bool), AfterValidator(_refuse_huge)]
 Seed = Annotated[int, Field(ge=0, lt=2**32), BeforeValidator(_refuse_bool)]
+MayHoldSecret = Annotated[str, PlainSerializer(redact, return_type=str)]  # redacted wherever the model is written
 Name = Annotated[str, Field(min_length=1), BeforeValidator(_number_to_text)]
 
 

@@ -243,7 +243,7 @@ class RunDirectory:
         folders = (self.path, self.path / layout.CHECKPOINTS, self.path / layout.PREDICTIONS)
         left = [path for folder in folders for path in folder.glob(".*.tmp")]
         if finished:
-            left += (self.path / layout.CHECKPOINTS).glob("*")
+            left += sorted((self.path / layout.CHECKPOINTS).glob("*"))
         for path in left:
             with suppress(OSError):  # another process does the same, or the folder is read-only
                 shutil.rmtree(path) if path.is_dir() else path.unlink()

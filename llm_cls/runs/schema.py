@@ -18,7 +18,7 @@ from pydantic import (
     model_validator,
 )
 
-from llm_cls.redaction import MayHoldSecret
+from llm_cls.config.fields import MayHoldSecret
 
 SCHEMA = 3  # schema 1 had a different ``identity``; schemas 1 and 2 had no manifest of the run
 

@@ -12,11 +12,12 @@ from pathlib import Path
 
 from pydantic import field_validator
 
+from llm_cls.config.fields import MayHoldSecret
 from llm_cls.config.schema import Config
 from llm_cls.errors import ConfigError, DataError
 from llm_cls.files import sha256_json
 from llm_cls.locks import BriefLock
-from llm_cls.redaction import MayHoldSecret, redact
+from llm_cls.redaction import redact
 from llm_cls.runs import layout
 from llm_cls.runs.content import read_lines, write_lines
 from llm_cls.runs.schema import FileContent

@@ -21,12 +21,13 @@ from llm_cls.data.rows import column, read_rows
 from llm_cls.data.tokenizer import load_tokenizer
 from llm_cls.errors import ArtifactError, DataError, LlmClsError, first_line
 from llm_cls.files import sha256_file, write_json
-from llm_cls.model.artifact import load_artifact, verify_artifact
+from llm_cls.model.artifact import load_artifact
 from llm_cls.model.decoder import load_architecture, load_decoder
 from llm_cls.reporting.predictions import read_test_predictions
 from llm_cls.reporting.runs import read_runs
 from llm_cls.runs.config_file import read_config, read_values
 from llm_cls.runs.directory import RunDirectory
+from llm_cls.runs.manifest import verify_model
 from llm_cls.runs.pruning import Pruner
 from llm_cls.runs.state import read_files, read_result, read_state
 from llm_cls.runs.sweep import Entry, progress_line, read_plan, read_states, write_plan
@@ -154,7 +155,7 @@ def load_model(run: Path, decoder: PreTrainedModel) -> None:
     own = config.model.model_copy(update={"name": str(folder), "tokenizer": None, "revision": None})
 
     def load() -> None:
-        verify_artifact(folder)
+        verify_model(folder)
         load_tokenizer(own, 0)
         load_artifact(copy.deepcopy(decoder), config, folder)
 
@@ -189,7 +190,7 @@ def changed_header(valid: bytes) -> st.SearchStrategy[bytes]:
 
 
 def test_manifests(run: Path) -> None:
-    check(run / "model" / "manifest.json", lambda: fails_with(ArtifactError, verify_artifact, run / "model"))
+    check(run / "model" / "manifest.json", lambda: fails_with(ArtifactError, verify_model, run / "model"))
 
 
 def read_checkpoint(path: Path) -> None:

@@ -261,7 +261,7 @@ def test_a_file_where_the_folder_of_a_sweep_belongs(command: Command, tmp_path: 
     (tmp_path / "file").touch()
     for folder in ("file", "file/sweep"):
         done = command("train", "-m", f"hydra.sweep.dir={folder}", "seed=1,2", *TINY, "data=sample", cwd=tmp_path)
-        check(done, 4, f"{folder}: ", "Write to another folder")
+        check(done, 4, f"{folder}: ", "Check the path: a file is where a folder must be")
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
@@ -311,7 +311,7 @@ def test_a_finished_sweep_on_a_read_only_disk(command: Command, tmp_path: Path, 
     assert first.returncode == 0, first.stderr
     subprocess.run(["mount", "-o", "remount,ro", str(large_disk)], check=True)
     again = command("train", *line, cwd=tmp_path)
-    assert again.returncode == 0 and again.stdout.count("is finished already") == 2, again.stdout + again.stderr
+    assert again.returncode == 0 and again.stdout.count("is already finished") == 2, again.stdout + again.stderr
     larger = command("train", *line[:-1], "seed=1,2,3", cwd=tmp_path)
     check(larger, 4, "disk/sweep/.sweep.jsonl.lock: Read-only file system")
 

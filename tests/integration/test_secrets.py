@@ -53,7 +53,7 @@ def test_a_run_shows_no_secrets(command: Command, source: Server, tmp_path: Path
     overrides = json.loads((tmp_path / "run" / "run.json").read_text(encoding="utf-8"))["overrides"]
     assert any("data.url=" in text and "REDACTED" in text for text in overrides)
     again = command("train", *line, override(source, "canarytoken2"), cwd=tmp_path)
-    assert again.returncode == 0 and "is finished already" in again.stdout, again.stderr
+    assert again.returncode == 0 and "is already finished" in again.stdout, again.stderr
     report = command("report", "dir=run", cwd=tmp_path)
     assert report.returncode == 0, report.stderr
     assert_hidden(tmp_path, done.stdout, done.stderr, again.stdout, again.stderr, report.stdout)

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from llm_cls.runs.manifest import write_manifest
 from tests.fork_server import ForkServer
 from tests.jsonl import read_jsonl
 
@@ -94,7 +95,12 @@ def test_killed_run_resumes_bitwise_and_interrupts_exit_with_75(
         elsewhere = "" if number == signal.SIGKILL else f"{record['threads'] + 1} before, {record['threads']} now"
         if elsewhere:  # as if it had begun with one thread more
             record["threads"] += 1
-            (tmp_path / "broken" / "run.json").write_text(json.dumps(record))
+            texts = {
+                "config.yaml": (tmp_path / "broken" / "config.yaml").read_text("utf-8"),
+                "run.json": json.dumps(record),
+            }
+            (tmp_path / "broken" / "run.json").write_text(texts["run.json"])
+            write_manifest(tmp_path / "broken", record["run_id"], texts, complete=False)
         resumed = command("train", *line, "hydra.run.dir=broken", cwd=tmp_path)
         assert resumed.returncode == 0, resumed.stderr
         warning = f"This run began under other conditions (threads (OMP_NUM_THREADS): {elsewhere}): results may differ"

@@ -14,7 +14,7 @@ from tests.unit.runs.test_directory import config, metrics, record
 
 def test_scores_are_in_percent() -> None:
     shown = status.table([("seed=1", RunState("finished", metrics=metrics()))])
-    assert shown.splitlines() == ["state     epochs  val F1   run", "finished  1/1     50.00 %  seed=1"]
+    assert shown.splitlines() == ["state     epochs  val F1    run", "finished  1/1     100.00 %  seed=1"]
 
 
 @pytest.mark.parametrize("below", ["", "day/run"])
@@ -26,7 +26,7 @@ def test_runs_outside_of_a_sweep_are_shown(
     monkeypatch.setattr(sys, "argv", ["status", f"dir={tmp_path / 'runs'}"])
     assert run_command(status.main) == 0
     (line,) = capsys.readouterr().out.splitlines()[1:]
-    assert line.split() == ["finished", "1/10", "50.00", "%", str(tmp_path / "runs" / below)]
+    assert line.split() == ["finished", "1/10", "100.00", "%", str(tmp_path / "runs" / below)]
 
 
 def test_a_directory_without_runs_is_refused(

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from llm_cls.multirun.task import _summary
 from llm_cls.runs.schema import Durations, Metrics, TestScores, ValScores
-from llm_cls.train import _summary
 from tests.unit.runs.test_identity import config
 
 SCORES = {"accuracy": 0.9, "precision": 0.9, "recall": 0.9, "f1": 0.97925}
