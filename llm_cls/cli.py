@@ -11,6 +11,7 @@ import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
+from pathlib import Path
 
 from llm_cls.errors import EXIT_UNEXPECTED, ConfigError, LlmClsError, ResourceError, RunInterrupted, first_line
 from llm_cls.redaction import redact, redact_logs
@@ -38,7 +39,7 @@ def run_command(command: Callable[[], object]) -> int:
         if isinstance(stream, io.TextIOWrapper):  # a character that the terminal cannot show must not end a run
             stream.reconfigure(errors="backslashreplace")
     try:
-        _check_encoding(sys.argv[1:])
+        _check_encoding([*sys.argv[1:], str(Path.cwd())])
         with signals_first():  # an interrupted library may raise its own error afterwards
             _check_threads()
             command()
@@ -120,20 +121,22 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in redact(text))  # terminals obey escapes
 
 
-def _check_encoding(arguments: Sequence[str]) -> None:
-    """Refuses arguments that Python could not decode, because they could not be written to a file either.
+def _check_encoding(texts: Sequence[str]) -> None:
+    """Refuses arguments and folders that Python could not decode: libraries fail at them, as late as after training.
 
     Raises:
         ConfigError: One is not text in this locale.
     """
-    for argument in arguments:
+    for argument in texts:
         try:
             argument.encode()
         except UnicodeEncodeError:
             try:
                 text = os.fsencode(argument).decode()
             except UnicodeError:
-                raise ConfigError(f"{argument} must be UTF-8. Rename the file, or type the text again") from None
+                raise ConfigError(
+                    f"{argument} must be UTF-8. Rename the file or folder, or type the text again"
+                ) from None
             raise ConfigError(f"{text} is not text in this locale, which lacks UTF-8. Set PYTHONUTF8=1") from None
 
 

@@ -30,14 +30,18 @@ def _refuse_huge(value: int) -> int:
     return value
 
 
-def _refuse_nul(value: Path) -> Path:
-    """Refuses a character that no file system allows, at which Python raises a ValueError wherever it is used."""
+def _check_path(value: Path) -> Path:
+    """Refuses characters at which Python or libraries fail, each in its own way, wherever the path is used."""
     if "\0" in str(value):
         raise ValueError("must not contain a NUL character")
+    try:
+        str(value).encode()
+    except UnicodeEncodeError:  # for example a home directory in a locale that lacks UTF-8
+        raise ValueError("must be UTF-8, as it is everywhere with PYTHONUTF8=1") from None
     return value
 
 
-Location = Annotated[Path, AfterValidator(_refuse_nul)]
+Location = Annotated[Path, AfterValidator(_check_path)]
 PositiveInt = Annotated[int, Field(ge=1), BeforeValidator(_refuse_bool), AfterValidator(_refuse_huge)]
 NonNegativeInt = Annotated[int, Field(ge=0), BeforeValidator(_refuse_bool), AfterValidator(_refuse_huge)]
 AtLeastTwo = Annotated[int, Field(ge=2), BeforeValidator(_refuse_bool), AfterValidator(_refuse_huge)]

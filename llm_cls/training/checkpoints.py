@@ -37,7 +37,8 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         except Exception as error:  # torch raises many kinds for a damaged file
             fault = first_line(error)
         else:
-            if isinstance(checkpoint, dict) and RECORDER_KEY in checkpoint.get("callbacks", {}):
+            callbacks = checkpoint.get("callbacks") if isinstance(checkpoint, dict) else None
+            if isinstance(callbacks, dict) and isinstance(callbacks.get(RECORDER_KEY), dict):
                 return checkpoint
         raise ArtifactError(f"{path} is damaged: {fault.rstrip('.')}")
 

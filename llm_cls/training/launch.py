@@ -20,7 +20,15 @@ from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 
-from llm_cls.errors import EXIT_INTERRUPTED, EXIT_UNEXPECTED, ConfigError, LostRankError, RankError, RunInterrupted
+from llm_cls.errors import (
+    EXIT_INTERRUPTED,
+    EXIT_UNEXPECTED,
+    ConfigError,
+    LostRankError,
+    RankError,
+    ResourceError,
+    RunInterrupted,
+)
 from llm_cls.runs.directory import RunDirectory
 from llm_cls.signals import handled_signals, interrupted_by, is_stopped
 
@@ -32,6 +40,7 @@ _OUT_OF_MEMORY = (
     ", which is what the system does where main memory runs out. Try fewer trainer.devices or a smaller "
     "data.micro_batch_size"
 )
+_OPEN_FILES = 64  # of each rank: its files, and the sockets to the others
 
 
 _NUMBERS = {
@@ -103,7 +112,9 @@ def launch_ranks(directory: Path, devices: int, timeout_seconds: float) -> None:
         RunInterrupted: This process or a rank received a signal.
         LostRankError: A rank was killed or does not respond; the message names it.
         RankError: A rank failed.
+        ResourceError: The ranks could not open their files and sockets, at which torch fails in many ways.
     """
+    _check_open_files()
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -195,6 +206,19 @@ def _failure(
     if stopped:
         return LostRankError(f"{name} was stopped by SIGSTOP or SIGTSTP; {waited}")
     return LostRankError(f"{name} did not respond; {waited}. If it was only slow, try a larger trainer.timeout_seconds")
+
+
+def _check_open_files() -> None:
+    try:
+        import resource  # not on Windows
+    except ImportError:
+        return
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    if 0 <= limit < _OPEN_FILES:  # -1: there is no limit
+        raise ResourceError(
+            f"A run on several devices needs {_OPEN_FILES} open files per process, this shell allows {limit}. "
+            "Raise the limit, for example: ulimit -n 1024"
+        )
 
 
 def _end(ranks: Sequence[subprocess.Popen[bytes]], received: list[int]) -> None:

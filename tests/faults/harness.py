@@ -234,15 +234,15 @@ class Experiment:
         cases = [case for case in self.cases if case.fault in faults]
         if ALL:
             return cases
-        late = [*self.sample[-2:], 0]
-        rotated = {(n, faults[i % len(faults)]) for i, n in enumerate(self.sample)}
+        late = [*self.sample[-1:], 0]
+        rotated = {(n, faults[i % len(faults)]) for i, n in enumerate(self.sample[::2])}
         return [case for case in cases if case.number in late or (case.number, case.fault) in rotated]
 
     def chosen_errors(self) -> list[tuple[int, int]]:
         """Each operation with each error; without LLM_CLS_FAULTS=all a sample, with one error each."""
         if ALL:
             return [(number, code) for number in self.operations for code in ERRORS]
-        return [(number, ERRORS[i % len(ERRORS)]) for i, number in enumerate(self.sample)]
+        return [(number, ERRORS[i % len(ERRORS)]) for i, number in enumerate(self.sample[::3])]
 
 
 def in_parallel(function: Callable[[Any], None], items: Sequence[Any]) -> None:

@@ -3,6 +3,7 @@
 import copy
 import io
 import json
+import shutil
 import traceback
 import warnings
 from collections.abc import Callable
@@ -31,7 +32,7 @@ from llm_cls.runs.manifest import verify_model
 from llm_cls.runs.pruning import Pruner
 from llm_cls.runs.state import read_files, read_result, read_state
 from llm_cls.runs.sweep import Entry, progress_line, read_plan, read_states, write_plan
-from llm_cls.training.checkpoints import AtomicCheckpointIO, checkpoint_run_id
+from llm_cls.training.checkpoints import AtomicCheckpointIO, find_checkpoint
 
 from .contents import changed_value, contents, encode, hangs_fail, values
 from .harness import ALL, Experiment
@@ -195,12 +196,14 @@ def test_manifests(run: Path) -> None:
 
 def read_checkpoint(path: Path) -> None:
     fails_with(ArtifactError, AtomicCheckpointIO().load_checkpoint, path)
-    fails_with(ArtifactError, checkpoint_run_id, path)
+    fails_with(ArtifactError, find_checkpoint, RunDirectory(path.parent.parent), "run_id")
 
 
 @pytest.mark.parametrize("part", ["bytes", "values", "callbacks"])
-def test_checkpoints(run: Path, part: str) -> None:
-    path = run / "checkpoints" / "last.ckpt"
+def test_checkpoints(run: Path, tmp_path: Path, part: str) -> None:
+    path = tmp_path / "checkpoints" / "last.ckpt"  # its name has no digest, so that the content is read
+    path.parent.mkdir()
+    shutil.copy(next((run / "checkpoints").glob("epoch-0002-*.ckpt")), path)
     strategies = {
         "bytes": contents(path.read_bytes(), path.name),
         "values": values.map(saved),

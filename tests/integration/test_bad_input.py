@@ -4,6 +4,7 @@ import io
 import os
 import shutil
 import subprocess
+import sys
 import tarfile
 import threading
 from collections.abc import Iterator
@@ -263,6 +264,34 @@ def test_a_file_where_the_folder_of_a_sweep_belongs(command: Command, tmp_path: 
         done = command("train", "-m", f"hydra.sweep.dir={folder}", "seed=1,2", *TINY, "data=sample", cwd=tmp_path)
         check(done, 4, f"{folder}: ", "Check the path: a file is where a folder must be")
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_too_few_open_files(environment: dict[str, str], tmp_path: Path) -> None:
+    """One process needs few of them, and several processes say so before they begin."""
+    program = f"ulimit -n 20; exec {sys.executable} -m llm_cls.train " + '"$@"'
+    arguments = [*TINY, "data=sample", "logger=none", "trainer.devices=2"]
+    line = ["bash", "-c", program, "train", *arguments]
+    done = subprocess.run(line, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    check(done, 4, "needs 64 open files per process, this shell allows 20")
+    assert not list(tmp_path.rglob("*"))
+
+
+def test_a_locale_without_utf8(command: Command, environment: dict[str, str], tmp_path: Path) -> None:
+    """Japanese texts, labels and columns are read and written as UTF-8; what cannot be shown is escaped."""
+    rows = "".join(f"{'猫犬'[i % 2]}の話{i},{'猫犬'[i % 2]}\n" for i in range(60))
+    (tmp_path / "t.csv").write_text("text,ラベル\n" + rows, encoding="utf-8")
+    locale = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONIOENCODING": "ascii"}
+    line = ["data=table", "data.file=t.csv", "data.text=text", "trainer.max_epochs=1", "hydra.run.dir=run"]
+    refused = command("train", *line, "data.label=ラベル", cwd=tmp_path, env=locale, fresh=True)
+    check(refused, 2, r"data.label=\u30e9\u30d9\u30eb is not text in this locale, which lacks UTF-8. Set PYTHONUTF8=1")
+    (tmp_path / "t.csv").write_text("text,label\n" + rows, encoding="utf-8")
+    done = command("train", *TINY, *line, "data.label=label", cwd=tmp_path, env=locale, fresh=True)
+    assert done.returncode == 0, done.stderr
+    done = command("predict", "run=run", "input=t.csv", "output=o.csv", cwd=tmp_path, env=locale, fresh=True)
+    assert done.returncode == 0 and (tmp_path / "o.csv").read_bytes().startswith("id,prediction,p(犬),p(猫)\n".encode())
+    (tmp_path / "wrong.csv").write_text("テキスト\n猫\n", encoding="utf-8")
+    done = command("predict", "run=run", "input=wrong.csv", "output=o.csv", cwd=tmp_path, env=locale, fresh=True)
+    check(done, 3, r"has no column 'text'. It has '\u30c6\u30ad\u30b9\u30c8'")
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import pytest
 
@@ -141,8 +142,8 @@ def test_control_characters_of_users_do_not_reach_the_terminal(capsys: pytest.Ca
     ("text", "line"),
     [
         ("dir=\udce6\udc9c\udcac", "dir=本 is not text in this locale, which lacks UTF-8. Set PYTHONUTF8=1"),
-        ("dir=\udcff", "dir=\\udcff must be UTF-8. Rename the file, or type the text again"),
-        ("dir=\ud800", "dir=\\ud800 must be UTF-8. Rename the file, or type the text again"),
+        ("dir=\udcff", "dir=\\udcff must be UTF-8. Rename the file or folder, or type the text again"),
+        ("dir=\ud800", "dir=\\ud800 must be UTF-8. Rename the file or folder, or type the text again"),
     ],
 )
 @pytest.mark.parametrize("name", [*COMMANDS, "train"])
@@ -152,6 +153,18 @@ def test_arguments_that_are_not_text(
     monkeypatch.setattr(sys, "argv", [name, text])
     assert run_command(COMMANDS.get(name, train).main) == 2
     assert capsys.readouterr() == ("", f"Error: {line}\n")
+
+
+def test_a_folder_that_is_not_text(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """As of Japanese folders in a locale without UTF-8; tokenizers would fail to write there, after the training."""
+    folder = tmp_path / "\udcff"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(sys, "argv", ["status", "dir=x"])
+    assert run_command(status.main) == 2
+    assert capsys.readouterr().err.startswith(f"Error: {tmp_path}/\\udcff must be UTF-8. Rename")
 
 
 def test_unexpected_errors_keep_their_traceback(capsys: pytest.CaptureFixture[str]) -> None:

@@ -120,6 +120,10 @@ def test_templates() -> None:
         (["trainer.max_epochs=99999999999999999999"], ["trainer.max_epochs must be <= 1000000000, got 9999"]),
         (["lora.r=1000000001"], ["lora.r must be <= 1000000000, got 1000000001. Try lora=r32."]),
         (["data.cache_dir='a\0b'"], [r"data.cache_dir must not contain a NUL character, got 'a\x00b'"]),
+        (
+            ["data.cache_dir='\udcff'"],
+            [r"data.cache_dir must be UTF-8, as it is everywhere with PYTHONUTF8=1, got '\udcff'"],
+        ),
         (["seed=" + "9" * 4000], ["seed must be < 4294967296, got 999", "...99 (4000 characters). Try seed=1."]),
         (["optimizer.betas=[0.9,1]"], ["optimizer.betas must be two numbers >= 0 and < 1, got 1"]),
         (["optimizer.betas=[0.9]"], ["optimizer.betas must be two numbers >= 0 and < 1, got [0.9]"]),

@@ -2,6 +2,7 @@
 
 import os
 import re
+import resource
 import signal
 import sys
 import threading
@@ -14,7 +15,7 @@ import pytest
 
 from llm_cls import benchmark, predict, train
 from llm_cls.cli import run_command
-from llm_cls.errors import LostRankError, RankError, RunInterrupted
+from llm_cls.errors import LostRankError, RankError, ResourceError, RunInterrupted
 from llm_cls.runs.directory import RunDirectory
 from llm_cls.training import launch
 from tests.integration.processes import alive
@@ -99,6 +100,19 @@ def test_ranks_share_the_threads_of_the_run(
     environments = [call.kwargs["env"] for call in started.call_args_list]
     assert [environment["OMP_NUM_THREADS"] for environment in environments] == [threads] * devices
     assert [environment["RANK"] for environment in environments] == [str(rank) for rank in range(devices)]
+
+
+@pytest.mark.parametrize(("limit", "enough"), [(20, False), (63, False), (64, True), (resource.RLIM_INFINITY, True)])
+def test_ranks_need_open_files(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, limit: int, enough: bool) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (limit, limit))
+    started = Mock(return_value=Mock(poll=Mock(return_value=0)))
+    monkeypatch.setattr(launch.subprocess, "Popen", started)
+    if enough:
+        launch.launch_ranks(tmp_path, 2)
+    else:
+        with pytest.raises(ResourceError, match=rf"needs 64 open files per process, this shell allows {limit}\. Raise"):
+            launch.launch_ranks(tmp_path, 2)
+    assert started.called == enough
 
 
 @pytest.fixture
