@@ -7,7 +7,7 @@ from llm_cls.cli import printable, run_command, say
 from llm_cls.config.arguments import read_arguments
 from llm_cls.config.commands import ReportArguments
 from llm_cls.errors import ConfigError, DataError
-from llm_cls.files import write_text
+from llm_cls.files import check_output, write_text
 from llm_cls.runs import layout
 
 
@@ -22,13 +22,14 @@ def main() -> None:
     from llm_cls.reporting.export import remove_tables, write_table
     from llm_cls.reporting.page import render
 
+    target = arguments.dir / "report"
+    check_output(target / "report.html")
     found = analyse(arguments.dir, arguments.data, arguments.baseline)
     if not found.runs:
         raise DataError(
             f"dir={arguments.dir} has no runs below it: no folder with {layout.CONFIG}, {layout.RECORD} or "
             f"{layout.METRICS}"
         )
-    target = arguments.dir / "report"
     remove_tables(target)
     for table in found.tables:
         write_table(table, target)

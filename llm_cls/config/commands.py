@@ -1,35 +1,25 @@
 """The arguments of the commands besides training, each a section like those of a run's configuration."""
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Literal
 
-from pydantic import BeforeValidator, Field, field_validator
+from pydantic import Field, field_validator
 
 from llm_cls.config.fields import Location, Name, PositiveInt, Section
-
-
-def _refuse_empty(value: Any) -> Any:
-    """Refuses ``dir=``, which would mean the current folder."""
-    if value == "":
-        raise ValueError("must not be empty")
-    return value
-
-
-Given = Annotated[Location, BeforeValidator(_refuse_empty)]
 
 
 class PredictArguments(Section):
     """Labels new texts with a finished run."""
 
-    run: Given = Field(
+    run: Location = Field(
         description="Run directory of a finished run.", examples=["run=outputs/runs/2026-01-31/12-00-00-000000"]
     )
-    input: Given = Field(
+    input: Location = Field(
         description="CSV, TSV, JSONL or Parquet file with the text columns of the training table. For a run on another "
         "corpus, such as livedoor: with the columns title and body.",
         examples=["input=texts.csv"],
     )
-    output: Given = Field(
+    output: Location = Field(
         description="CSV, TSV or JSONL file to write: a row for each text, in the order of the input.",
         examples=["output=labels.csv"],
     )
@@ -78,7 +68,7 @@ class PredictArguments(Section):
 class ReportArguments(Section):
     """Writes tables, plots and statistics over all runs below a directory."""
 
-    dir: Given = Field(
+    dir: Location = Field(
         description="Directory of a sweep, or any other with runs below it. The report is written to report/ in it.",
         examples=["dir=outputs/sweeps/NAME"],
     )
@@ -98,7 +88,7 @@ class ReportArguments(Section):
 class StatusArguments(Section):
     """Shows the progress of a sweep's runs, or of a single run."""
 
-    dir: Given = Field(
+    dir: Location = Field(
         description="Directory of a sweep or of a run, or with runs below it.", examples=["dir=outputs/sweeps/NAME"]
     )
     verify: bool = Field(
@@ -112,7 +102,7 @@ class StatusArguments(Section):
 class DashboardArguments(Section):
     """Shows the curves of local runs in W&B's terminal viewer, without an account."""
 
-    dir: Given = Field(Path("outputs"), description="Directory with runs below it.", examples=["dir=outputs/runs"])
+    dir: Location = Field(Path("outputs"), description="Directory with runs below it.", examples=["dir=outputs/runs"])
 
 
 class BenchmarkArguments(Section):
@@ -126,7 +116,7 @@ class BenchmarkArguments(Section):
     fit: bool = Field(
         True, description="Whether to search for the largest micro batch that fits in memory.", examples=["fit=false"]
     )
-    output: Given | None = Field(
+    output: Location | None = Field(
         None,
         description="JSON file with the measurements.",
         examples=["output=speed.json"],

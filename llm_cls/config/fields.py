@@ -30,6 +30,13 @@ def _refuse_huge(value: int) -> int:
     return value
 
 
+def _refuse_empty(value: Any) -> Any:
+    """Refuses ``dir=``, which would mean the current folder."""
+    if value == "":
+        raise ValueError("must not be empty")
+    return value
+
+
 def _check_path(value: Path) -> Path:
     """Refuses characters at which Python or libraries fail, each in its own way, wherever the path is used."""
     if "\0" in str(value):
@@ -41,7 +48,7 @@ def _check_path(value: Path) -> Path:
     return value
 
 
-Location = Annotated[Path, AfterValidator(_check_path)]
+Location = Annotated[Path, BeforeValidator(_refuse_empty), AfterValidator(_check_path)]
 PositiveInt = Annotated[int, Field(ge=1), BeforeValidator(_refuse_bool), AfterValidator(_refuse_huge)]
 NonNegativeInt = Annotated[int, Field(ge=0), BeforeValidator(_refuse_bool), AfterValidator(_refuse_huge)]
 AtLeastTwo = Annotated[int, Field(ge=2), BeforeValidator(_refuse_bool), AfterValidator(_refuse_huge)]

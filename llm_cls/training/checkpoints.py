@@ -33,7 +33,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         try:
             if fnmatch(Path(path).name, CHECKPOINT_FILES):
                 check_seal(Path(path))
-            checkpoint: Any = torch.load(path, map_location="cpu", weights_only=True)
+            checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         except Exception as error:  # torch raises many kinds for a damaged file
             fault = first_line(error)
         else:

@@ -116,6 +116,15 @@ def test_errors_are_lines_with_exit_codes(tmp_path: Path, arguments: list[str], 
     assert "Traceback" not in done.stderr and list(tmp_path.iterdir()) == []
 
 
+def test_a_file_where_the_report_belongs_is_found_before_the_analysis(tmp_path: Path) -> None:
+    make_run(tmp_path / "a")
+    (tmp_path / "a" / "metrics.json").write_text("{")  # which the analysis would report
+    (tmp_path / "report").touch()
+    done = _report(f"dir={tmp_path}")
+    assert done.returncode == 4 and done.stdout == "" and done.stderr.count("\n") == 1
+    assert f"{tmp_path / 'report'}: File exists. Write to another folder" in done.stderr
+
+
 def test_no_torch_is_imported_and_no_connection_opened(tmp_path: Path) -> None:
     """Also: matplotlib, pandas and scikit-learn are imported when a report is made, not for ``--help`` or an error."""
     make_run(tmp_path / "a")

@@ -106,6 +106,7 @@ def test_templates() -> None:
         (["lora.target_modules=[1,2]"], ["must be a name, a list of names, or all-linear, got [1, 2]"]),
         (["lora.target_modules='('"], ["lora.target_modules=( is not a regular expression"]),
         (["lora.lora_alpha=1000000000000"], ["lora.lora_alpha must be <= 1000000"]),
+        (["data.cache_dir="], ["data.cache_dir must not be empty, got ''. Try data.cache_dir=/scratch/llm_cls."]),
         (["data.cache_dir=null"], ["data.cache_dir must be a path, got null"]),
         (["seed=4294967296"], ["seed must be < 4294967296"]),
         (["model.name=''"], ["model.name must not be empty"]),
