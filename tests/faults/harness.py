@@ -24,7 +24,6 @@ from tests.jsonl import read_jsonl
 ALL = os.environ.get("LLM_CLS_FAULTS") == "all"
 ERRORS = (errno.ENOSPC, errno.EIO, errno.EROFS)
 MEASURED = ("seconds", "tokens_per_second", "peak_memory_gib")
-TIMEOUT = 300.0  # seconds; a command that takes longer hangs
 
 # The smallest run that has all steps: its second epoch is the better one, so that the weights of the first are removed.
 TINY = [
