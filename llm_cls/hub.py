@@ -73,6 +73,13 @@ def hub_errors(name: str, key: str) -> Iterator[None]:
             f"`hf download {name}` where there is a network (HF_HOME is the folder of the cache), or give a "
             f"local folder: model=hf model.name=FOLDER"
         ) from None
+    except Exception as error:  # the libraries check their files little
+        if type(error) is Exception or isinstance(error, TypeError | KeyError | AttributeError | IndexError):
+            raise ArtifactError(
+                f"{key}: the files of {name!r} are damaged: {type(error).__name__}: {first_line(error)}. "
+                "Restore them, or download the model again"
+            ) from None
+        raise
 
 
 def local_file(name: str, file: str, revision: str | None = None, key: str = "model.name") -> Path | None:

@@ -8,7 +8,7 @@ from pydantic.fields import FieldInfo
 
 from llm_cls.redaction import redact
 
-_LARGEST = 10**9
+LARGEST = 10**9
 
 
 def _refuse_bool(value: Any) -> Any:
@@ -25,8 +25,8 @@ def _number_to_text(value: Any) -> Any:
 
 def _refuse_huge(value: int) -> int:
     """Refuses numbers that no library can count with, where the help need not state a limit."""
-    if value > _LARGEST:
-        raise ValueError(f"must be <= {_LARGEST}")
+    if value > LARGEST:
+        raise ValueError(f"must be <= {LARGEST}")
     return value
 
 

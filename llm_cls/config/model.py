@@ -3,9 +3,9 @@
 import re
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from llm_cls.config.fields import Name, PositiveInt, Section
+from llm_cls.config.fields import LARGEST, Name, PositiveInt, Section
 
 
 class ModelConfig(Section):
@@ -55,6 +55,13 @@ class ModelConfig(Section):
         description="Whether code from the model's repository may run on this machine.",
         examples=["model.trust_remote_code=true"],
     )
+
+    @field_validator("architecture")
+    @classmethod
+    def _sizes_can_be_counted(cls, architecture: dict[str, Any]) -> dict[str, Any]:
+        if huge := [key for key, value in architecture.items() if isinstance(value, int) and value > LARGEST]:
+            raise ValueError(f"must not have numbers above {LARGEST} (here {huge[0]})")
+        return architecture
 
 
 class LoraConfig(Section):

@@ -16,6 +16,14 @@ from llm_cls.hub import content_revision, hub_errors, is_local, only_local, sour
 _DECODERS = ["gpt_neox", "gpt2", "llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "phi3"]
 
 
+_INVALID = (TypeError, ValueError, LookupError, ArithmeticError)
+
+
+def _not_valid(kind: str, error: Exception) -> ConfigError:
+    reason = " ".join(line.strip() for line in str(error).splitlines())
+    return ConfigError(f"model.architecture is not valid for {kind}: {type(error).__name__}: {reason}")
+
+
 def load_architecture(config: ModelConfig) -> PretrainedConfig:
     """The ``transformers`` configuration of the model.
 
@@ -29,9 +37,8 @@ def load_architecture(config: ModelConfig) -> PretrainedConfig:
             raise ConfigError(f"model.architecture.model_type: {kind!r} is unknown. {nearest(str(kind), _DECODERS)}")
         try:
             architecture = AutoConfig.for_model(kind, **described)
-        except (TypeError, ValueError, StrictDataclassError) as error:
-            reason = " ".join(line.strip() for line in str(error).splitlines())
-            raise ConfigError(f"model.architecture is not valid for {kind}: {reason}") from None
+        except (*_INVALID, StrictDataclassError) as error:
+            raise _not_valid(str(kind), error) from None
     else:
         with hub_errors(config.name, "model.name"):
             architecture = AutoConfig.from_pretrained(
@@ -61,14 +68,19 @@ def load_decoder(
         seed: Of random weights, where ``model.weights`` is "random".
 
     Raises:
-        ConfigError: The weights could not be loaded.
+        ConfigError: The weights could not be loaded, or ``model.architecture`` is not valid.
         ArtifactError: The files lack the weights of some parameter.
     """
     architecture.dtype = dtype
     if config.weights == "random":
         with torch.device(device), torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             torch.manual_seed(seed)  # a resumed run needs the same network
-            model = AutoModel.from_config(architecture, dtype=dtype, trust_remote_code=config.trust_remote_code)
+            try:
+                model = AutoModel.from_config(architecture, dtype=dtype, trust_remote_code=config.trust_remote_code)
+            except (*_INVALID, RuntimeError) as error:
+                if isinstance(error, RuntimeError) and "negative dimension" not in str(error):
+                    raise  # such as too little memory
+                raise _not_valid(architecture.model_type, error) from None
     else:
         level = transformers_logging.get_verbosity()
         transformers_logging.set_verbosity_error()  # it would list the unused language-model head

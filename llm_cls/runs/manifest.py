@@ -131,5 +131,6 @@ def _compare(folder: Path, expected: Mapping[str, str]) -> None:
             raise ArtifactError(f"{file} is missing. {_FIX}")
         if (found := sha256_file(file)) != digest:
             raise ArtifactError(
-                f"{file} is damaged: its sha256 must be {digest[:12]}..., found {found[:12]}.... {_FIX}"
+                f"{file} is damaged: its sha256 must be {digest[:12]}... by {layout.MANIFEST}, found {found[:12]}.... "
+                f"{_FIX}"
             )

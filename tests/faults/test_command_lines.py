@@ -30,7 +30,7 @@ from llm_cls.config.commands import (
 from llm_cls.config.groups import GROUPS, choices
 from llm_cls.config.schema import keys
 
-AMOUNT = os.environ.get("LLM_CLS_FAULTS", "60")
+AMOUNT = os.environ.get("LLM_CLS_FAULTS", "15")
 EXAMPLES = 500 if AMOUNT == "all" else int(AMOUNT)
 COMMANDS: dict[str, ModuleType] = {
     "train": train, "benchmark": benchmark, "predict": predict, "report": report, "status": status,

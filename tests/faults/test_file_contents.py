@@ -29,6 +29,7 @@ from llm_cls.reporting.runs import read_runs
 from llm_cls.runs.config_file import read_config, read_values
 from llm_cls.runs.directory import RunDirectory
 from llm_cls.runs.manifest import verify_model
+from llm_cls.runs.predictions import read_predictions
 from llm_cls.runs.pruning import Pruner
 from llm_cls.runs.state import read_files, read_result, read_state
 from llm_cls.runs.sweep import Entry, progress_line, read_plan, read_states, write_plan
@@ -37,8 +38,9 @@ from llm_cls.training.checkpoints import AtomicCheckpointIO, find_checkpoint
 from .contents import changed_value, contents, encode, hangs_fail, values
 from .harness import ALL, Experiment
 
-EXAMPLES = 1000 if ALL else 60
-SLOW_EXAMPLES = 200 if ALL else 10  # where each loads a network
+EXAMPLES = 1000 if ALL else 25
+LABELS = ("dokujo-tsushin", "it-life-hack")  # some of the run's
+SLOW_EXAMPLES = 200 if ALL else 5  # where each loads a network
 
 
 @pytest.fixture(scope="module")
@@ -107,7 +109,7 @@ def read_everything(run: Path) -> None:
     for reader in (read_config, read_values):
         fails_with(ArtifactError, reader, run / "config.yaml")
     for split in ("val", "test"):
-        fails_with(ArtifactError, RunDirectory(run).read_predictions, split)
+        fails_with(ArtifactError, read_predictions, run, split, LABELS)
     for found in read_runs(run.parent):
         assert found.state and "\n" not in found.reason
         if found.scored:

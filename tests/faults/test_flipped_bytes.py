@@ -17,7 +17,7 @@ from tests.conftest import Program
 from .harness import ALL, Case, Experiment, Tally, in_parallel, last_line, trained_epochs
 from .operations import LOGS
 
-PLACES = 500 if ALL else 8  # for each command
+PLACES = 500 if ALL else 4  # for each command
 UNPROTECTED = LOGS  # no result is made of a log
 TIMES = ("started_at", "finished_at")  # of run.json; any time is as good as another
 UNFINISHED = "checkpoints/"  # of a run that is not finished, verify=true protects these

@@ -122,7 +122,7 @@ def test_a_file_where_the_report_belongs_is_found_before_the_analysis(tmp_path: 
     (tmp_path / "report").touch()
     done = _report(f"dir={tmp_path}")
     assert done.returncode == 4 and done.stdout == "" and done.stderr.count("\n") == 1
-    assert f"{tmp_path / 'report'}: File exists. Write to another folder" in done.stderr
+    assert f"{tmp_path / 'report'}: File exists. Check the path: a file is where a folder must be" in done.stderr
 
 
 def test_no_torch_is_imported_and_no_connection_opened(tmp_path: Path) -> None:

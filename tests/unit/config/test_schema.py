@@ -112,6 +112,7 @@ def test_templates() -> None:
         (["model.name=''"], ["model.name must not be empty"]),
         (["data.folds=5", "data.fold=5"], ["data.fold must be < data.folds (5), got 5"]),
         (["data.fold=1"], ["Try data.folds=5"]),
+        (["model.architecture.vocab_size=1" + "0" * 30], ["must not have numbers above 1000000000 (here vocab_size)"]),
         (["data.folds=2"], ["data.folds must be >= 3"]),
         (["sweep.name=../x"], ["sweep.name must be the name of a folder"]),
         (["sweep.name=..", "seed=-1"], ["sweep.name must be", "seed must be >= 0"]),

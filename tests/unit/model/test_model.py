@@ -200,3 +200,22 @@ def test_damaged_labels_are_one_line(tmp_path: Path, content: str | None, part: 
         read_labels(tmp_path)
     message = str(caught.value)
     assert message.startswith(f"{tmp_path / LABELS} {part}") and "\n" not in message
+
+
+@pytest.mark.parametrize(
+    ("override", "part"),
+    [
+        ("num_attention_heads=0", "ZeroDivisionError: integer modulo by zero"),
+        ("hidden_act=zz", "KeyError: 'zz'"),
+        ("intermediate_size=-4", "RuntimeError: Trying to create tensor with negative dimension -4"),
+        ("layer_norm_eps=x", "expected float, got str"),
+    ],
+)
+def test_an_impossible_architecture_is_one_line(override: str, part: str) -> None:
+    shape = {"hidden_size": 64, "intermediate_size": 64, "num_attention_heads": 4, "num_hidden_layers": 1}
+    overrides = [f"model.architecture.{key}={value}" for key, value in shape.items()]
+    model = config("model=open-calm-1b", "model.weights=random", *overrides, f"model.architecture.{override}").model
+    with pytest.raises(ConfigError) as caught:
+        load_decoder(model, load_architecture(model), torch.float32, CPU, seed=0)
+    assert str(caught.value).startswith("model.architecture is not valid for gpt_neox: ")
+    assert part in str(caught.value) and "\n" not in str(caught.value)

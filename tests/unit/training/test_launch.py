@@ -108,10 +108,10 @@ def test_ranks_need_open_files(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, 
     started = Mock(return_value=Mock(poll=Mock(return_value=0)))
     monkeypatch.setattr(launch.subprocess, "Popen", started)
     if enough:
-        launch.launch_ranks(tmp_path, 2)
+        launch.launch_ranks(tmp_path, 2, 600)
     else:
         with pytest.raises(ResourceError, match=rf"needs 64 open files per process, this shell allows {limit}\. Raise"):
-            launch.launch_ranks(tmp_path, 2)
+            launch.launch_ranks(tmp_path, 2, 600)
     assert started.called == enough
 
 
