@@ -65,10 +65,13 @@ def load_decoder(
         ArtifactError: The files lack the weights of some parameter.
     """
     architecture.dtype = dtype
+    attention = _attention_implementation(architecture)
     if config.weights == "random":
         with torch.device(device), torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             torch.manual_seed(seed)  # a resumed run needs the same network
-            model = AutoModel.from_config(architecture, dtype=dtype, trust_remote_code=config.trust_remote_code)
+            model = AutoModel.from_config(
+                architecture, dtype=dtype, trust_remote_code=config.trust_remote_code, attn_implementation=attention
+            )
     else:
         level = transformers_logging.get_verbosity()
         transformers_logging.set_verbosity_error()  # it would list the unused language-model head
@@ -82,6 +85,7 @@ def load_decoder(
                     config=architecture,
                     dtype=dtype,
                     trust_remote_code=config.trust_remote_code,
+                    attn_implementation=attention,
                     output_loading_info=True,
                 )
         finally:
@@ -90,6 +94,11 @@ def load_decoder(
     network: Any = model
     placed: PreTrainedModel = network.to(device).eval()
     return placed
+
+
+def _attention_implementation(architecture: PretrainedConfig) -> str | None:
+    """None: the default of ``transformers``, PyTorch's own attention, which silently leaves out soft caps."""
+    return "eager" if getattr(architecture, "attn_logit_softcapping", None) else None
 
 
 def model_revision(config: ModelConfig, architecture: PretrainedConfig) -> str:
