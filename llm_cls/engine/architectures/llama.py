@@ -6,7 +6,7 @@ from torch import nn
 from transformers import PretrainedConfig
 
 from llm_cls.engine.architectures.base import rms_norm, rotary_table, unsupported_rotary
-from llm_cls.engine.spec import AttentionSpec, DecoderSpec, LayerSpec, RotaryTable
+from llm_cls.engine.spec import AttentionSpec, DecoderSpec, LayerSpec, RotaryTable, Scores
 
 
 def unsupported_reason(config: PretrainedConfig) -> str:
@@ -41,7 +41,7 @@ def _layer(layer: Any, config: PretrainedConfig, rotary: RotaryTable) -> LayerSp
             kv_heads=config.num_key_value_heads,
             head_size=attention.head_dim,
             interleaved=False,
-            scaling=attention.scaling,
+            scores=Scores(attention.scaling),
         ),
         rotary=rotary,
         activation=config.hidden_act,
