@@ -92,6 +92,12 @@ def test_a_network_of_kernels_is_the_reference(architecture: str) -> None:
 
 
 @pytest.mark.usefixtures("interpreted")
+@pytest.mark.parametrize("architecture", ["qwen3-windowed", "gemma2", "gemma3-local-last"])
+def test_kernels_of_head_norms_and_post_norms_are_the_reference(architecture: str) -> None:
+    compare(architecture, [[3, 9, 1]], "fused", "lora.lora_dropout=0", "lora.target_modules=all-linear", "lora.r=8")
+
+
+@pytest.mark.usefixtures("interpreted")
 def test_parts_of_a_batch_have_the_dropout_masks_of_the_whole() -> None:
     """Also where layers are recomputed, and in the last layer, whose rows are the last tokens."""
     found = []
