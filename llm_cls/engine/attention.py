@@ -1,8 +1,9 @@
 """Causal attention within each text of a packed batch, forward and backward.
 
 On a GPU in half precision it is one call without a mask and without padding: the kernels of ``triton/attention.py``, or
-for the last layer, other head sizes and smaller GPUs PyTorch's variable-length flash kernel (Dao, 2023). Elsewhere
-PyTorch's own attention is called once per run of texts of equal length, and its autograd does the backward pass.
+for the last layer, other head sizes and smaller GPUs PyTorch's variable-length flash kernel (Dao, 2023), which has no
+soft cap. Elsewhere PyTorch's own attention is called once per run of texts of equal length, and its autograd does the
+backward pass.
 """
 
 from collections.abc import Iterator, Sequence
@@ -15,9 +16,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from llm_cls.engine.packing import PackedLayout
+from llm_cls.engine.spec import Scores
 
 # The Triton kernels take these head sizes. They need 112 KiB of shared memory: A100, H100, H200, B200.
 TRITON_HEAD_SIZES = (32, 64, 128)
+_TRITON_CAPPED_HEAD_SIZES = (*TRITON_HEAD_SIZES, 256)  # without a soft cap the flash kernel is faster for 256
 _TRITON_CAPABILITIES = ((8, 0), (9, 0), (10, 0))
 
 
@@ -57,8 +60,16 @@ def has_varlen_kernel(device: torch.device, dtype: torch.dtype) -> bool:
     return device.type == "cuda" and half and torch.cuda.get_device_capability(device) >= (8, 0)
 
 
+def has_attention_kernel(device: torch.device, dtype: torch.dtype, head_size: int, scores: Scores) -> bool:
+    """Whether ``attend`` is one call, which needs no lengths on the host."""
+    return has_varlen_kernel(device, dtype) and (
+        scores.softcap is None
+        or (head_size in _TRITON_CAPPED_HEAD_SIZES and torch.cuda.get_device_capability(device) in _TRITON_CAPABILITIES)
+    )
+
+
 def attend(
-    q: Tensor, k: Tensor, v: Tensor, layout: PackedLayout, scaling: float, only_last: bool, save: bool
+    q: Tensor, k: Tensor, v: Tensor, layout: PackedLayout, scores: Scores, only_last: bool, save: bool
 ) -> tuple[Tensor, SavedAttention | None]:
     """Attention of each token to itself and to those before it in its text.
 
@@ -67,30 +78,36 @@ def attend(
         k: Shape ``(tokens, kv_heads, head_size)``.
         v: Shape ``(tokens, kv_heads, head_size)``.
         layout: Where the texts lie.
-        scaling: Factor of the scores.
+        scores: How a query weighs the keys.
         only_last: Whether ``q`` consists of the last token of each text.
         save: Whether ``attend_backward`` will be called.
 
     Returns:
         ``(output, saved)``: the output has the shape of ``q``.
     """
-    if has_varlen_kernel(q.device, q.dtype):
-        if not only_last and _has_triton_kernel(q, layout.max_seqlen):
-            output, lse = _triton().attend(q, k, v, layout.cu_seqlens, layout.max_seqlen, scaling)
+    if has_attention_kernel(q.device, q.dtype, q.shape[-1], scores):
+        if only_last and scores != Scores(scores.scaling):
+            q = _among_all(q, k, layout)
+            output, saved = attend(q, k, v, layout, scores, False, save)
+            return output[layout.last_tokens], saved
+        if not only_last and _has_triton_kernel(q, layout.max_seqlen, scores):
+            output, lse = _triton().attend(q, k, v, layout.cu_seqlens, layout.max_seqlen, scores)
             return output, _SavedByTriton(q, k, v, output, lse)
+        assert scores.softcap is None, "the flash kernel has none"
         cu_seqlens_q, max_seqlen_q = layout.cu_seqlens, layout.max_seqlen
         if only_last:
             cu_seqlens_q, max_seqlen_q = torch.arange(len(q) + 1, dtype=torch.int32, device=q.device), 1
         output, lse, *rng, _ = torch.ops.aten._flash_attention_forward(
             q, k, v, cu_seqlens_q, layout.cu_seqlens, max_seqlen_q, layout.max_seqlen, 0.0, not only_last, False,
-            scale=scaling,
+            scale=scores.scaling, **_flash_window(scores),
         )  # fmt: skip
         return output, _SavedByFlash(q, k, v, output, lse, cu_seqlens_q, max_seqlen_q, *rng)
+    options: dict[str, Any] = {"window": scores.window, "softcap": scores.softcap}
     if not save:
-        return packed_sdpa(q, k, v, layout.seq_lens, scaling, only_last), None
+        return packed_sdpa(q, k, v, layout.seq_lens, scores.scaling, only_last, **options), None
     with torch.enable_grad():
         q, k, v = (x.detach().requires_grad_() for x in (q, k, v))
-        output = packed_sdpa(q, k, v, layout.seq_lens, scaling, only_last)
+        output = packed_sdpa(q, k, v, layout.seq_lens, scores.scaling, only_last, **options)
     return output.detach(), _SavedByAutograd(q, k, v, output)
 
 
@@ -98,7 +115,7 @@ def attend_backward(
     saved: SavedAttention,
     grad: Tensor,
     layout: PackedLayout,
-    scaling: float,
+    scores: Scores,
     only_last: bool,
     target: Sequence[Tensor],
 ) -> Sequence[Tensor]:
@@ -107,16 +124,19 @@ def attend_backward(
     Returns:
         ``target``, written, where the kernel can write there; new tensors otherwise.
     """
-    if isinstance(saved, _SavedByTriton):
-        _triton().attend_backward(*saved, grad, target, layout.cu_seqlens, layout.max_seqlen, scaling)
-        return target
     if isinstance(saved, _SavedByAutograd):
         return torch.autograd.grad(saved.output, saved[:3], grad)
+    if only_last and scores != Scores(scores.scaling):
+        whole = attend_backward(saved, _among_all(grad, saved.k, layout), layout, scores, False, target)
+        return whole[0][layout.last_tokens], *whole[1:]
+    if isinstance(saved, _SavedByTriton):
+        _triton().attend_backward(*saved, grad, target, layout.cu_seqlens, layout.max_seqlen, scores)
+        return target
     q, k, v, output, lse, cu_seqlens_q, max_seqlen_q, rng, unused = saved
     with _deterministic():
         gradients: tuple[Tensor, ...] = torch.ops.aten._flash_attention_backward(
             grad, q, k, v, output, lse, cu_seqlens_q, layout.cu_seqlens, max_seqlen_q, layout.max_seqlen, 0.0,
-            not only_last, rng, unused, scale=scaling,
+            not only_last, rng, unused, scale=scores.scaling, **_flash_window(scores),
         )  # fmt: skip
     return gradients
 
@@ -129,6 +149,8 @@ def packed_sdpa(
     scaling: float | None,
     only_last: bool = False,
     dropout: float = 0.0,
+    window: int | None = None,
+    softcap: float | None = None,
 ) -> Tensor:
     """The output of ``attend``, by one call of PyTorch's attention per run of texts of equal length."""
     grouped = k.shape[1] != q.shape[1]
@@ -136,19 +158,51 @@ def packed_sdpa(
     tokens = [n * seq_len for n, seq_len in runs]
     parts = (q.split([n for n, _ in runs] if only_last else tokens), k.split(tokens), v.split(tokens))
     outputs = []
-    for (n, _), *run in zip(runs, *parts, strict=True):
+    for (n, seq_len), *run in zip(runs, *parts, strict=True):
         query, key, value = (x.unflatten(0, (n, -1)).transpose(1, 2) for x in run)
-        output = F.scaled_dot_product_attention(
-            query, key, value, dropout_p=dropout, is_causal=not only_last, scale=scaling, enable_gqa=grouped
-        )
+        visible = None
+        if softcap is not None or (window is not None and window < seq_len):
+            visible = _visible(seq_len, window or seq_len, q.device)[-query.shape[2] :]
+        if softcap is not None:
+            assert visible is not None and scaling is not None and not dropout
+            output = _capped_attention(query, key, value, visible, scaling, softcap)
+        else:
+            output = F.scaled_dot_product_attention(
+                query, key, value, attn_mask=visible, dropout_p=dropout, is_causal=visible is None and not only_last,
+                scale=scaling, enable_gqa=grouped,
+            )  # fmt: skip
         outputs.append(output.transpose(1, 2).flatten(0, 1))
     return torch.cat(outputs) if len(outputs) > 1 else outputs[0]
 
 
-def _has_triton_kernel(q: Tensor, max_seqlen: int) -> bool:
+def _visible(seq_len: int, window: int, device: torch.device) -> Tensor:
+    """Which token of a text (the row) attends to which (the column)."""
+    distance = torch.arange(seq_len, device=device)[:, None] - torch.arange(seq_len, device=device)
+    return (distance >= 0) & (distance < window)
+
+
+def _capped_attention(q: Tensor, k: Tensor, v: Tensor, visible: Tensor, scaling: float, softcap: float) -> Tensor:
+    group = q.shape[1] // k.shape[1]
+    k, v = k.repeat_interleave(group, 1), v.repeat_interleave(group, 1)
+    scores = softcap * torch.tanh(q @ k.transpose(-1, -2) * (scaling / softcap))
+    wide = torch.promote_types(q.dtype, torch.float32)
+    return scores.masked_fill(~visible, -torch.inf).softmax(-1, dtype=wide).to(q.dtype) @ v
+
+
+def _among_all(rows: Tensor, tokens: Tensor, layout: PackedLayout) -> Tensor:
+    """The rows of the last tokens at their places among all tokens; zeros elsewhere."""
+    return rows.new_zeros(len(tokens), *rows.shape[1:]).index_copy_(0, layout.last_tokens, rows)
+
+
+def _flash_window(scores: Scores) -> dict[str, int]:
+    """The window as the flash kernel takes it: how many tokens on each side."""
+    return {} if scores.window is None else {"window_size_left": scores.window - 1, "window_size_right": 0}
+
+
+def _has_triton_kernel(q: Tensor, max_seqlen: int, scores: Scores) -> bool:
     """Whether the kernels of ``triton/attention.py`` take these queries; within a text their offsets have 32 bits."""
     return (
-        q.shape[-1] in TRITON_HEAD_SIZES
+        q.shape[-1] in (TRITON_HEAD_SIZES if scores.softcap is None else _TRITON_CAPPED_HEAD_SIZES)
         and torch.cuda.get_device_capability(q.device) in _TRITON_CAPABILITIES
         and max_seqlen * q.stride(0) < 2**31
     )

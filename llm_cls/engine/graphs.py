@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 
 from llm_cls.engine import network
+from llm_cls.engine.layer_pass import PackedInputs
 from llm_cls.engine.layers import FusedLayers
-from llm_cls.engine.network import PackedInputs
 from llm_cls.engine.packing import PackedLayout, packed_positions
 
 log = logging.getLogger(__name__)

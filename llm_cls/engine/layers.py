@@ -50,11 +50,13 @@ class FusedLayers:
         embedding: Shape ``(vocab_size, hidden_size)``.
         layers: From the first to the last.
         final_norm: The norm after the last layer.
+        embedding_scale: Factor of the embeddings.
     """
 
     embedding: Tensor
     layers: list[Layer]
     final_norm: Norm
+    embedding_scale: float = 1.0
 
     @property
     def adapters(self) -> list[Adapter]:
@@ -81,7 +83,8 @@ def build_layers(decoder: PreTrainedModel, max_seqlen: int, fp8: bool = False) -
         fp8: Whether the frozen weights are float8.
     """
     spec = _describe(decoder, max_seqlen)
-    built = FusedLayers(spec.embedding, [_build(layer, fp8) for layer in spec.layers], spec.final_norm)
+    layers = [_build(layer, fp8) for layer in spec.layers]
+    built = FusedLayers(spec.embedding, layers, spec.final_norm, spec.embedding_scale)
     for stream, adapter in enumerate(built.adapters):
         adapter.stream = stream
     return built
@@ -90,7 +93,9 @@ def build_layers(decoder: PreTrainedModel, max_seqlen: int, fp8: bool = False) -
 def _build(spec: LayerSpec, fp8: bool) -> Layer:
     qkv, up = (Projection(modules, fp8, after_norm=True) for modules in (spec.qkv, spec.up))
     out, down = (Projection(modules, fp8, after_norm=False) for modules in (spec.out, spec.down))
-    missing = [down.pending_bias, out.pending_bias] if spec.parallel_residual else [down.pending_bias]
+    missing = [down.pending_bias] if spec.mlp_post_norm is None else []
+    if spec.parallel_residual and spec.attention_post_norm is None:
+        missing.append(out.pending_bias)
     biases = [bias for bias in missing if bias is not None]
     pending_bias = sum(biases[1:], biases[0]) if biases else None
     return Layer(spec, qkv, out, up, down, ACTIVATIONS[spec.activation], pending_bias)

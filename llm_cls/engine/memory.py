@@ -91,7 +91,9 @@ def _saved_elements(layer: Layer) -> int:
     hidden: int = layer.spec.attention_norm.weight.shape[0]
     outputs: int = layer.qkv.weight.shape[0] + layer.up.weight.shape[0]
     inputs: int = layer.out.weight.shape[1]
-    return 2 * hidden + outputs + inputs + adapters
+    normed_heads: int = 0 if layer.spec.attention.query_norm is None else layer.qkv.weight.shape[0]
+    post_norms = [norm for norm in (layer.spec.attention_post_norm, layer.spec.mlp_post_norm) if norm is not None]
+    return (2 + len(post_norms)) * hidden + outputs + inputs + normed_heads + adapters
 
 
 def _working_elements(layer: Layer) -> int:

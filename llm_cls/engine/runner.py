@@ -9,11 +9,12 @@ import torch
 from torch import Tensor
 
 from llm_cls.engine import network
-from llm_cls.engine.attention import has_varlen_kernel
+from llm_cls.engine.attention import has_attention_kernel
 from llm_cls.engine.graphs import Graphs, Replay
+from llm_cls.engine.layer_pass import PackedInputs
 from llm_cls.engine.layers import FusedLayers
 from llm_cls.engine.memory import Plan, free_bytes, plan
-from llm_cls.engine.network import PackedInputs, SavedForward
+from llm_cls.engine.network import SavedForward
 from llm_cls.engine.packing import PackedLayout, to_device
 
 log = logging.getLogger(__name__)
@@ -45,7 +46,9 @@ class FusedDecoder:
         self._parameters = network.parameters
         self._has_dropout = any(adapter.p for adapter in network.adapters)
         weight = network.embedding
-        self._graphs = Graphs(network, max_seqlen) if has_varlen_kernel(weight.device, weight.dtype) else None
+        attentions = [layer.spec.attention for layer in network.layers]
+        kernels = [has_attention_kernel(weight.device, weight.dtype, x.head_size, x.scores) for x in attentions]
+        self._graphs = Graphs(network, max_seqlen) if all(kernels) else None
         self._seed = 0
 
     @cached_property

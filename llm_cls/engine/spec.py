@@ -13,6 +13,21 @@ from llm_cls.engine.tensors import Norm
 
 
 @dataclass(frozen=True)
+class Scores:
+    """How a query weighs the keys before it.
+
+    Attributes:
+        scaling: Factor of the scores.
+        window: Tokens that a token attends to at most, itself included; None: all before it.
+        softcap: ``c`` of ``c * tanh(score / c)``; None: scores have no bound.
+    """
+
+    scaling: float
+    window: int | None = None
+    softcap: float | None = None
+
+
+@dataclass(frozen=True)
 class AttentionSpec:
     """The attention of a layer.
 
@@ -21,14 +36,18 @@ class AttentionSpec:
         kv_heads: Key and value heads; divides ``heads``.
         head_size: Elements of a head.
         interleaved: Whether query, key and value alternate head by head in the projection's output.
-        scaling: Factor of the scores.
+        scores: How a query weighs the keys.
+        query_norm: The norm of each query before it is rotated, with a weight of shape ``(head_size,)``; or None.
+        key_norm: Likewise of each key; there are both or none.
     """
 
     heads: int
     kv_heads: int
     head_size: int
     interleaved: bool
-    scaling: float
+    scores: Scores
+    query_norm: Norm | None = None
+    key_norm: Norm | None = None
 
     def split(self, qkv: Tensor) -> tuple[Tensor, ...]:
         """Query, key and value as views of shape ``(tokens, heads, head_size)`` of the projection's output."""
@@ -68,6 +87,8 @@ class LayerSpec:
         activation: The MLP's activation by its name in ``transformers``.
         gated: Whether the activated gate multiplies the value.
         parallel_residual: Whether the MLP reads the layer's input instead of the sum after attention.
+        attention_post_norm: The norm of what attention adds to the residual stream; or None.
+        mlp_post_norm: Likewise of the MLP.
     """
 
     attention_norm: Norm
@@ -81,6 +102,8 @@ class LayerSpec:
     activation: str
     gated: bool
     parallel_residual: bool
+    attention_post_norm: Norm | None = None
+    mlp_post_norm: Norm | None = None
 
 
 @dataclass(frozen=True)
@@ -91,8 +114,10 @@ class DecoderSpec:
         embedding: Shape ``(vocab_size, hidden_size)``.
         layers: From the first to the last.
         final_norm: The norm after the last layer.
+        embedding_scale: Factor of the embeddings, rounded to their dtype; 1: none.
     """
 
     embedding: Tensor
     layers: list[LayerSpec]
     final_norm: Norm
+    embedding_scale: float = 1.0

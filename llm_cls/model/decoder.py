@@ -72,11 +72,17 @@ def load_decoder(
         ArtifactError: The files lack the weights of some parameter.
     """
     architecture.dtype = dtype
+    attention = _attention_implementation(architecture)
     if config.weights == "random":
         with torch.device(device), torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             torch.manual_seed(seed)  # a resumed run needs the same network
             try:
-                model = AutoModel.from_config(architecture, dtype=dtype, trust_remote_code=config.trust_remote_code)
+                model = AutoModel.from_config(
+                    architecture,
+                    dtype=dtype,
+                    trust_remote_code=config.trust_remote_code,
+                    attn_implementation=attention,
+                )
             except (*_INVALID, RuntimeError) as error:
                 if isinstance(error, RuntimeError) and "negative dimension" not in str(error):
                     raise  # such as too little memory
@@ -94,6 +100,7 @@ def load_decoder(
                     config=architecture,
                     dtype=dtype,
                     trust_remote_code=config.trust_remote_code,
+                    attn_implementation=attention,
                     output_loading_info=True,
                 )
         finally:
@@ -102,6 +109,11 @@ def load_decoder(
     network: Any = model
     placed: PreTrainedModel = network.to(device).eval()
     return placed
+
+
+def _attention_implementation(architecture: PretrainedConfig) -> str | None:
+    """None: the default of ``transformers``, PyTorch's own attention, which silently leaves out soft caps."""
+    return "eager" if getattr(architecture, "attn_logit_softcapping", None) else None
 
 
 def model_revision(config: ModelConfig, architecture: PretrainedConfig) -> str:

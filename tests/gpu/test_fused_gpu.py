@@ -38,7 +38,7 @@ def step(model: TextClassifier, parts: list[Batch]) -> dict[str, torch.Tensor]:
     return found | {"logits": torch.cat(logits).detach()}
 
 
-@pytest.mark.parametrize("architecture", ["neox", "llama"])
+@pytest.mark.parametrize("architecture", ["neox", "llama", "qwen3", "gemma2", "gemma3"])
 def test_a_graph_matches_its_kernels(architecture: str) -> None:
     model = build("fast", architecture, torch.bfloat16, True, "lora.lora_dropout=0.1")
     fused: Any = model.encoder
@@ -88,7 +88,7 @@ def test_graphs_take_new_lengths_new_weights_and_scoring_in_between() -> None:
     assert len(fused._graphs._graphs) == 1
 
 
-@pytest.mark.parametrize("architecture", ["neox", "llama"])
+@pytest.mark.parametrize("architecture", ["neox", "llama", "qwen3", "gemma2", "gemma3"])
 def test_a_step_can_be_repeated_bit_by_bit(architecture: str) -> None:
     """With texts of several blocks, whose parts of a gradient could be added in any order."""
     model = build("fast", architecture, torch.bfloat16, True, "lora.lora_dropout=0.1")
@@ -111,17 +111,18 @@ def test_parts_of_a_batch_share_the_dropout_mask_of_the_whole() -> None:
         assert error(value, expected[name]) <= 1e-5, name
 
 
+@pytest.mark.parametrize("architecture", ["neox", "qwen3", "gemma2", "gemma3"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_recomputed_layers_give_the_same_gradients(dtype: torch.dtype) -> None:
+def test_recomputed_layers_give_the_same_gradients(dtype: torch.dtype, architecture: str) -> None:
     overrides = ("lora.lora_dropout=0.3", "lora.target_modules=null")
-    kept = step(build("fast", "neox", dtype, True, *overrides), [some(LENGTHS)])
-    model = build("fast", "neox", dtype, True, "engine.gradient_checkpointing=true", *overrides)
+    kept = step(build("fast", architecture, dtype, True, *overrides), [some(LENGTHS)])
+    model = build("fast", architecture, dtype, True, "engine.gradient_checkpointing=true", *overrides)
     recomputed = step(model, [some(LENGTHS)])
     for name, value in kept.items():
         assert error(recomputed[name], value) <= 1e-5, name
 
 
-@pytest.mark.parametrize("architecture", ["neox", "neox-parallel", "llama"])
+@pytest.mark.parametrize("architecture", ["neox", "neox-parallel", "llama", "qwen3", "gemma2", "gemma3"])
 def test_dropout_gradients_are_finite_differences(architecture: str) -> None:
     model = build("fast", architecture, torch.float32, True, "lora.lora_dropout=0.3", "lora.target_modules=null")
     batch = some(LENGTHS)
@@ -147,7 +148,7 @@ def test_dropout_gradients_are_finite_differences(architecture: str) -> None:
 
 @hopper
 @pytest.mark.parametrize("targets", ["null", "all-linear"])
-@pytest.mark.parametrize("architecture", ["neox", "neox-parallel", "llama"])
+@pytest.mark.parametrize("architecture", ["neox", "neox-parallel", "llama", "qwen3", "gemma2", "gemma3"])
 def test_fp8_is_close(architecture: str, targets: str) -> None:
     """Three bits after the binary point, in each of a dozen products one after the other."""
     override = f"lora.target_modules={targets}"
@@ -161,6 +162,6 @@ def test_fp8_is_close(architecture: str, targets: str) -> None:
     found = step(model, [some(LENGTHS)])
     logits = error(found["logits"], exact["logits"])
     print(f"{architecture} {targets}: logits {logits:.4f}, bf16 {error(rounded['logits'], exact['logits']):.4f}")
-    assert logits <= 0.1
+    assert logits <= (0.2 if architecture == "gemma3" else 0.1)  # four norms a layer enlarge the errors of small sums
     for name, value in exact.items():
         assert error(found[name], value) <= 0.3, name

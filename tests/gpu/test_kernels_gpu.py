@@ -6,10 +6,12 @@ import torch
 from llm_cls.engine.attention import TRITON_HEAD_SIZES, attend, attend_backward, packed_sdpa
 from llm_cls.engine.kernels import ACTIVATIONS
 from llm_cls.engine.packing import PackedLayout
+from llm_cls.engine.spec import Scores
 from tests.unit.engine import kernel_checks as checks
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")]
 
+SCORES = [Scores(0.1), Scores(0.1, window=40), Scores(0.1, softcap=0.5), Scores(0.1, 70, 0.5)]
 dtypes = pytest.mark.parametrize("dtype", checks.TOLERANCE)
 
 
@@ -36,28 +38,49 @@ def test_rotate(half: int, kv_heads: int, dtype: torch.dtype) -> None:
     checks.check_rotate("cuda", dtype, half, 6, kv_heads)
 
 
-@pytest.mark.parametrize(("heads", "kv_heads", "size"), [(6, 6, 128), (4, 2, 64), (4, 4, 32)])
-def test_attention(heads: int, kv_heads: int, size: int) -> None:
-    checks.check_attention("cuda", torch.bfloat16, heads, kv_heads, size, [1, 200, 64, 512, 65, 31])
+@dtypes
+@pytest.mark.parametrize("kv_heads", [6, 2])
+@pytest.mark.parametrize("half", [8, 16])
+def test_head_norms(half: int, kv_heads: int, dtype: torch.dtype) -> None:
+    checks.check_head_norms("cuda", dtype, half, 6, kv_heads)
 
 
-@pytest.mark.parametrize(("heads", "kv_heads", "size"), [(6, 6, 128), (4, 4, 80), (4, 2, 96)])
-def test_attend_takes_every_head_size(heads: int, kv_heads: int, size: int) -> None:
-    """Sizes without a Triton kernel take PyTorch's, which returns new tensors."""
+@pytest.mark.parametrize("scores", SCORES)
+@pytest.mark.parametrize(("heads", "kv_heads", "size"), [(6, 6, 128), (4, 2, 64), (4, 4, 32), (4, 2, 256)])
+def test_attention(heads: int, kv_heads: int, size: int, scores: Scores) -> None:
+    checks.check_attention("cuda", torch.bfloat16, heads, kv_heads, size, [1, 200, 64, 512, 65, 31], scores)
+
+
+@pytest.mark.parametrize("only_last", [False, True])
+@pytest.mark.parametrize("scores", SCORES)
+@pytest.mark.parametrize(
+    ("heads", "kv_heads", "size"), [(6, 6, 128), (4, 4, 80), (4, 2, 96), (4, 2, 64), (4, 1, 256), (4, 2, 256)]
+)
+def test_attend_takes_every_head_size(heads: int, kv_heads: int, size: int, scores: Scores, only_last: bool) -> None:
+    """Sizes without a Triton kernel take PyTorch's, which returns new tensors; soft caps for them have no kernel."""
     seq_lens, sizes = [1, 200, 65], [heads, kv_heads, kv_heads]
     joined = checks.normal(sum(seq_lens), sum(sizes), size, dtype=torch.bfloat16)
-    grad = checks.normal(sum(seq_lens), heads, size, dtype=torch.bfloat16, seed=1)
     exact = [x.requires_grad_() for x in joined.double().split(sizes, 1)]
-    expected = packed_sdpa(*exact, seq_lens, 0.1)
+    expected = packed_sdpa(*exact, seq_lens, scores.scaling, window=scores.window, softcap=scores.softcap)
     layout = PackedLayout.of(seq_lens, 512, torch.device("cuda"))
-    output, saved = attend(*joined.cuda().split(sizes, 1), layout, 0.1, only_last=False, save=True)
+    q, k, v = joined.cuda().split(sizes, 1)
+    if only_last:
+        last = layout.last_tokens
+        q, expected = q[last], expected[last.cpu()]
+    grad = checks.normal(*expected.shape, dtype=torch.bfloat16, seed=1)
+    output, saved = attend(q, k, v, layout, scores, only_last, save=True)
     assert saved is not None
     target = torch.full_like(joined, float("nan")).cuda().split(sizes, 1)
-    found = attend_backward(saved, grad.cuda(), layout, 0.1, False, target)
-    assert (found is target) == (size in TRITON_HEAD_SIZES)
+    found = attend_backward(saved, grad.cuda(), layout, scores, only_last, target)
+    if not only_last:
+        has_kernel = size in TRITON_HEAD_SIZES or (size == 256 and scores.softcap is not None)
+        assert (found is target) == has_kernel
     checks.check(output, expected.detach(), torch.bfloat16)
-    for ours, wanted in zip(found, torch.autograd.grad(expected, exact, grad.double()), strict=True):
-        assert checks.error(ours, wanted) <= 8e-3
+    wanted = list(torch.autograd.grad(expected, exact, grad.double()))
+    if only_last:
+        wanted[0] = wanted[0][layout.last_tokens.cpu()]
+    for ours, value in zip(found, wanted, strict=True):
+        assert checks.error(ours, value) <= 8e-3
 
 
 def test_dropout() -> None:

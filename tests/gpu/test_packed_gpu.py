@@ -25,9 +25,19 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
     "neox": {"model_type": "gpt_neox", "use_parallel_residual": False, "rotary_pct": 1.0, **SIZE},
     "neox-parallel": {"model_type": "gpt_neox", "use_parallel_residual": True, "rotary_pct": 0.25, **SIZE},
     "llama": {"model_type": "llama", "num_key_value_heads": 2, **SIZE},
+    "mistral-windowed": {"model_type": "mistral", "num_key_value_heads": 2, "sliding_window": 40, **SIZE},
+    "qwen3": {"model_type": "qwen3", "num_key_value_heads": 2, "head_dim": 128, **SIZE},
+    "gemma2": {
+        "model_type": "gemma2", "num_key_value_heads": 2, "head_dim": 256, "sliding_window": 40,
+        "attn_logit_softcapping": 1.0, "initializer_range": 0.05, **SIZE,
+    },
+    "gemma3": {
+        "model_type": "gemma3_text", "num_key_value_heads": 1, "head_dim": 256, "sliding_window": 40,
+        "sliding_window_pattern": 2, "initializer_range": 0.05, **SIZE,
+    },
     "gpt2": {"model_type": "gpt2", "n_embd": 256, "n_layer": 3, "n_head": 4, "vocab_size": 999}
     | dict.fromkeys(("attn_pdrop", "embd_pdrop", "resid_pdrop"), 0.0),
-}
+}  # fmt: skip
 LENGTHS = [3, 200, 17, 512, 1, 64]
 
 

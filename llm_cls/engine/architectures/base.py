@@ -10,7 +10,7 @@ from transformers import PretrainedConfig
 from llm_cls.engine.spec import DecoderSpec, RotaryTable
 from llm_cls.engine.tensors import Norm
 
-_STATIC_ROPE = ("default", "linear", "llama3")  # others change the angles with the length of the text
+_STATIC_ROPE = ("default", "linear", "llama3", "yarn")  # others change the angles with the length of the text
 
 
 class Architecture(Protocol):
@@ -48,3 +48,8 @@ def rotary_table(rotary: Callable[..., Any], max_seqlen: int, device: torch.devi
     half = cos.shape[-1] // 2  # the second half repeats the first
     cos, sin = (table[0, :, :half].float().contiguous() for table in (cos, sin))
     return RotaryTable(cos, sin)
+
+
+def reachable_window(window: int | None, max_seqlen: int) -> int | None:
+    """The window of a layer; None where no text of at most ``max_seqlen`` tokens is longer than it."""
+    return window if window is not None and window < max_seqlen else None

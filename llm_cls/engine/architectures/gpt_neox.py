@@ -6,7 +6,7 @@ from torch import nn
 from transformers import PretrainedConfig
 
 from llm_cls.engine.architectures.base import layer_norm, rotary_table, unsupported_rotary
-from llm_cls.engine.spec import AttentionSpec, DecoderSpec, LayerSpec, RotaryTable
+from llm_cls.engine.spec import AttentionSpec, DecoderSpec, LayerSpec, RotaryTable, Scores
 
 
 def unsupported_reason(config: PretrainedConfig) -> str:
@@ -32,7 +32,7 @@ def _layer(layer: Any, config: PretrainedConfig, rotary: RotaryTable) -> LayerSp
         out=[attention.dense],
         up=[mlp.dense_h_to_4h],
         down=[mlp.dense_4h_to_h],
-        attention=AttentionSpec(heads, heads, attention.head_size, interleaved=True, scaling=attention.scaling),
+        attention=AttentionSpec(heads, heads, attention.head_size, interleaved=True, scores=Scores(attention.scaling)),
         rotary=rotary,
         activation=config.hidden_act,
         gated=False,

@@ -1,20 +1,18 @@
-"""Llama (Touvron et al., 2023), Mistral and Qwen2 without windows: RMS norms, separate q, k and v, a gated MLP."""
+"""Llama (Touvron et al., 2023), Mistral and Qwen2: RMS norms, separate q, k and v, a gated MLP, perhaps windows."""
 
+from collections.abc import Callable
 from typing import Any
 
 from torch import nn
 from transformers import PretrainedConfig
 
-from llm_cls.engine.architectures.base import rms_norm, rotary_table, unsupported_rotary
-from llm_cls.engine.spec import AttentionSpec, DecoderSpec, LayerSpec, RotaryTable
+from llm_cls.engine.architectures.base import reachable_window, rms_norm, rotary_table, unsupported_rotary
+from llm_cls.engine.spec import AttentionSpec, DecoderSpec, LayerSpec, RotaryTable, Scores
+from llm_cls.engine.tensors import Norm
 
 
 def unsupported_reason(config: PretrainedConfig) -> str:
     """See ``Architecture.unsupported_reason``."""
-    layer_types = set(getattr(config, "layer_types", None) or ["full_attention"])
-    has_window = getattr(config, "sliding_window", None) and getattr(config, "use_sliding_window", True)
-    if layer_types != {"full_attention"} or has_window:
-        return "it attends to a sliding window"
     return unsupported_rotary(config.rope_parameters)
 
 
@@ -23,15 +21,34 @@ def describe(decoder: nn.Module, max_seqlen: int) -> DecoderSpec:
     network: Any = decoder
     weight = network.embed_tokens.weight.detach()
     rotary = rotary_table(network.rotary_emb, max_seqlen, weight.device)
-    layers = [_layer(layer, network.config, rotary) for layer in network.layers]
+    layers = [describe_layer(layer, network.config, rotary, max_seqlen) for layer in network.layers]
     return DecoderSpec(weight, layers, rms_norm(network.norm))
 
 
-def _layer(layer: Any, config: PretrainedConfig, rotary: RotaryTable) -> LayerSpec:
+def describe_layer(
+    layer: Any,
+    config: PretrainedConfig,
+    rotary: RotaryTable,
+    max_seqlen: int,
+    norm: Callable[[nn.Module], Norm] = rms_norm,
+    activation: str | None = None,
+) -> LayerSpec:
+    """A layer whose parts have the names of Llama's, as in many families.
+
+    Args:
+        layer: The layer.
+        config: Of the network.
+        rotary: Its angles.
+        max_seqlen: Tokens per text at most.
+        norm: Reads a norm of this family.
+        activation: Of the MLP, where the configuration calls it by another name.
+    """
     attention, mlp = layer.self_attn, layer.mlp
+    # Qwen2's layers differ in their windows; in Mistral the configuration's holds for all of them.
+    window = attention.sliding_window if hasattr(attention, "sliding_window") else _window_of_all(config)
     return LayerSpec(
-        attention_norm=rms_norm(layer.input_layernorm),
-        mlp_norm=rms_norm(layer.post_attention_layernorm),
+        attention_norm=norm(layer.input_layernorm),
+        mlp_norm=norm(layer.post_attention_layernorm),
         qkv=[attention.q_proj, attention.k_proj, attention.v_proj],
         out=[attention.o_proj],
         up=[mlp.gate_proj, mlp.up_proj],
@@ -41,10 +58,14 @@ def _layer(layer: Any, config: PretrainedConfig, rotary: RotaryTable) -> LayerSp
             kv_heads=config.num_key_value_heads,
             head_size=attention.head_dim,
             interleaved=False,
-            scaling=attention.scaling,
+            scores=Scores(attention.scaling, reachable_window(window, max_seqlen)),
         ),
         rotary=rotary,
-        activation=config.hidden_act,
+        activation=activation or config.hidden_act,
         gated=True,
         parallel_residual=False,
     )
+
+
+def _window_of_all(config: PretrainedConfig) -> int | None:
+    return config.sliding_window if config.model_type == "mistral" else None

@@ -15,11 +15,31 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from llm_cls.engine.spec import Scores
+
+
+@triton.jit
+def _capped(score, CAP: tl.constexpr):
+    """The score, or with a soft cap ``CAP * tanh(score / CAP)``."""
+    return CAP * (2.0 * tl.sigmoid(score * (2.0 / CAP)) - 1.0) if CAP > 0.0 else score
+
+
+@triton.jit
+def _visible(r, c, WINDOW: tl.constexpr):
+    """Whether the token ``r`` of a text attends to its token ``c``."""
+    return (r >= c) & (r < c + WINDOW) if WINDOW > 0 else r >= c
+
+
+@triton.jit
+def _first_key(first, N: tl.constexpr, WINDOW: tl.constexpr):
+    """Where the first block of keys begins that a block of queries from ``first`` on attends to."""
+    return tl.maximum(first - WINDOW + 1, 0) // N * N if WINDOW > 0 else 0
+
 
 @triton.jit
 def _forward_kernel(
     q, k, v, out, lse, cu_seqlens, blocks, q_row, q_head, kv_row, kv_head, heads, group, total, scale,
-    M: tl.constexpr, N: tl.constexpr, D: tl.constexpr,
+    M: tl.constexpr, N: tl.constexpr, D: tl.constexpr, WINDOW: tl.constexpr, CAP: tl.constexpr,
 ):  # fmt: skip
     block, pair = tl.program_id(0) % blocks, tl.program_id(0) // blocks
     first = (blocks - 1 - block) * M  # the long rows first
@@ -39,9 +59,11 @@ def _forward_kernel(
     top = tl.full((M,), -float("inf"), tl.float32)
     norm = tl.zeros((M,), tl.float32)
     acc = tl.zeros((M, D), tl.float32)
-    for c in range(0, first, N):  # below the diagonal
+    for c in range(_first_key(first, N, WINDOW), first, N):  # below the diagonal
         key = tl.load(k_start + (c + n)[None, :] * kv_row + d[:, None])
-        score = tl.dot(query, key) * scale
+        score = _capped(tl.dot(query, key) * scale, CAP)
+        if WINDOW > 0:
+            score = tl.where(r[:, None] < (c + n)[None, :] + WINDOW, score, -1e30)
         higher = tl.maximum(top, tl.max(score, 1))
         p = tl.exp2(score - higher[:, None])
         shrink = tl.exp2(top - higher)
@@ -52,8 +74,8 @@ def _forward_kernel(
     for c in range(first, tl.minimum(first + M, length), N):  # on it
         inside = (c + n) < length
         key = tl.load(k_start + (c + n)[None, :] * kv_row + d[:, None], mask=inside[None, :], other=0.0)
-        score = tl.dot(query, key) * scale
-        score = tl.where(r[:, None] >= (c + n)[None, :], score, -1e30)
+        score = _capped(tl.dot(query, key) * scale, CAP)
+        score = tl.where(_visible(r[:, None], (c + n)[None, :], WINDOW), score, -1e30)
         higher = tl.maximum(top, tl.max(score, 1))
         p = tl.exp2(score - higher[:, None])
         shrink = tl.exp2(top - higher)
@@ -82,7 +104,7 @@ def _delta_kernel(out, grad, delta, heads, total, HEADS: tl.constexpr, D: tl.con
 def _key_value_kernel(
     q, k, v, grad, lse, delta, dk, dv, cu_seqlens, blocks, q_row, q_head, kv_row, kv_head, d_row, d_head,
     heads, group, total, scale, plain_scale,
-    M: tl.constexpr, N: tl.constexpr, D: tl.constexpr,
+    M: tl.constexpr, N: tl.constexpr, D: tl.constexpr, WINDOW: tl.constexpr, CAP: tl.constexpr,
 ):  # fmt: skip
     block, pair = tl.program_id(0) % blocks, tl.program_id(0) // blocks
     first = block * N
@@ -102,21 +124,25 @@ def _key_value_kernel(
     value = tl.load(v + kv_start + place, mask=columns[:, None], other=0.0)
     key_grad = tl.zeros((N, D), tl.float32)
     value_grad = tl.zeros((N, D), tl.float32)
+    end = tl.minimum(length, first + N + WINDOW - 1) if WINDOW > 0 else length
     for i in range(0, group):
         head = kv * group + i
         q_start = q + start * q_row + head * q_head
         grad_start = grad + (start * heads + head) * D
-        for r0 in range((first // M) * M, length, M):
+        for r0 in range((first // M) * M, end, M):
             r = r0 + m
             rows = r < length
             query = tl.load(q_start + r[:, None] * q_row + d[None, :], mask=rows[:, None], other=0.0)
             high = tl.load(lse + head * total + start + r, mask=rows, other=0.0)
-            p = tl.exp2(tl.dot(key, tl.trans(query)) * scale - high[None, :])
-            p = tl.where((r[None, :] >= c[:, None]) & rows[None, :], p, 0.0)
+            score = _capped(tl.dot(key, tl.trans(query)) * scale, CAP)
+            p = tl.exp2(score - high[None, :])
+            p = tl.where(_visible(r[None, :], c[:, None], WINDOW) & rows[None, :], p, 0.0)
             upper = tl.load(grad_start + r[:, None] * (heads * D) + d[None, :], mask=rows[:, None], other=0.0)
             value_grad = tl.dot(p.to(upper.dtype), upper, value_grad)
             mean = tl.load(delta + head * total + start + r, mask=rows, other=0.0)
             ds = p * (tl.dot(value, tl.trans(upper)) - mean[None, :])
+            if CAP > 0.0:
+                ds *= 1.0 - score * score * (1.0 / (CAP * CAP))
             key_grad = tl.dot(ds.to(query.dtype), query, key_grad)
     kv_start = start * d_row + kv * d_head
     place = c[:, None] * d_row + d[None, :]
@@ -128,7 +154,7 @@ def _key_value_kernel(
 def _query_kernel(
     q, k, v, grad, lse, delta, dq, cu_seqlens, blocks, q_row, q_head, kv_row, kv_head, d_row, d_head,
     heads, group, total, scale, plain_scale,
-    M: tl.constexpr, N: tl.constexpr, D: tl.constexpr,
+    M: tl.constexpr, N: tl.constexpr, D: tl.constexpr, WINDOW: tl.constexpr, CAP: tl.constexpr,
 ):  # fmt: skip
     block, pair = tl.program_id(0) % blocks, tl.program_id(0) // blocks
     first = (blocks - 1 - block) * M
@@ -149,14 +175,17 @@ def _query_kernel(
     mean = tl.load(delta + head * total + start + r, mask=rows, other=0.0)
     kv_start = start * kv_row + (head // group) * kv_head
     acc = tl.zeros((M, D), tl.float32)
-    for c in range(0, tl.minimum(first + M, length), N):
+    for c in range(_first_key(first, N, WINDOW), tl.minimum(first + M, length), N):
         inside = (c + n) < length
         place = (c + n)[:, None] * kv_row + d[None, :]
         key = tl.load(k + kv_start + place, mask=inside[:, None], other=0.0)
         value = tl.load(v + kv_start + place, mask=inside[:, None], other=0.0)
-        p = tl.exp2(tl.dot(query, tl.trans(key)) * scale - high[:, None])
-        p = tl.where(r[:, None] >= (c + n)[None, :], p, 0.0)
+        score = _capped(tl.dot(query, tl.trans(key)) * scale, CAP)
+        p = tl.exp2(score - high[:, None])
+        p = tl.where(_visible(r[:, None], (c + n)[None, :], WINDOW), p, 0.0)
         ds = p * (tl.dot(upper, tl.trans(value)) - mean[:, None])
+        if CAP > 0.0:
+            ds *= 1.0 - score * score * (1.0 / (CAP * CAP))
         acc = tl.dot(ds.to(key.dtype), key, acc)
     target = dq + start * d_row + head * d_head
     tl.store(target + r[:, None] * d_row + d[None, :], (acc * plain_scale).to(dq.dtype.element_ty), mask=rows[:, None])
@@ -170,26 +199,33 @@ _LOG2_E = 1.4426950408889634
 FORWARD: dict[str, Any] = {"M": 64, "N": 64, "num_warps": 4, "num_stages": 3}
 KEY_VALUE: dict[str, Any] = {"M": 32, "N": 64, "num_warps": 4, "num_stages": 3}
 QUERY: dict[str, Any] = {"M": 64, "N": 64, "num_warps": 4, "num_stages": 2}
+_LARGE_HEAD: dict[str, Any] = {"M": 32, "N": 32, "num_warps": 8, "num_stages": 2}  # of more than 128: shared memory
+
+
+def _options(blocks: dict[str, Any], size: int, scores: Scores) -> dict[str, Any]:
+    chosen = blocks if size <= 128 else _LARGE_HEAD
+    return chosen | {"D": size, "WINDOW": scores.window or 0, "CAP": (scores.softcap or 0.0) * _LOG2_E}
 
 
 def attend(
-    q: Tensor, k: Tensor, v: Tensor, cu_seqlens: Tensor, max_seqlen: int, scaling: float
+    q: Tensor, k: Tensor, v: Tensor, cu_seqlens: Tensor, max_seqlen: int, scores: Scores
 ) -> tuple[Tensor, Tensor]:
     """Output and, for ``attend_backward``, the logarithm (base 2) of each score sum, shape ``(heads, tokens)``."""
     total, heads, size = q.shape
     out = q.new_empty(total, heads, size)
     lse = q.new_empty(heads, total, dtype=torch.float32)
-    blocks = triton.cdiv(max_seqlen, FORWARD["M"])
+    options = _options(FORWARD, size, scores)
+    blocks = triton.cdiv(max_seqlen, options["M"])
     _forward_kernel[(blocks * (len(cu_seqlens) - 1) * heads,)](
         q, k, v, out, lse, cu_seqlens, blocks, q.stride(0), q.stride(1), k.stride(0), k.stride(1),
-        heads, heads // k.shape[1], total, scaling * _LOG2_E, D=size, **FORWARD,
+        heads, heads // k.shape[1], total, scores.scaling * _LOG2_E, **options,
     )  # fmt: skip
     return out, lse
 
 
 def attend_backward(
     q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, grad: Tensor, target: Sequence[Tensor],
-    cu_seqlens: Tensor, max_seqlen: int, scaling: float,
+    cu_seqlens: Tensor, max_seqlen: int, scores: Scores,
 ) -> None:  # fmt: skip
     """Writes the gradients with respect to ``q``, ``k`` and ``v`` into ``target``."""
     total, heads, size = q.shape
@@ -199,14 +235,14 @@ def attend_backward(
     grad = grad.contiguous()
     _delta_kernel[(total,)](out, grad, delta, heads, total, HEADS=triton.next_power_of_2(heads), D=size)
     strides = q.stride(0), q.stride(1), k.stride(0), k.stride(1)
-    scales = heads, group, total, scaling * _LOG2_E, scaling
-    blocks = triton.cdiv(max_seqlen, KEY_VALUE["N"])
+    scales = heads, group, total, scores.scaling * _LOG2_E, scores.scaling
+    options = _options(KEY_VALUE, size, scores)
+    blocks = triton.cdiv(max_seqlen, options["N"])
     _key_value_kernel[(blocks * n * k.shape[1],)](
-        q, k, v, grad, lse, delta, dk, dv, cu_seqlens, blocks, *strides, dk.stride(0), dk.stride(1), *scales,
-        D=size, **KEY_VALUE,
+        q, k, v, grad, lse, delta, dk, dv, cu_seqlens, blocks, *strides, dk.stride(0), dk.stride(1), *scales, **options,
     )  # fmt: skip
-    blocks = triton.cdiv(max_seqlen, QUERY["M"])
+    options = _options(QUERY, size, scores)
+    blocks = triton.cdiv(max_seqlen, options["M"])
     _query_kernel[(blocks * n * heads,)](
-        q, k, v, grad, lse, delta, dq, cu_seqlens, blocks, *strides, dq.stride(0), dq.stride(1), *scales,
-        D=size, **QUERY,
+        q, k, v, grad, lse, delta, dq, cu_seqlens, blocks, *strides, dq.stride(0), dq.stride(1), *scales, **options,
     )  # fmt: skip

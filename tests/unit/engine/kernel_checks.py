@@ -11,7 +11,9 @@ from torch import Tensor
 
 from llm_cls.engine import kernels
 from llm_cls.engine.attention import packed_sdpa
+from llm_cls.engine.head_norms import rotate_heads, rotate_heads_backward
 from llm_cls.engine.packing import packed_positions
+from llm_cls.engine.spec import AttentionSpec, RotaryTable, Scores
 from llm_cls.engine.tensors import UNQUANTIZED, DropoutMask, DropoutState, Norm, OperandFormat
 
 # Rounding to bfloat16 has a root mean square error of 2e-3; the interpreter truncates, which doubles the error.
@@ -95,18 +97,50 @@ def check_rotate(device: str, dtype: torch.dtype, half: int, heads: int, kv_head
         check(ours, wanted, dtype)
 
 
-def check_attention(device: str, dtype: torch.dtype, heads: int, kv_heads: int, size: int, seq_lens: list[int]) -> None:
+def check_head_norms(device: str, dtype: torch.dtype, half: int, heads: int, kv_heads: int) -> None:
+    """Forward into other tensors and in place, backward from other tensors and in place."""
+    sizes, size = [heads, kv_heads, kv_heads], 32
+    position_ids = torch.arange(17, dtype=torch.int32) % 9
+    rotary = RotaryTable(*(normal(9, half, dtype=torch.float32, seed=i) for i in range(2)))
+    weights = [1 + 0.3 * normal(size, dtype=torch.float32, seed=2 + i) for i in range(2)]
+    exact = [Norm(weight.double(), None, 1e-5, rms=True) for weight in weights]
+    ours = [Norm(weight.to(device), None, 1e-5, rms=True) for weight in weights]
+    joined, grad = (normal(17, sum(sizes), size, dtype=dtype, seed=4 + i) for i in range(2))
+    spec = AttentionSpec(heads, kv_heads, size, False, Scores(1.0), *exact)
+    wide = RotaryTable(rotary.cos.double(), rotary.sin.double())
+    expected, saved = rotate_heads(joined.double().flatten(1), spec, position_ids, wide, save=True)
+    wanted = torch.empty(17, sum(sizes), size, dtype=torch.float64).split(sizes, 1)
+    rotate_heads_backward(grad.double().split(sizes, 1), wanted, saved, spec, position_ids, wide)
+    tables = ours, position_ids.to(device), rotary.cos.to(device), rotary.sin.to(device)
+    source = joined.to(device).split(sizes, 1)
+    kernel = triton("head_norms")
+    for place in (torch.full_like(joined, float("nan")), joined.clone()):
+        target = place.to(device).split(sizes, 1)
+        kernel.norm_and_rotate(source if place.isnan().any() else target, target, *tables)
+        for found, value in zip(target, expected, strict=True):
+            check(found, value, dtype)
+    for place in (torch.full_like(joined, float("nan")), grad.clone()):
+        target = place.to(device).split(sizes, 1)
+        upper = grad.to(device).split(sizes, 1) if place.isnan().any() else target
+        kernel.norm_and_rotate_backward(upper, target, source[:2], *tables)
+        for found, value in zip(target, wanted, strict=True):
+            check(found, value, dtype)
+
+
+def check_attention(
+    device: str, dtype: torch.dtype, heads: int, kv_heads: int, size: int, seq_lens: list[int], scores: Scores
+) -> None:
     cu_seqlens = packed_positions(seq_lens)[1].int().to(device)
     sizes = [heads, kv_heads, kv_heads]
     joined = normal(sum(seq_lens), sum(sizes), size, dtype=dtype)
     grad = normal(sum(seq_lens), heads, size, dtype=dtype, seed=1)
     exact = [x.requires_grad_() for x in joined.double().split(sizes, 1)]
-    expected = packed_sdpa(*exact, seq_lens, 0.1)
+    expected = packed_sdpa(*exact, seq_lens, scores.scaling, window=scores.window, softcap=scores.softcap)
     parts = joined.to(device).split(sizes, 1)
-    output, lse = triton("attention").attend(*parts, cu_seqlens, max(seq_lens), 0.1)
+    output, lse = triton("attention").attend(*parts, cu_seqlens, max(seq_lens), scores)
     check(output, expected.detach(), dtype)
     target = torch.full_like(joined, float("nan")).to(device).split(sizes, 1)
-    triton("attention").attend_backward(*parts, output, lse, grad.to(device), target, cu_seqlens, max(seq_lens), 0.1)
+    triton("attention").attend_backward(*parts, output, lse, grad.to(device), target, cu_seqlens, max(seq_lens), scores)
     for ours, wanted in zip(target, torch.autograd.grad(expected, exact, grad.double()), strict=True):
         assert error(ours, wanted) <= 2 * TOLERANCE[dtype]
 

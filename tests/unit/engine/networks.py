@@ -12,6 +12,10 @@ from llm_cls.model.classifier import TextClassifier, build_classifier
 from llm_cls.model.decoder import load_architecture, load_decoder
 from tests.unit.model.test_model import TINY, config, randomize_vectors
 
+YARN = {
+    "rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16, "rope_theta": 1e4, "beta_fast": 4.0,
+}  # fmt: skip
+# Gemma's weights are wider than those of the others: norms of small sums make the reference itself inexact.
 ARCHITECTURES: dict[str, dict[str, Any]] = {
     "neox": {"model_type": "gpt_neox", "use_parallel_residual": False, "rotary_pct": 1.0, **TINY},
     "neox-parallel": {"model_type": "gpt_neox", "use_parallel_residual": True, "rotary_pct": 0.25, **TINY},
@@ -30,14 +34,53 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
     },
     "qwen2": {"model_type": "qwen2", "num_key_value_heads": 2, **TINY},
     "mistral": {"model_type": "mistral", "num_key_value_heads": 2, "sliding_window": None, **TINY},
-    "qwen3": {"model_type": "qwen3", "num_key_value_heads": 2, "head_dim": 8, **TINY},
+    "llama-yarn": {"model_type": "llama", "num_key_value_heads": 2, **TINY, "rope_parameters": YARN},
+    "qwen2-windowed": {
+        "model_type": "qwen2", "num_key_value_heads": 2, "use_sliding_window": True, "sliding_window": 5,
+        "max_window_layers": 1, **TINY,
+    },
+    "mistral-windowed": {"model_type": "mistral", "num_key_value_heads": 2, "sliding_window": 4, **TINY},
+    "mistral-wide-window": {"model_type": "mistral", "num_key_value_heads": 1, "sliding_window": 64, **TINY},
+    "qwen3": {"model_type": "qwen3", "num_key_value_heads": 2, "head_dim": 16, **TINY},
+    "qwen3-windowed": {
+        "model_type": "qwen3", "num_key_value_heads": 1, "head_dim": 8, "use_sliding_window": True,
+        "sliding_window": 7, "max_window_layers": 1, "attention_bias": True, "rope_parameters": YARN, **TINY,
+    },
+    "gemma": {"model_type": "gemma", "num_key_value_heads": 1, "head_dim": 16, "initializer_range": 0.1, **TINY},
+    "gemma2": {
+        "model_type": "gemma2", "num_key_value_heads": 2, "head_dim": 16, "query_pre_attn_scalar": 24,
+        "sliding_window": 6, "attn_logit_softcapping": 0.2, "initializer_range": 0.1, **TINY,
+    },
+    "gemma2-uncapped": {
+        "model_type": "gemma2", "num_key_value_heads": 4, "head_dim": 8, "sliding_window": 64,
+        "attn_logit_softcapping": None, "initializer_range": 0.1, **TINY,
+    },
+    "gemma3": {
+        "model_type": "gemma3_text", "num_key_value_heads": 1, "head_dim": 16, "query_pre_attn_scalar": 24,
+        "sliding_window": 6, "sliding_window_pattern": 2, "initializer_range": 0.1, **TINY,
+    },
+    "gemma3-local-last": {
+        "model_type": "gemma3_text", "num_key_value_heads": 2, "head_dim": 8, "attention_bias": True,
+        "sliding_window": 3, "layer_types": ["full_attention", "sliding_attention"], "initializer_range": 0.1, **TINY,
+        "rope_parameters": {
+            "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 1e6},
+            "sliding_attention": {"rope_type": "default", "rope_theta": 1e4},
+        },
+    },
+    "phi3": {"model_type": "phi3", "num_key_value_heads": 2, "sliding_window": None, "pad_token_id": 0, **TINY},
     "gpt2": {"model_type": "gpt2", "n_embd": 32, "n_layer": 2, "n_head": 4, "vocab_size": 99}
     | dict.fromkeys(("attn_pdrop", "embd_pdrop", "resid_pdrop"), 0.0),
     "llama-odd-heads": {"model_type": "llama", "num_key_value_heads": 2, "head_dim": 12, **TINY},
     "llama-both-ways": {"model_type": "llama", "num_key_value_heads": 2, "is_causal": False, **TINY},
-    "mistral-windowed": {"model_type": "mistral", "num_key_value_heads": 2, "sliding_window": 4, **TINY},
+    "phi3-windowed": {"model_type": "phi3", "num_key_value_heads": 2, "sliding_window": 4, "pad_token_id": 0, **TINY},
 }  # fmt: skip
-FUSED = ("neox", "neox-parallel", "neox-linear-rope", "llama", "llama-biased", "qwen2", "mistral")
+QWEN3 = ("qwen3", "qwen3-windowed")
+GEMMA = ("gemma", "gemma2", "gemma2-uncapped", "gemma3", "gemma3-local-last")
+WINDOWED = ("qwen2-windowed", "mistral-windowed", "mistral-wide-window")
+FUSED = (
+    *("neox", "neox-parallel", "neox-linear-rope", "llama", "llama-biased", "llama-yarn", "qwen2", "mistral"),
+    *(*WINDOWED, *QWEN3, *GEMMA),
+)
 
 
 def build(engine: str, architecture: str, *overrides: str) -> TextClassifier:
@@ -79,13 +122,13 @@ def compare(architecture: str, batches: list[list[int]], layers: str, *overrides
         largest = max(float(gradient.norm()) for gradient in expected.values() if gradient is not None)
         for name, gradient in expected.items():
             assert gradient is not None and found[name] is not None
-            # In a text of one token the gradient of a query is nothing but rounding.
-            assert close(found[name], gradient, 1e-7 * largest), (lengths, name)
+            # In a text of one token the gradient of a query is nothing but rounding, which a norm of queries enlarges.
+            assert close(found[name], gradient, 4e-7 * largest), (lengths, name)
 
 
 def close(found: torch.Tensor, expected: torch.Tensor, rounding: float = 1e-9) -> bool:
-    """Within 1e-5 of the tensor's own norm."""
-    return bool((found - expected).norm() <= 1e-5 * expected.norm() + rounding)
+    """Within 3e-6 of the tensor's own norm."""
+    return bool((found - expected).norm() <= 3e-6 * expected.norm() + rounding)
 
 
 LENGTHS = [3, 17, 64, 1]

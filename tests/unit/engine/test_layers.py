@@ -12,10 +12,12 @@ from transformers import LlamaModel
 import llm_cls.engine
 from llm_cls.config.schema import ModelConfig
 from llm_cls.engine.architectures import ARCHITECTURES as FAMILIES
-from llm_cls.engine.layers import unsupported_reason
+from llm_cls.engine.layers import build_layers, unsupported_reason
 from llm_cls.model.decoder import load_architecture, load_decoder
 
 from .networks import ARCHITECTURES, FUSED, build, fused
+
+DYNAMIC = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4}
 
 
 def decoder(architecture: str, **changes: Any) -> Any:
@@ -31,16 +33,17 @@ def test_supported(architecture: str) -> None:
 @pytest.mark.parametrize(
     ("architecture", "changes", "reason"),
     [
-        ("qwen3", {}, "no fused layers for qwen3"),
+        ("phi3", {}, "no fused layers for phi3"),
         ("llama", {"is_causal": False}, "not causal"),
         ("llama", {"attention_dropout": 0.1}, "dropout"),
         ("neox", {"hidden_dropout": 0.1}, "dropout"),
         ("llama", {"hidden_act": "relu"}, "activation is relu"),
         ("neox", {"hidden_act": "relu"}, "activation is relu"),
-        ("mistral-windowed", {}, "sliding window"),
-        ("qwen2", {"use_sliding_window": True, "sliding_window": 4, "max_window_layers": 1}, "sliding window"),
-        ("llama", {"rope_parameters": {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4}}, "type dynamic"),
-        ("neox", {"rope_parameters": {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4}}, "type dynamic"),
+        ("gemma2", {"use_bidirectional_attention": True}, "not causal"),
+        ("gemma3", {"use_bidirectional_attention": True}, "not causal"),
+        ("gemma3", {"rope_parameters": {"full_attention": DYNAMIC}}, "type dynamic"),
+        ("llama", {"rope_parameters": DYNAMIC}, "type dynamic"),
+        ("neox", {"rope_parameters": DYNAMIC}, "type dynamic"),
         ("llama", {"head_dim": 12}, "heads have the size 12"),
         ("llama", {"intermediate_size": 66}, "multiples of 4"),
     ],
@@ -77,6 +80,39 @@ def test_code_of_the_hub_under_a_known_name_is_unsupported() -> None:
 def test_every_adapter_of_a_network_has_its_own_dropout_stream() -> None:
     adapters = fused(build("fast", "llama", "lora.target_modules=all-linear")).network.adapters
     assert [adapter.stream for adapter in adapters] == list(range(2 * 7))
+
+
+@pytest.mark.parametrize(
+    ("architecture", "max_seqlen", "windows"),
+    [
+        ("mistral-windowed", 5, [4, 4]),
+        ("mistral-windowed", 4, [None, None]),
+        ("qwen2-windowed", 64, [None, 5]),
+        ("gemma2", 64, [6, None]),
+        ("gemma2", 6, [None, None]),
+    ],
+)
+def test_a_window_that_no_text_reaches_is_none(architecture: str, max_seqlen: int, windows: list[int | None]) -> None:
+    layers = build_layers(decoder(architecture), max_seqlen).layers
+    assert [layer.spec.attention.scores.window for layer in layers] == windows
+
+
+def test_layers_of_one_type_share_their_angles() -> None:
+    first, second = build_layers(decoder("gemma3"), 64).layers
+    assert not torch.equal(first.spec.rotary.cos, second.spec.rotary.cos)
+    changed = decoder("gemma3", layer_types=["sliding_attention"] * 2)
+    first, second = build_layers(changed, 64).layers
+    assert first.spec.rotary is second.spec.rotary
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_factors_of_norms_and_embeddings_are_rounded_as_in_transformers(dtype: torch.dtype) -> None:
+    network = decoder("gemma3", hidden_size=96).to(dtype)
+    network.norm.weight.data.fill_(2**-9)  # lost where 1 + weight is rounded to bfloat16
+    layers = build_layers(network, 64)
+    ids = torch.arange(9)
+    assert torch.equal(layers.embedding[ids] * layers.embedding_scale, network.embed_tokens(ids))
+    assert layers.final_norm.weight.dtype == torch.float32 and layers.final_norm.weight[0] == 1 + 2**-9
 
 
 def test_only_the_modules_of_the_families_know_their_names() -> None:

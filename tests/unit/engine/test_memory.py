@@ -16,6 +16,20 @@ def test_as_many_layers_are_recomputed_as_memory_requires() -> None:
     assert dataclasses.replace(some, available=None).recompute_layers(10**9) == 0
 
 
+def test_the_plan_counts_what_the_norms_save() -> None:
+    """Query, key and value once more, and the input of each post-norm."""
+    plain, heads, posts = (fused(build("fast", name)).network for name in ("qwen2", "qwen3", "gemma3"))
+    saved = {}
+    for name, network in (("qwen2", plain), ("qwen3", heads), ("gemma3", posts)):
+        layer = network.layers[0]
+        hidden, inputs = 32, layer.out.weight.shape[1]
+        outputs = layer.qkv.weight.shape[0] + layer.up.weight.shape[0]
+        adapters = sum(adapter.a.shape[0] + adapter.a.shape[1] for adapter in layer.adapters)
+        saved[name] = plan(network, None, 0).saved // 4 - 2 * hidden - inputs - outputs - adapters
+    qkv = {name: network.layers[0].qkv.weight.shape[0] for name, network in (("qwen3", heads), ("gemma3", posts))}
+    assert saved == {"qwen2": 0, "qwen3": qkv["qwen3"], "gemma3": qkv["gemma3"] + 2 * 32}
+
+
 def test_the_plan_fits_beside_the_graphs() -> None:
     layers = fused(build("fast", "neox")).network
     trained = sum(p.numel() for p in layers.parameters)

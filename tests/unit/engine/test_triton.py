@@ -12,6 +12,7 @@ import torch
 
 from llm_cls.engine import kernels
 from llm_cls.engine.kernels import ACTIVATIONS
+from llm_cls.engine.spec import Scores
 
 from . import kernel_checks as checks
 from .networks import batch, build, compare, fused
@@ -46,9 +47,25 @@ def test_rotate(half: int, kv_heads: int, dtype: torch.dtype) -> None:
     checks.check_rotate("cpu", dtype, half, 6, kv_heads)
 
 
+@dtypes
+@pytest.mark.parametrize("kv_heads", [6, 2])
+@pytest.mark.parametrize("half", [8, 16])
+def test_head_norms(half: int, kv_heads: int, dtype: torch.dtype) -> None:
+    checks.check_head_norms("cpu", dtype, half, 6, kv_heads)
+
+
 @pytest.mark.parametrize(("heads", "kv_heads"), [(2, 2), (4, 2)])
 def test_attention(heads: int, kv_heads: int) -> None:
-    checks.check_attention("cpu", torch.float32, heads, kv_heads, 32, [1, 70, 64])
+    checks.check_attention("cpu", torch.float32, heads, kv_heads, 32, [1, 70, 64], Scores(0.1))
+
+
+@pytest.mark.parametrize("scores", [Scores(0.1, window=2), Scores(0.1, 40), Scores(0.1, softcap=0.5), Scores(1, 70, 3)])
+def test_attention_with_window_and_soft_cap(scores: Scores) -> None:
+    checks.check_attention("cpu", torch.float32, 4, 2, 32, [1, 140, 64], scores)
+
+
+def test_attention_with_large_heads() -> None:
+    checks.check_attention("cpu", torch.float32, 2, 1, 256, [1, 70], Scores(0.1, softcap=0.5))
 
 
 def test_dropout() -> None:
@@ -72,6 +89,12 @@ def test_a_network_of_kernels_is_the_reference(architecture: str) -> None:
     layer = fused(build("fast", architecture, *overrides)).network.layers[0]
     assert layer.pending_bias is not None and layer.up.operand_format(9).extra_columns >= 8
     compare(architecture, [[3, 5, 1]], "fused", *overrides)
+
+
+@pytest.mark.usefixtures("interpreted")
+@pytest.mark.parametrize("architecture", ["qwen3-windowed", "gemma2", "gemma3-local-last"])
+def test_kernels_of_head_norms_and_post_norms_are_the_reference(architecture: str) -> None:
+    compare(architecture, [[3, 9, 1]], "fused", "lora.lora_dropout=0", "lora.target_modules=all-linear", "lora.r=8")
 
 
 @pytest.mark.usefixtures("interpreted")

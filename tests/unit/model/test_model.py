@@ -157,6 +157,14 @@ def tiny(**keys: Any) -> ModelConfig:
 TINY = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64, "vocab_size": 99}
 
 
+@pytest.mark.parametrize("softcap", [0.5, None])
+def test_soft_caps_are_not_left_out(softcap: float | None) -> None:
+    """PyTorch's own attention has none, and transformers would not say so."""
+    made = tiny(model_type="gemma2", num_key_value_heads=2, attn_logit_softcapping=softcap, **TINY)
+    decoder = load_decoder(made, load_architecture(made), torch.float32, CPU, 5)
+    assert decoder.config._attn_implementation == ("sdpa" if softcap is None else "eager")
+
+
 @pytest.mark.parametrize(
     ("architecture", "pooling"),
     [
