@@ -266,6 +266,7 @@ def test_a_file_where_the_folder_of_a_sweep_belongs(command: Command, tmp_path: 
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
+@pytest.mark.slow
 def test_too_few_open_files(environment: dict[str, str], tmp_path: Path) -> None:
     """One process needs few of them, and several processes say so before they begin."""
     program = f"ulimit -n 20; exec {sys.executable} -m llm_cls.train " + '"$@"'
@@ -276,6 +277,7 @@ def test_too_few_open_files(environment: dict[str, str], tmp_path: Path) -> None
     assert not list(tmp_path.rglob("*"))
 
 
+@pytest.mark.slow
 def test_a_locale_without_utf8(command: Command, environment: dict[str, str], tmp_path: Path) -> None:
     """Japanese texts, labels and columns are read and written as UTF-8; what cannot be shown is escaped."""
     rows = "".join(f"{'猫犬'[i % 2]}の話{i},{'猫犬'[i % 2]}\n" for i in range(60))

@@ -321,23 +321,6 @@ def test_an_interrupted_sweep_resumes(
     assert_same_results(tmp_path / "sweep", undisturbed)
 
 
-def test_a_kill_at_any_step_of_the_last_phase_leaves_no_trace(
-    program: Program, sweep: list[str], tmp_path: Path
-) -> None:
-    line = [argument for argument in sweep if argument != "--multirun" and not argument.startswith("hydra.sweep.dir=")]
-    done = program("tests.integration.killed", *line, "data.limit=16", "trainer.max_epochs=1", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    for name in (*RESULTS[:2], "model", "run.json", "metrics.json", "manifest.json", "checkpoints/epoch-0001-"):
-        assert f"undisturbed/run/{name}" in done.stdout, f"no kill just before {name} changed"
-    faults = []
-    for copy in sorted(tmp_path.glob("killed-*")):
-        try:
-            assert_same_results(copy, tmp_path / "undisturbed", ["run"])
-        except AssertionError as error:
-            faults.append(f"{copy.name}: {str(error).splitlines()[0]}")
-    assert not faults, faults
-
-
 @pytest.mark.slow
 def test_hyperband_keeps_the_winner(command: Command, sweep: list[str], tmp_path: Path) -> None:
     """Two of three epochs at least make one bracket: all are compared then, and the middle of the grid runs first."""

@@ -202,6 +202,7 @@ def test_a_lost_rank_ends_the_run(arguments: list[str], start: Start, tmp_path: 
 
 
 @pytest.mark.parametrize("lost", [pytest.param(0, marks=pytest.mark.slow), 1])
+@pytest.mark.slow
 def test_a_stopped_rank_of_torchrun_is_named_by_another(
     arguments: list[str], start: Start, tmp_path: Path, lost: int
 ) -> None:

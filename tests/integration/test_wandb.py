@@ -33,6 +33,7 @@ def test_the_runs_of_a_sweep_outlive_the_process_of_wandb(start: Start, archive:
     assert {"history", "exit"} <= kinds
 
 
+@pytest.mark.slow
 def test_a_run_ends_where_the_process_of_wandb_is_stopped(start: Start, archive: Path, tmp_path: Path) -> None:
     line = [*TINY, f"data.archive={archive}", "trainer.max_epochs=4", "hydra.run.dir=run", "logger.timeout_seconds=3"]
     process = start(*line, cwd=tmp_path)
@@ -56,6 +57,7 @@ def test_a_resumed_run_has_one_identity(start: Start, command: Command, archive:
     assert len(folders) == 2 and len({folder.name.rpartition("-")[2] for folder in folders}) == 1
 
 
+@pytest.mark.slow
 def test_each_run_ends_with_its_own_exit_code(start: Start, archive: Path, tmp_path: Path) -> None:
     """The first one fails when it is to write its predictions, the second one is interrupted."""
     line = ["--multirun", *TINY, f"data.archive={archive}", "template=1,2", "hydra.sweep.dir=sweep"]
