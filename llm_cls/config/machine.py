@@ -68,7 +68,7 @@ class LoggerConfig(Section):
     timeout_seconds: float = Field(
         300,
         gt=0,
-        description="Time that W&B may take to start, to log or to finish; then the run goes on without it.",
+        description="Time that W&B may take to start, to log or to finish; then the run continues without it.",
         examples=["logger.timeout_seconds=60"],
     )
     tags: list[str] = Field(default_factory=list, description="W&B tags of the run.", examples=["logger.tags=[trial]"])

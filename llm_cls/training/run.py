@@ -90,7 +90,7 @@ def _earlier_result(directory: RunDirectory, inputs: Inputs) -> Metrics | None:
     try:
         metrics = directory.result(inputs.identity)
     except ArtifactError:
-        if not directory.state.name == "running":
+        if directory.state.name != "running":
             raise
         return None  # another process is just writing these files
     if metrics is not None:

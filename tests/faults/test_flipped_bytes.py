@@ -1,4 +1,4 @@
-"""One bit of a file changes: a command that reads it says so, or gives what it would have given anyway."""
+"""One bit of a file changes: a command that reads it reports the damage, or gives what it would have given anyway."""
 
 import json
 import random
