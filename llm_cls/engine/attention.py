@@ -69,7 +69,14 @@ def has_attention_kernel(device: torch.device, dtype: torch.dtype, head_size: in
 
 
 def attend(
-    q: Tensor, k: Tensor, v: Tensor, layout: PackedLayout, scores: Scores, only_last: bool, save: bool
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    layout: PackedLayout,
+    scores: Scores,
+    only_last: bool,
+    save: bool,
+    extra_columns: int = 0,
 ) -> tuple[Tensor, SavedAttention | None]:
     """Attention of each token to itself and to those before it in its text.
 
@@ -81,6 +88,7 @@ def attend(
         scores: How a query weighs the keys.
         only_last: Whether ``q`` consists of the last token of each text.
         save: Whether ``attend_backward`` will be called.
+        extra_columns: Unused columns to allocate behind the output of a token, where the kernel can.
 
     Returns:
         ``(output, saved)``: the output has the shape of ``q``.
@@ -91,7 +99,7 @@ def attend(
             output, saved = attend(q, k, v, layout, scores, False, save)
             return output[layout.last_tokens], saved
         if not only_last and _has_triton_kernel(q, layout.max_seqlen, scores):
-            output, lse = _triton().attend(q, k, v, layout.cu_seqlens, layout.max_seqlen, scores)
+            output, lse = _triton().attend(q, k, v, layout.cu_seqlens, layout.max_seqlen, scores, extra_columns)
             return output, _SavedByTriton(q, k, v, output, lse)
         assert scores.softcap is None, "the flash kernel has none"
         cu_seqlens_q, max_seqlen_q = layout.cu_seqlens, layout.max_seqlen

@@ -2,10 +2,6 @@
 
 Each function is one pass over its tensors in device memory, computed in float32 inside and rounded once at the end. The
 PyTorch code is the definition; the kernels in ``triton/`` are tested against it.
-
-On a GPU dropout draws its mask from a counter: the mask of a token depends on the seed, the adapter and the token's
-place in the optimizer step. So forward and backward draw the same mask without storing it, and neither packing nor
-micro batches change it.
 """
 
 from collections.abc import Sequence
@@ -16,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from llm_cls.engine.tensors import FP8_MAX, UNQUANTIZED, DropoutMask, Norm, NormOutput, Operand, OperandFormat
+from llm_cls.engine.tensors import FP8_MAX, UNQUANTIZED, Norm, NormOutput, Operand, OperandFormat
 
 ACTIVATIONS = {  # the name in transformers: the name here
     "gelu": "gelu",
@@ -199,32 +195,6 @@ def rotate(
         for x, out in zip(source[:2], target[:2], strict=True):
             out[..., 2 * half :] = x[..., 2 * half :]
         target[2].copy_(source[2])
-
-
-def dropout(x: Tensor, mask: DropoutMask) -> Tensor:
-    """``x`` with the elements that ``mask`` drops set to 0 and the others divided by ``1 - p``."""
-    if uses_triton(x):
-        found: Tensor = _triton("dropout").dropout(x, None, mask)
-        return found
-    return x * _keep_factor(x, mask)
-
-
-def add_dropout(total: Tensor, x: Tensor, mask: DropoutMask) -> None:
-    """Adds ``dropout(x, mask)`` to ``total``."""
-    if uses_triton(x):
-        _triton("dropout").dropout(x, total, mask)
-    else:
-        total.addcmul_(x, _keep_factor(x, mask))
-
-
-def _keep_factor(x: Tensor, mask: DropoutMask) -> Tensor:
-    """The factor of each element. Sixteen random bits decide on one: several times as fast as ``bernoulli_``."""
-    seed, first_token = mask.state.rng.tolist()
-    generator = torch.Generator().manual_seed((seed * 1_000_003 + first_token) * 4099 + mask.stream)
-    drops = round(mask.p * 65536)
-    bits = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-(2**63), None, generator=generator)
-    kept = bits.view(torch.int16)[: x.numel()].view(x.shape) >= drops - 32768
-    return kept.to(x.dtype).mul_(65536 / (65536 - drops))
 
 
 def as_operand(x: Tensor, out_format: OperandFormat) -> Operand:

@@ -10,8 +10,8 @@ from llm_cls.engine.attention import SavedAttention, attend, attend_backward
 from llm_cls.engine.head_norms import SavedHeads, rotate_heads, rotate_heads_backward
 from llm_cls.engine.kernels import activate, activate_backward, as_operand, norm, norm_backward
 from llm_cls.engine.layers import Layer
+from llm_cls.engine.lora_products import SavedDown
 from llm_cls.engine.packing import PackedLayout
-from llm_cls.engine.projection import SavedProjection
 from llm_cls.engine.tensors import UNQUANTIZED, DropoutState, Norm, Operand, OperandFormat
 
 
@@ -66,14 +66,14 @@ class SavedLayer:
 
     x: Tensor
     stats: Tensor | None = None
-    qkv: SavedProjection | None = None
+    qkv: SavedDown | None = None
     attention: SavedAttention | None = None
-    out: SavedProjection | None = None
+    out: SavedDown | None = None
     mlp_x: Tensor | None = None
     mlp_stats: Tensor | None = None
-    up: SavedProjection | None = None
+    up: SavedDown | None = None
     hidden: Tensor | None = None
-    down: SavedProjection | None = None
+    down: SavedDown | None = None
     heads: SavedHeads | None = None
     attention_post: SavedNorm | None = None
     mlp_post: SavedNorm | None = None
@@ -103,9 +103,12 @@ def layer_forward(
     residual = x
     if only_last:
         q, residual = q[layout.last_tokens], x[layout.last_tokens]
-    attended, saved.attention = attend(q, k, v, layout, spec.attention.scores, only_last, save)
-    attended = attended.reshape(len(q), -1)
-    out, saved.out = layer.out.forward(as_operand(attended, layer.out.operand_format(len(q))), mlp_dropout_state)
+    out_format = layer.out.operand_format(len(q))
+    attended, saved.attention = attend(
+        q, k, v, layout, spec.attention.scores, only_last, save, out_format.extra_columns
+    )
+    attended = attended.flatten(1)
+    out, saved.out = layer.out.forward(as_operand(attended, out_format), mlp_dropout_state)
     out, bias, saved.attention_post = _addend(out, layer.out.pending_bias, spec.attention_post_norm)
     branches, bias = ([], None) if spec.parallel_residual else ([out], bias)
     saved.mlp_x, normed, saved.mlp_stats = norm(
@@ -113,7 +116,6 @@ def layer_forward(
     )
     saved.hidden, saved.up = layer.up.forward(normed, mlp_dropout_state)
     if recompute and not layer.down.adapters and spec.mlp_post_norm is None:  # nothing needs the layer's output
-        saved.down = []
         return x, [], saved
     out_format = layer.down.operand_format(len(q))
     activated = activate(saved.hidden, layer.activation, spec.gated, layer.up.pending_bias, out_format)
@@ -134,7 +136,6 @@ def layer_backward(
     """From ``d``, the gradient with respect to a layer's output, to that with respect to its input."""
     spec, layout, (dropout_state, mlp_dropout_state) = layer.spec, inputs.layout, inputs.dropout_states(only_last)
     assert saved.mlp_x is not None and saved.hidden is not None and saved.attention is not None
-    assert saved.qkv is not None and saved.out is not None and saved.up is not None and saved.down is not None
     rows = len(saved.mlp_x)
     d_down = _addend_backward(d, saved.mlp_post, spec.mlp_post_norm, layer.down.operand_format(rows))
     grad = layer.down.backward(d_down, saved.down, mlp_dropout_state, gradients, True)

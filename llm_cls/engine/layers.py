@@ -91,8 +91,7 @@ def build_layers(decoder: PreTrainedModel, max_seqlen: int, fp8: bool = False) -
 
 
 def _build(spec: LayerSpec, fp8: bool) -> Layer:
-    qkv, up = (Projection(modules, fp8, after_norm=True) for modules in (spec.qkv, spec.up))
-    out, down = (Projection(modules, fp8, after_norm=False) for modules in (spec.out, spec.down))
+    qkv, out, up, down = (Projection(modules, fp8) for modules in (spec.qkv, spec.out, spec.up, spec.down))
     missing = [down.pending_bias] if spec.mlp_post_norm is None else []
     if spec.parallel_residual and spec.attention_post_norm is None:
         missing.append(out.pending_bias)

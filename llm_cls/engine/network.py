@@ -83,7 +83,7 @@ def backward(network: FusedLayers, inputs: PackedInputs, saved: SavedForward, gr
     for i in reversed(range(first, len(network.layers))):
         layer, saved_layer, only_last = network.layers[i], saved.layers[i], i == len(network.layers) - 1
         assert saved_layer is not None and d is not None
-        if saved_layer.qkv is None:
+        if saved_layer.mlp_x is None:  # only its input was saved
             saved_layer = layer_forward(layer, saved_layer.x, [], None, inputs, only_last, save=True, recompute=True)[2]
         saved.layers[i] = None  # so that its memory is free for the layers below
         d = layer_backward(layer, saved_layer, d, inputs, only_last, need_input=i > first, gradients=gradients)

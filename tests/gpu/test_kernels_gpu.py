@@ -84,9 +84,16 @@ def test_attend_takes_every_head_size(heads: int, kv_heads: int, size: int, scor
 
 
 def test_dropout() -> None:
-    dropped = checks.check_dropout("cuda", 2048, 2816) == 0
+    dropped = ~checks.check_dropout("cuda", 2048, 2816)
     assert dropped.double().mean(0).std().item() == pytest.approx((0.09 / 2048) ** 0.5, rel=0.1)
     assert dropped.double().mean(1).std().item() == pytest.approx((0.09 / 2816) ** 0.5, rel=0.1)
+
+
+@dtypes
+@pytest.mark.parametrize("p", [0.0, 0.1])
+@pytest.mark.parametrize(("rows", "cols", "n", "r"), [(700, 640, 3, 32), (1000, 2816, 1, 64), (33, 1100, 2, 12)])
+def test_lora_products(rows: int, cols: int, n: int, r: int, p: float, dtype: torch.dtype) -> None:
+    checks.check_lora("cuda", dtype, rows, cols, n, r, p)
 
 
 @pytest.mark.parametrize("cols", [256, 11264])

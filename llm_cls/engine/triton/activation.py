@@ -61,10 +61,10 @@ def _activated(x, bias, row, cols, c, inside, KIND: tl.constexpr, GATED: tl.cons
 
 @triton.jit
 def _activated_backward(
-    grad, x, bias, row, cols, c, inside, KIND: tl.constexpr, GATED: tl.constexpr, HAS_BIAS: tl.constexpr
+    grad, x, bias, row, cols, grad_row, c, inside, KIND: tl.constexpr, GATED: tl.constexpr, HAS_BIAS: tl.constexpr
 ):
     """Gradients with respect to the gate, or the only input, and to the value."""
-    g = tl.load(grad + row * cols + c, mask=inside, other=0.0).to(tl.float32)
+    g = tl.load(grad + row * grad_row + c, mask=inside, other=0.0).to(tl.float32)
     start = x + row * cols * (2 if GATED else 1)
     value = tl.load(start + c, mask=inside, other=0.0).to(tl.float32)
     if HAS_BIAS:
@@ -82,13 +82,13 @@ def _activated_backward(
 
 @triton.jit
 def _activate_kernel(
-    x, bias, out, cols, KIND: tl.constexpr, GATED: tl.constexpr, HAS_BIAS: tl.constexpr, BLOCK: tl.constexpr
+    x, bias, out, cols, out_row, KIND: tl.constexpr, GATED: tl.constexpr, HAS_BIAS: tl.constexpr, BLOCK: tl.constexpr
 ):
     row = tl.program_id(0).to(tl.int64)
     c = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = c < cols
     result = _activated(x, bias, row, cols, c, inside, KIND, GATED, HAS_BIAS)
-    tl.store(out + row * cols + c, result.to(out.dtype.element_ty), mask=inside)
+    tl.store(out + row * out_row + c, result.to(out.dtype.element_ty), mask=inside)
 
 
 @triton.jit
@@ -116,13 +116,14 @@ def _activate_fp8_kernel(
 
 @triton.jit
 def _activate_backward_kernel(
-    grad, x, bias, out, cols, KIND: tl.constexpr, GATED: tl.constexpr, HAS_BIAS: tl.constexpr, BLOCK: tl.constexpr
-):
+    grad, x, bias, out, cols, grad_row, out_row,
+    KIND: tl.constexpr, GATED: tl.constexpr, HAS_BIAS: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
     row = tl.program_id(0).to(tl.int64)
     c = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = c < cols
-    first, second = _activated_backward(grad, x, bias, row, cols, c, inside, KIND, GATED, HAS_BIAS)
-    start = out + row * cols * (2 if GATED else 1)
+    first, second = _activated_backward(grad, x, bias, row, cols, grad_row, c, inside, KIND, GATED, HAS_BIAS)
+    start = out + row * out_row
     tl.store(start + c, first.to(out.dtype.element_ty), mask=inside)
     if GATED:
         tl.store(start + cols + c, second.to(out.dtype.element_ty), mask=inside)
@@ -130,7 +131,7 @@ def _activate_backward_kernel(
 
 @triton.jit
 def _activate_backward_fp8_kernel(
-    grad, x, bias, out, fp8, scales, cols,
+    grad, x, bias, out, fp8, scales, cols, grad_row,
     KIND: tl.constexpr, GATED: tl.constexpr, HAS_BIAS: tl.constexpr, VALUES: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(0).to(tl.int64)
@@ -139,7 +140,7 @@ def _activate_backward_fp8_kernel(
     for start in range(0, cols, BLOCK):
         c = start + tl.arange(0, BLOCK)
         inside = c < cols
-        first, second = _activated_backward(grad, x, bias, row, cols, c, inside, KIND, GATED, HAS_BIAS)
+        first, second = _activated_backward(grad, x, bias, row, cols, grad_row, c, inside, KIND, GATED, HAS_BIAS)
         top = tl.maximum(top, tl.where(inside, tl.maximum(tl.abs(first), tl.abs(second)), 0.0))
         if VALUES:
             tl.store(out + row * width + c, first.to(out.dtype.element_ty), mask=inside)
@@ -150,7 +151,7 @@ def _activate_backward_fp8_kernel(
     for start in range(0, cols, BLOCK):
         c = start + tl.arange(0, BLOCK)
         inside = c < cols
-        first, second = _activated_backward(grad, x, bias, row, cols, c, inside, KIND, GATED, HAS_BIAS)
+        first, second = _activated_backward(grad, x, bias, row, cols, grad_row, c, inside, KIND, GATED, HAS_BIAS)
         tl.store(fp8 + row * width + c, (first / scale).to(fp8.dtype.element_ty), mask=inside)
         if GATED:
             tl.store(fp8 + row * width + cols + c, (second / scale).to(fp8.dtype.element_ty), mask=inside)
@@ -164,11 +165,11 @@ def _piece(cols: int) -> int:
 def activate(x: Tensor, activation: str, gated: bool, bias: Tensor | None, out_format: OperandFormat) -> Operand:
     """See ``kernels.activate``."""
     rows, cols = x.shape[0], x.shape[1] // (2 if gated else 1)
-    out = x.new_empty(rows, cols) if out_format.values else None
+    out = x.new_empty(rows, cols + out_format.extra_columns)[:, :cols] if out_format.values else None
     piece = _piece(cols)
     kind = {"KIND": activation, "GATED": gated, "HAS_BIAS": bias is not None, "BLOCK": piece}
     if not out_format.fp8:
-        _activate_kernel[(rows, triton.cdiv(cols, piece))](x, bias, out, cols, **kind)
+        _activate_kernel[(rows, triton.cdiv(cols, piece))](x, bias, out, cols, cols + out_format.extra_columns, **kind)
         return Operand(out)
     fp8, scales = empty_fp8(rows, cols, x, True)
     _activate_fp8_kernel[(rows,)](x, bias, out, fp8, scales, cols, VALUES=out_format.values, **kind)
@@ -186,8 +187,12 @@ def activate_backward(
     piece = _piece(cols)
     kind = {"KIND": activation, "GATED": gated, "HAS_BIAS": bias is not None, "BLOCK": piece}
     if not out_format.fp8:
-        _activate_backward_kernel[(rows, triton.cdiv(cols, piece))](grad, x, bias, out, cols, **kind)
+        assert out is not None
+        strides = grad.stride(0), out.stride(0)
+        _activate_backward_kernel[(rows, triton.cdiv(cols, piece))](grad, x, bias, out, cols, *strides, **kind)
         return Operand(out)
     fp8, scales = empty_fp8(rows, x.shape[1], x, True)
-    _activate_backward_fp8_kernel[(rows,)](grad, x, bias, out, fp8, scales, cols, VALUES=out_format.values, **kind)
+    _activate_backward_fp8_kernel[(rows,)](
+        grad, x, bias, out, fp8, scales, cols, grad.stride(0), VALUES=out_format.values, **kind
+    )
     return Operand(out, fp8, scales)

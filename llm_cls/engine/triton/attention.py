@@ -36,9 +36,9 @@ def _first_key(first, N: tl.constexpr, WINDOW: tl.constexpr):
     return tl.maximum(first - WINDOW + 1, 0) // N * N if WINDOW > 0 else 0
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["total", "blocks"])
 def _forward_kernel(
-    q, k, v, out, lse, cu_seqlens, blocks, q_row, q_head, kv_row, kv_head, heads, group, total, scale,
+    q, k, v, out, lse, cu_seqlens, blocks, q_row, q_head, kv_row, kv_head, out_row, heads, group, total, scale,
     M: tl.constexpr, N: tl.constexpr, D: tl.constexpr, WINDOW: tl.constexpr, CAP: tl.constexpr,
 ):  # fmt: skip
     block, pair = tl.program_id(0) % blocks, tl.program_id(0) // blocks
@@ -84,26 +84,26 @@ def _forward_kernel(
         acc = tl.dot(p.to(value.dtype), value, acc * shrink[:, None])
         top = higher
     acc = acc / norm[:, None]
-    target = out + (start * heads + head) * D
-    tl.store(target + r[:, None] * (heads * D) + d[None, :], acc.to(out.dtype.element_ty), mask=rows[:, None])
+    target = out + start * out_row + head * D
+    tl.store(target + r[:, None] * out_row + d[None, :], acc.to(out.dtype.element_ty), mask=rows[:, None])
     tl.store(lse + head * total + start + r, top + tl.log2(norm), mask=rows)
 
 
-@triton.jit
-def _delta_kernel(out, grad, delta, heads, total, HEADS: tl.constexpr, D: tl.constexpr):
+@triton.jit(do_not_specialize=["total"])
+def _delta_kernel(out, grad, delta, out_row, grad_row, heads, total, HEADS: tl.constexpr, D: tl.constexpr):
     row = tl.program_id(0).to(tl.int64)
     h = tl.arange(0, HEADS)
     inside = (h < heads)[:, None]
-    place = (row * heads + h)[:, None] * D + tl.arange(0, D)[None, :]
-    a = tl.load(out + place, mask=inside, other=0.0).to(tl.float32)
-    b = tl.load(grad + place, mask=inside, other=0.0).to(tl.float32)
+    place = h[:, None] * D + tl.arange(0, D)[None, :]
+    a = tl.load(out + row * out_row + place, mask=inside, other=0.0).to(tl.float32)
+    b = tl.load(grad + row * grad_row + place, mask=inside, other=0.0).to(tl.float32)
     tl.store(delta + h * total + row, tl.sum(a * b, 1), mask=h < heads)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["total", "blocks"])
 def _key_value_kernel(
     q, k, v, grad, lse, delta, dk, dv, cu_seqlens, blocks, q_row, q_head, kv_row, kv_head, d_row, d_head,
-    heads, group, total, scale, plain_scale,
+    grad_row, heads, group, total, scale, plain_scale,
     M: tl.constexpr, N: tl.constexpr, D: tl.constexpr, WINDOW: tl.constexpr, CAP: tl.constexpr,
 ):  # fmt: skip
     block, pair = tl.program_id(0) % blocks, tl.program_id(0) // blocks
@@ -128,7 +128,7 @@ def _key_value_kernel(
     for i in range(0, group):
         head = kv * group + i
         q_start = q + start * q_row + head * q_head
-        grad_start = grad + (start * heads + head) * D
+        grad_start = grad + start * grad_row + head * D
         for r0 in range((first // M) * M, end, M):
             r = r0 + m
             rows = r < length
@@ -137,7 +137,7 @@ def _key_value_kernel(
             score = _capped(tl.dot(key, tl.trans(query)) * scale, CAP)
             p = tl.exp2(score - high[None, :])
             p = tl.where(_visible(r[None, :], c[:, None], WINDOW) & rows[None, :], p, 0.0)
-            upper = tl.load(grad_start + r[:, None] * (heads * D) + d[None, :], mask=rows[:, None], other=0.0)
+            upper = tl.load(grad_start + r[:, None] * grad_row + d[None, :], mask=rows[:, None], other=0.0)
             value_grad = tl.dot(p.to(upper.dtype), upper, value_grad)
             mean = tl.load(delta + head * total + start + r, mask=rows, other=0.0)
             ds = p * (tl.dot(value, tl.trans(upper)) - mean[None, :])
@@ -150,10 +150,10 @@ def _key_value_kernel(
     tl.store(dv + kv_start + place, value_grad.to(dv.dtype.element_ty), mask=columns[:, None])
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["total", "blocks"])
 def _query_kernel(
     q, k, v, grad, lse, delta, dq, cu_seqlens, blocks, q_row, q_head, kv_row, kv_head, d_row, d_head,
-    heads, group, total, scale, plain_scale,
+    grad_row, heads, group, total, scale, plain_scale,
     M: tl.constexpr, N: tl.constexpr, D: tl.constexpr, WINDOW: tl.constexpr, CAP: tl.constexpr,
 ):  # fmt: skip
     block, pair = tl.program_id(0) % blocks, tl.program_id(0) // blocks
@@ -169,8 +169,8 @@ def _query_kernel(
     rows = r < length
     q_start = q + start * q_row + head * q_head
     query = tl.load(q_start + r[:, None] * q_row + d[None, :], mask=rows[:, None], other=0.0)
-    grad_start = grad + (start * heads + head) * D
-    upper = tl.load(grad_start + r[:, None] * (heads * D) + d[None, :], mask=rows[:, None], other=0.0)
+    grad_start = grad + start * grad_row + head * D
+    upper = tl.load(grad_start + r[:, None] * grad_row + d[None, :], mask=rows[:, None], other=0.0)
     high = tl.load(lse + head * total + start + r, mask=rows, other=0.0)
     mean = tl.load(delta + head * total + start + r, mask=rows, other=0.0)
     kv_start = start * kv_row + (head // group) * kv_head
@@ -208,17 +208,17 @@ def _options(blocks: dict[str, Any], size: int, scores: Scores) -> dict[str, Any
 
 
 def attend(
-    q: Tensor, k: Tensor, v: Tensor, cu_seqlens: Tensor, max_seqlen: int, scores: Scores
+    q: Tensor, k: Tensor, v: Tensor, cu_seqlens: Tensor, max_seqlen: int, scores: Scores, extra_columns: int = 0
 ) -> tuple[Tensor, Tensor]:
     """Output and, for ``attend_backward``, the logarithm (base 2) of each score sum, shape ``(heads, tokens)``."""
     total, heads, size = q.shape
-    out = q.new_empty(total, heads, size)
+    out = q.new_empty(total, heads * size + extra_columns)[:, : heads * size].view(total, heads, size)
     lse = q.new_empty(heads, total, dtype=torch.float32)
     options = _options(FORWARD, size, scores)
     blocks = triton.cdiv(max_seqlen, options["M"])
     _forward_kernel[(blocks * (len(cu_seqlens) - 1) * heads,)](
         q, k, v, out, lse, cu_seqlens, blocks, q.stride(0), q.stride(1), k.stride(0), k.stride(1),
-        heads, heads // k.shape[1], total, scores.scaling * _LOG2_E, **options,
+        out.stride(0), heads, heads // k.shape[1], total, scores.scaling * _LOG2_E, **options,
     )  # fmt: skip
     return out, lse
 
@@ -232,10 +232,11 @@ def attend_backward(
     dq, dk, dv = target
     n, group = len(cu_seqlens) - 1, heads // k.shape[1]
     delta = torch.empty_like(lse)
-    grad = grad.contiguous()
-    _delta_kernel[(total,)](out, grad, delta, heads, total, HEADS=triton.next_power_of_2(heads), D=size)
+    _delta_kernel[(total,)](
+        out, grad, delta, out.stride(0), grad.stride(0), heads, total, HEADS=triton.next_power_of_2(heads), D=size
+    )
     strides = q.stride(0), q.stride(1), k.stride(0), k.stride(1)
-    scales = heads, group, total, scores.scaling * _LOG2_E, scores.scaling
+    scales = grad.stride(0), heads, group, total, scores.scaling * _LOG2_E, scores.scaling
     options = _options(KEY_VALUE, size, scores)
     blocks = triton.cdiv(max_seqlen, options["N"])
     _key_value_kernel[(blocks * n * k.shape[1],)](

@@ -56,7 +56,7 @@ def _norm_kernel(
 
 @triton.jit
 def _norm_backward_kernel(
-    grad, x, weight, residual, out, fp8, scales, stats, cols,
+    grad, x, weight, residual, out, fp8, scales, stats, cols, grad_row,
     RESIDUAL: tl.constexpr, RMS: tl.constexpr, FP8: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(0).to(tl.int64)
@@ -65,7 +65,7 @@ def _norm_backward_kernel(
     inside = c < cols
     value = tl.load(x + start + c, mask=inside, other=0.0).to(tl.float32)
     w = tl.load(weight + c, mask=inside, other=0.0).to(tl.float32)
-    weighted = tl.load(grad + start + c, mask=inside, other=0.0).to(tl.float32) * w
+    weighted = tl.load(grad + row * grad_row + c, mask=inside, other=0.0).to(tl.float32) * w
     if not RMS:
         value = tl.where(inside, value - tl.load(stats + 2 * row), 0.0)
     scale = tl.load(stats + 2 * row + 1)
@@ -129,7 +129,7 @@ def norm_backward(
     fp8, scales = empty_fp8(rows, cols, x, out_format.fp8)
     block = triton.next_power_of_2(cols)
     _norm_backward_kernel[(rows,)](
-        grad.contiguous(), x, parameters.weight, residual, out, fp8, scales, stats, cols,
+        grad, x, parameters.weight, residual, out, fp8, scales, stats, cols, grad.stride(0),
         RESIDUAL=residual is not None, RMS=parameters.rms, FP8=out_format.fp8, BLOCK=block, num_warps=_row_warps(block),
     )  # fmt: skip
     return Operand(out, fp8, scales)

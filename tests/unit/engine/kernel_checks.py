@@ -145,29 +145,58 @@ def check_attention(
         assert error(ours, wanted) <= 2 * TOLERANCE[dtype]
 
 
+def kept(keep: Tensor, cols: int) -> Tensor:
+    """The masks of all adapters as booleans, shape ``(n, rows, cols)``; the definition of the bits' places."""
+    bits = keep.unflatten(2, (-1, 1, 16)).int() >> torch.arange(8, device=keep.device)[:, None] & 1
+    return bits.flatten(2)[..., :cols].bool()
+
+
 def check_dropout(device: str, rows: int, cols: int) -> Tensor:
-    """The rate, one mask in forward and backward, and a mask that depends on the token alone; returns what is kept."""
-    dropout = triton("dropout").dropout
-    x = torch.ones(rows, cols, device=device)
-    mask = DropoutMask(0.1, DropoutState(torch.tensor([7, 0], device=device)), 3)
-    dropped: Tensor = dropout(x, None, mask)
-    low, high = dropped.unique().tolist()
-    assert low == 0 and abs(high - 1 / 0.9) < 1e-6
-    deviations = (0.09 / x.numel()) ** 0.5
-    assert abs((dropped == 0).double().mean().item() - 0.1) <= 5 * deviations
-    total = torch.ones_like(x)
-    dropout(x, total, mask)
-    torch.testing.assert_close(total, dropped + 1)
-    later = DropoutMask(0.1, DropoutState(torch.tensor([7, 10], device=device)), 3)
-    assert torch.equal(dropout(x[10:], None, later), dropped[10:])
+    """The rate, and masks that are independent and depend on the token alone; returns what is kept."""
+
+    def draw(seed: int, first_token: int, stream: int, n: int, rows: int, indices: Tensor | None = None) -> Tensor:
+        state = DropoutState(torch.tensor([seed, first_token], device=device), indices)
+        return kept(triton("lora").draw(DropoutMask(0.1, state, stream), n, rows, cols), cols)
+
+    mask = draw(7, 0, 3, 1, rows)
+    rate = 1 - mask.double().mean().item()
+    assert abs(rate - 0.1) <= 5 * (0.09 / mask.numel()) ** 0.5
+    assert torch.equal(draw(7, 10, 3, 1, rows - 10), mask[:, 10:])
     chosen = torch.tensor([rows - 1, 4, 9], device=device)
-    indexed = DropoutMask(0.1, DropoutState(mask.state.rng, chosen), 3)
-    assert torch.equal(dropout(x[:3], None, indexed), dropped[chosen])
-    for seed, stream in ((8, 3), (7, 4)):
-        other = dropout(x, None, DropoutMask(0.1, DropoutState(torch.tensor([seed, 0], device=device)), stream))
-        both = ((other == 0) & (dropped == 0)).double().mean().item()
-        assert abs(both - 0.01) <= 5 * (0.0099 / x.numel()) ** 0.5, "the masks are independent"
-    return dropped
+    assert torch.equal(draw(7, 0, 3, 1, 3, chosen), mask[:, chosen])
+    both = draw(7, 0, 2, 2, rows)
+    assert torch.equal(both[1], mask[0])
+    for other in (draw(8, 0, 3, 1, rows), both[:1]):
+        dropped = (~other & ~mask).double().mean().item()
+        assert abs(dropped - 0.01) <= 5 * (0.0099 / mask.numel()) ** 0.5, "the masks are independent"
+    return mask[0]
+
+
+def check_lora(device: str, dtype: torch.dtype, rows: int, cols: int, n: int, r: int, p: float) -> None:
+    """The three products in float64, with inputs that are columns of wider tensors."""
+    lora = triton("lora")
+    x, total = (normal(rows, cols + 8, dtype=dtype, seed=i).to(device)[:, :cols] for i in range(2))
+    a, grad = (
+        normal(n * r, cols, dtype=dtype, seed=2).to(device),
+        normal(rows, n * r + 4, dtype=dtype, seed=3).to(device),
+    )
+    grad = grad[:, : n * r]
+    keep, factors = None, [1.0] * n
+    if p:
+        state = DropoutState(torch.tensor([7, 5], device=device))
+        keep = lora.draw(DropoutMask(p, state, 3), n, rows, cols)
+        factors = list(kept(keep, cols).double().cpu() * 65536 / (65536 - round(65536 * p)))
+    wide = [tensor.double().cpu() for tensor in (x, a, grad, total)]
+    weights, grads = wide[1].chunk(n), wide[2].chunk(n, 1)
+    out = torch.zeros(rows, n * r + 8, dtype=dtype, device=device)
+    lora.down(x, a, n, keep, p, out[:, : n * r])
+    check(out[:, : n * r], torch.cat([wide[0] * f @ w.t() for f, w in zip(factors, weights, strict=True)], 1), dtype)
+    assert not out[:, n * r :].any()
+    expected = torch.cat([g.t() @ (wide[0] * f) for f, g in zip(factors, grads, strict=True)])
+    check(lora.weight_grad(x, grad, n, keep, p), expected, torch.float32)
+    lora.add_input_grad(total, grad, a, n, keep, p)
+    added = sum((g @ w) * f for f, g, w in zip(factors, grads, weights, strict=True))
+    check(total, wide[3] + added, dtype)
 
 
 def check_fp8(device: str, rows: int, cols: int, tolerance: float) -> None:

@@ -7,7 +7,8 @@ from transformers.activations import ACT2FN
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
 from llm_cls.engine import kernels
-from llm_cls.engine.kernels import ACTIVATIONS, add_dropout, dropout
+from llm_cls.engine.kernels import ACTIVATIONS
+from llm_cls.engine.lora_products import add_dropout, dropout
 from llm_cls.engine.tensors import DropoutMask, DropoutState, Norm
 
 

@@ -24,7 +24,11 @@ def test_the_plan_counts_what_the_norms_save() -> None:
         layer = network.layers[0]
         hidden, inputs = 32, layer.out.weight.shape[1]
         outputs = layer.qkv.weight.shape[0] + layer.up.weight.shape[0]
-        adapters = sum(adapter.a.shape[0] + adapter.a.shape[1] for adapter in layer.adapters)
+        adapted = [x for x in (layer.qkv, layer.out, layer.up, layer.down) if x.adapters]
+        adapters = sum(x.weight.shape[1] for x in adapted)
+        adapters += sum(
+            adapter.a.shape[0] + adapter.a.shape[1] // 16 for adapter in layer.adapters
+        )  # bits of the masks
         saved[name] = plan(network, None, 0).saved // 4 - 2 * hidden - inputs - outputs - adapters
     qkv = {name: network.layers[0].qkv.weight.shape[0] for name, network in (("qwen3", heads), ("gemma3", posts))}
     assert saved == {"qwen2": 0, "qwen3": qkv["qwen3"], "gemma3": qkv["gemma3"] + 2 * 32}

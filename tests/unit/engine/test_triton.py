@@ -72,6 +72,12 @@ def test_dropout() -> None:
     checks.check_dropout("cpu", 32, 2000)
 
 
+@pytest.mark.parametrize("p", [0.0, 0.25])
+@pytest.mark.parametrize(("rows", "cols", "n", "r"), [(70, 200, 3, 8), (300, 132, 1, 12), (5, 96, 2, 4)])
+def test_lora_products(rows: int, cols: int, n: int, r: int, p: float) -> None:
+    checks.check_lora("cpu", torch.float32, rows, cols, n, r, p)
+
+
 def test_fp8() -> None:
     checks.check_fp8("cpu", 3, 96, tolerance=0.08)
 

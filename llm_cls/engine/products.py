@@ -1,0 +1,37 @@
+"""Matrix products as the engine computes them: on a CPU by oneDNN, and with float8 operands."""
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from llm_cls.engine.tensors import FP8_MAX, Operand
+
+_HAS_ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """``F.linear``, on a CPU by oneDNN: PyTorch's choice, MKL, is half as fast on processors of other makers."""
+    if x.is_cuda or x.dtype != torch.float32 or not _HAS_ONEDNN:
+        return F.linear(x, weight, bias)
+    result: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+    return result
+
+
+def product_over_rows(a: Tensor, b: Tensor) -> Tensor:
+    """``a^T b``; on a CPU with the smaller side first, which is three times as fast."""
+    if a.is_cuda or a.shape[1] <= b.shape[1]:
+        return a.t() @ b if a.is_cuda else linear(a.t(), b.t())
+    return linear(b.t(), a.t()).t().contiguous()
+
+
+def quantized(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """A weight in float8 with a scale per row, and the scales."""
+    scale = weight.abs().amax(1, keepdim=True).float().clamp_min(1e-12) / FP8_MAX
+    return (weight.float() / scale).to(torch.float8_e4m3fn).contiguous(), scale.t()
+
+
+def fp8_product(x: Operand, weight: tuple[Tensor, Tensor], bias: Tensor | None) -> Tensor:
+    """``F.linear`` with an operand in float8 and a weight that ``quantized`` returned."""
+    assert x.fp8 is not None and x.scale is not None
+    values, scale = weight
+    return torch._scaled_mm(x.fp8, values.t(), x.scale, scale, bias=bias, out_dtype=torch.bfloat16, use_fast_accum=True)
