@@ -218,12 +218,18 @@ def _has_triton_kernel(q: Tensor, max_seqlen: int, scores: Scores) -> bool:
 
 @contextmanager
 def _deterministic() -> Iterator[None]:
-    """Makes the flash kernel add up a query's gradient in a fixed order, so that a run can be repeated bit by bit."""
+    """Makes the flash kernel add up a query's gradient in a fixed order, so that a run can be repeated bit by bit.
+
+    PyTorch would also fill all new memory with NaN, which takes as long as an element-wise kernel each time.
+    """
     before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    fills = torch.utils.deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
     torch.use_deterministic_algorithms(True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     try:
         yield
     finally:
+        torch.utils.deterministic.fill_uninitialized_memory = fills  # type: ignore[attr-defined]
         torch.use_deterministic_algorithms(before[0], warn_only=before[1])
 
 

@@ -8,8 +8,8 @@ from transformers import MODEL_MAPPING, PreTrainedModel
 
 from llm_cls.engine.architectures import ARCHITECTURES
 from llm_cls.engine.kernels import ACTIVATIONS
-from llm_cls.engine.lora import base_layer, is_plain
-from llm_cls.engine.projection import Adapter, Projection
+from llm_cls.engine.lora import Adapter, base_layer, is_plain
+from llm_cls.engine.projection import Projection
 from llm_cls.engine.spec import DecoderSpec, LayerSpec
 from llm_cls.engine.tensors import Norm
 

@@ -1,9 +1,12 @@
 """PEFT's LoRA layers as the engine reads them: which it can compute itself, and what they consist of."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import torch
 from peft.tuners.lora.layer import Linear as PeftLinear
-from torch import nn
+from torch import Tensor, nn
 
 
 class LoraParts(NamedTuple):
@@ -25,6 +28,31 @@ class LoraParts(NamedTuple):
     def p(self) -> float:
         """Probability that an element of the input is dropped."""
         return float(getattr(self.dropout, "p", 0.0))
+
+
+@dataclass
+class Adapter:
+    """A LoRA adapter of some outputs of a projection.
+
+    Attributes:
+        a: The master weight, shape ``(r, in_features)``.
+        b: The master weight, shape ``(rows, r)``.
+        scaling: ``s``.
+        p: Dropout of its input.
+        rows: The outputs of the projection that it changes.
+        a_cast: ``a`` in the dtype of the arithmetic.
+        b_cast: ``s b``, likewise.
+        stream: Its number in the network, for dropout.
+    """
+
+    a: nn.Parameter
+    b: nn.Parameter
+    scaling: float
+    p: float
+    rows: slice
+    a_cast: Tensor
+    b_cast: Tensor
+    stream: int = 0
 
 
 def base_layer(layer: nn.Module) -> Any:
@@ -57,3 +85,12 @@ def is_plain(layer: nn.Module) -> bool:
         and len(lora.active_adapters) == 1
         and not any(lora.lora_bias.values())
     )
+
+
+def cast_adapters(adapters: Sequence[Adapter]) -> None:
+    """Updates the casts of all adapters from their master weights."""
+    if not adapters:
+        return
+    torch._foreach_copy_([x.a_cast for x in adapters], [x.a.detach() for x in adapters])
+    scaled = torch._foreach_mul([x.b.detach() for x in adapters], [x.scaling for x in adapters])
+    torch._foreach_copy_([x.b_cast for x in adapters], scaled)

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from llm_cls.engine.kernels import norm, norm_backward
 from llm_cls.engine.layer_pass import PackedInputs, SavedLayer, layer_backward, layer_forward
 from llm_cls.engine.layers import FusedLayers
-from llm_cls.engine.projection import cast_adapters
+from llm_cls.engine.lora import cast_adapters
 from llm_cls.engine.tensors import Operand
 
 
@@ -88,5 +88,8 @@ def backward(network: FusedLayers, inputs: PackedInputs, saved: SavedForward, gr
         saved.layers[i] = None  # so that its memory is free for the layers below
         d = layer_backward(layer, saved_layer, d, inputs, only_last, need_input=i > first, gradients=gradients)
     adapters = network.adapters
-    torch._foreach_mul_([gradients[adapter.b] for adapter in adapters], [adapter.scaling for adapter in adapters])
+    scaled = [torch.empty_like(adapter.b) for adapter in adapters]
+    torch._foreach_copy_(scaled, [gradients[adapter.b] for adapter in adapters])  # autograd would cast one by one
+    torch._foreach_mul_(scaled, [adapter.scaling for adapter in adapters])
+    gradients.update(zip((adapter.b for adapter in adapters), scaled, strict=True))
     return [gradients[parameter] for parameter in network.parameters]

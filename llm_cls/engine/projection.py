@@ -14,44 +14,26 @@ are unchanged. The weights are rounded once, in both orientations.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from llm_cls.engine import kernels
-from llm_cls.engine.lora import base_layer, lora_parts
-from llm_cls.engine.lora_products import SavedDown, down, down_backward
+from llm_cls.engine.kernels import activate, activate_backward, as_operand
+from llm_cls.engine.lora import Adapter, base_layer, lora_parts
+from llm_cls.engine.lora_products import (
+    Activation,
+    SavedDown,
+    activate_down,
+    activate_down_backward,
+    down,
+    down_backward,
+)
 from llm_cls.engine.products import fp8_product, linear, product_over_rows, quantized
 from llm_cls.engine.tensors import DropoutMask, DropoutState, Operand, OperandFormat
 
 _FP8_ROWS = 64  # with fewer rows fp8 is not faster
-
-
-@dataclass
-class Adapter:
-    """A LoRA adapter of some outputs of a projection.
-
-    Attributes:
-        a: The master weight, shape ``(r, in_features)``.
-        b: The master weight, shape ``(rows, r)``.
-        scaling: ``s``.
-        p: Dropout of its input.
-        rows: The outputs of the projection that it changes.
-        a_cast: ``a`` in the dtype of the arithmetic.
-        b_cast: ``s b``, likewise.
-        stream: Its number in the network, for dropout.
-    """
-
-    a: nn.Parameter
-    b: nn.Parameter
-    scaling: float
-    p: float
-    rows: slice
-    a_cast: Tensor
-    b_cast: Tensor
-    stream: int = 0
 
 
 class Projection:
@@ -125,16 +107,31 @@ class Projection:
             ``(y, saved)`` with ``y`` of shape ``(rows, out_features)``.
         """
         bias = self.bias if add_bias or self.pending_bias is None else None
-        if not self.adapters:
-            return self._frozen(x, bias), None
-        columns = _columns_behind(x.tensor, self._extra_columns)
-        saved = down(x.tensor, self._a_cast, len(self.adapters), self._mask(dropout_state), columns)
-        if columns is not None:
-            return F.linear(_extended(x.tensor, self._extra_columns), self._extended_weight, bias), saved
+        saved = None
+        if self.adapters:
+            columns = _columns_behind(x.tensor, self._extra_columns)
+            saved = down(x.tensor, self._a_cast, len(self.adapters), self._mask(dropout_state), columns)
+        return self._product(x, saved, bias), saved
+
+    def forward_activated(
+        self, hidden: Tensor, activation: Activation, dropout_state: DropoutState | None
+    ) -> tuple[Tensor, SavedDown | None]:
+        """``forward`` of the activated ``hidden``."""
+        out_format = self.operand_format(len(hidden))
+        if len(self.adapters) != 1 or out_format.fp8 or not kernels.uses_triton(hidden):
+            return self.forward(activate(hidden, *activation, out_format), dropout_state)
+        x, saved = activate_down(hidden, activation, self._a_cast, self._mask(dropout_state), out_format)
+        return self._product(Operand(x), saved, None), saved
+
+    def _product(self, x: Operand, saved: SavedDown | None, bias: Tensor | None) -> Tensor:
+        if saved is None:
+            return self._frozen(x, bias)
+        if _columns_behind(x.tensor, self._extra_columns) is not None:
+            return F.linear(_extended(x.tensor, self._extra_columns), self._extended_weight, bias)
         y = self._frozen(x, bias)
         for adapter, part in zip(self.adapters, saved.down.chunk(len(self.adapters), 1), strict=True):
             y[:, adapter.rows].addmm_(part, adapter.b_cast.t())
-        return y, saved
+        return y
 
     def backward(
         self,
@@ -156,13 +153,41 @@ class Projection:
         result, down_grad = self._input_gradients(grad, need_input)
         if saved is None or down_grad is None:
             return result
-        downs = saved.down.chunk(len(self.adapters), 1)
         mask = self._mask(dropout_state)
-        a_gradients = down_backward(saved, down_grad, self._a_cast, len(self.adapters), mask, result)
-        for adapter, part, gradient in zip(self.adapters, downs, a_gradients, strict=True):
-            gradients[adapter.a] = gradient
-            gradients[adapter.b] = product_over_rows(grad.tensor[:, adapter.rows], part)
+        found = down_backward(saved, down_grad, self._a_cast, len(self.adapters), mask, result)
+        self._collect(gradients, grad, saved, found)
         return result
+
+    def backward_activated(
+        self,
+        grad: Operand,
+        saved: SavedDown | None,
+        hidden: Tensor,
+        activation: Activation,
+        dropout_state: DropoutState | None,
+        gradients: dict[nn.Parameter, Tensor],
+        out_format: OperandFormat,
+    ) -> Operand:
+        """``backward`` of ``forward_activated``: the gradient with respect to ``hidden`` in ``out_format``."""
+        if saved is None or saved.x is not None:
+            upper = self.backward(grad, saved, dropout_state, gradients, need_input=True)
+            assert upper is not None
+            return activate_backward(upper, hidden, *activation, out_format)
+        upper, down_grad = self._input_gradients(grad, need_input=True)
+        assert upper is not None and down_grad is not None
+        mask = self._mask(dropout_state)
+        p = 0.0 if mask is None else mask.p
+        result, found = activate_down_backward(upper, down_grad, hidden, activation, saved, self._a_cast, p)
+        self._collect(gradients, grad, saved, [found])
+        return as_operand(result, out_format)
+
+    def _collect(
+        self, gradients: dict[nn.Parameter, Tensor], grad: Operand, saved: SavedDown, found: Sequence[Tensor]
+    ) -> None:
+        downs = saved.down.chunk(len(self.adapters), 1)
+        for adapter, part, a_gradient in zip(self.adapters, downs, found, strict=True):
+            gradients[adapter.a] = a_gradient
+            gradients[adapter.b] = product_over_rows(grad.tensor[:, adapter.rows], part)
 
     def _input_gradients(self, grad: Operand, need_input: bool) -> tuple[Tensor | None, Tensor | None]:
         """Through ``W`` and through ``B``: with respect to ``x`` and to ``A dropout(x)``."""
@@ -185,15 +210,6 @@ class Projection:
         """The mask of the first adapter's input; None where nothing is dropped."""
         first = self.adapters[0]
         return DropoutMask(first.p, dropout_state, first.stream) if dropout_state is not None and first.p else None
-
-
-def cast_adapters(adapters: Sequence[Adapter]) -> None:
-    """Updates the casts of all adapters from their master weights."""
-    if not adapters:
-        return
-    torch._foreach_copy_([x.a_cast for x in adapters], [x.a.detach() for x in adapters])
-    scaled = torch._foreach_mul([x.b.detach() for x in adapters], [x.scaling for x in adapters])
-    torch._foreach_copy_([x.b_cast for x in adapters], scaled)
 
 
 def _extended(x: Tensor, extra_columns: int) -> Tensor:

@@ -2,8 +2,7 @@
 
 ``A dropout(x)`` and its backward pass are bound by reading and writing ``x`` and its gradient. PyTorch would write
 ``dropout(x)`` for each adapter and read it again; here ``x`` is read once per product, and what is kept for the
-backward pass is one bit per element. The bits are drawn once: of 128 columns they lie in 16 bytes, column ``16 i + j``
-of them as bit ``i`` of byte ``j``.
+backward pass is one bit per element. The bits are drawn once: column ``8 j + i`` is bit ``i`` of byte ``j``.
 """
 
 from typing import Any
@@ -15,22 +14,22 @@ from torch import Tensor
 
 from llm_cls.engine.tensors import DropoutMask
 
-_TILE = 128  # columns whose bits lie in 16 bytes
-_PROGRAMS = 528  # that read the input for the gradient of ``A``: four on each of an H100's processors
+TILE = 128  # columns that a program computes at a time; the bits of a row fill whole tiles
+PROGRAMS = 528  # that read the input for the gradient of ``A``: four on each of an H100's processors
 
 
 @triton.jit(do_not_specialize=["stream", "drops", "size"])
 def _keep_kernel(
-    keep, rng, token_index, stream, drops, width, size, INDEXED: tl.constexpr, BLOCK: tl.constexpr
+    keep, rng, token_index, stream, drops, mask_row, size, INDEXED: tl.constexpr, BLOCK: tl.constexpr
 ):  # fmt: skip
     place = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     adapter = tl.program_id(1)
     inside = place < size
-    row, byte = place // width, place % width
+    row, byte = place // mask_row, place % mask_row
     index = tl.load(token_index + row, mask=inside, other=0) if INDEXED else row
     token = (tl.load(rng + 1) + index).to(tl.int32)
     seed = tl.load(rng) * 4096 + stream + adapter
-    r0, r1, r2, r3 = tl.randint4x(seed, token * width + byte, n_rounds=7)  # pass BigCrush (Salmon et al., 2011)
+    r0, r1, r2, r3 = tl.randint4x(seed, token * mask_row + byte, n_rounds=7)  # pass BigCrush (Salmon et al., 2011)
     bits = tl.zeros((BLOCK,), tl.int32)
     for i in tl.static_range(4):  # sixteen random bits decide on an element
         drawn = r0 if i == 0 else (r1 if i == 1 else (r2 if i == 2 else r3))
@@ -41,17 +40,18 @@ def _keep_kernel(
 
 
 @triton.jit
-def _kept(keep, row, tile, inside, width, TILE: tl.constexpr):
-    """Whether each element of a tile of columns is kept."""
-    j = tl.arange(0, TILE)
-    byte = tl.load(keep + row[:, None] * width + (tile * 16 + j % 16)[None, :], mask=inside, other=0)
-    return (byte.to(tl.int32) >> (j // 16)[None, :]) & 1 != 0
+def kept(keep, row, tile, rows, mask_row, COLUMNS: tl.constexpr):
+    """Whether each element of a tile of columns is kept; a thread that holds eight columns loads one byte."""
+    byte = keep + row[:, None] * mask_row + (tile * (COLUMNS // 8) + tl.arange(0, COLUMNS // 8))[None, :]
+    bits = tl.load(byte, mask=(row < rows)[:, None], other=0).to(tl.int32)
+    bits = (bits[:, :, None] >> tl.arange(0, 8)[None, None, :]) & 1
+    return tl.reshape(bits, (row.shape[0], COLUMNS)) != 0
 
 
-@triton.jit(do_not_specialize=["rows", "scale"])
+@triton.jit(do_not_specialize=["rows", "factor"])
 def _down_kernel(
-    x, a, keep, out, rows, cols, x_row, out_row, width, scale,
-    DROPOUT: tl.constexpr, RANK: tl.constexpr, R: tl.constexpr, M: tl.constexpr, TILE: tl.constexpr,
+    x, a, keep, out, rows, cols, x_row, out_row, mask_row, factor,
+    DROPOUT: tl.constexpr, RANK: tl.constexpr, R: tl.constexpr, M: tl.constexpr, COLUMNS: tl.constexpr,
     PRECISION: tl.constexpr,
 ):  # fmt: skip
     adapter = tl.program_id(0)
@@ -59,32 +59,32 @@ def _down_kernel(
     r = tl.arange(0, R)
     a += adapter * RANK * cols
     if DROPOUT:
-        keep += adapter.to(tl.int64) * rows * width
+        keep += adapter.to(tl.int64) * rows * mask_row
     acc = tl.zeros((M, R), tl.float32)
-    for tile in range(0, tl.cdiv(cols, TILE)):
-        c = tile * TILE + tl.arange(0, TILE)
+    for tile in range(0, tl.cdiv(cols, COLUMNS)):
+        c = tile * COLUMNS + tl.arange(0, COLUMNS)
         inside = (row < rows)[:, None] & (c < cols)[None, :]
         value = tl.load(x + row[:, None] * x_row + c[None, :], mask=inside, other=0.0)
         if DROPOUT:
-            value = tl.where(_kept(keep, row, tile, inside, width, TILE), value, 0.0)
+            value = tl.where(kept(keep, row, tile, rows, mask_row, COLUMNS), value, 0.0)
         weight = tl.load(a + r[None, :] * cols + c[:, None], mask=(r < RANK)[None, :] & (c < cols)[:, None], other=0.0)
         acc = tl.dot(value, weight, acc, input_precision=PRECISION)
     place = out + row[:, None] * out_row + (adapter * RANK + r)[None, :]
-    tl.store(place, (acc * scale).to(out.dtype.element_ty), mask=(row < rows)[:, None] & (r < RANK)[None, :])
+    tl.store(place, (acc * factor).to(out.dtype.element_ty), mask=(row < rows)[:, None] & (r < RANK)[None, :])
 
 
-@triton.jit(do_not_specialize=["rows", "scale"])
+@triton.jit(do_not_specialize=["rows", "factor"])
 def _input_grad_kernel(
-    total, grad, a, keep, rows, cols, total_row, grad_row, width, scale, ADAPTERS: tl.constexpr,
-    DROPOUT: tl.constexpr, RANK: tl.constexpr, R: tl.constexpr, M: tl.constexpr, TILE: tl.constexpr,
+    total, grad, a, keep, rows, cols, total_row, grad_row, mask_row, factor, ADAPTERS: tl.constexpr,
+    DROPOUT: tl.constexpr, RANK: tl.constexpr, R: tl.constexpr, M: tl.constexpr, COLUMNS: tl.constexpr,
     PRECISION: tl.constexpr,
 ):  # fmt: skip
     tile = tl.program_id(0)
     row = tl.program_id(1).to(tl.int64) * M + tl.arange(0, M)
-    c = tile * TILE + tl.arange(0, TILE)
+    c = tile * COLUMNS + tl.arange(0, COLUMNS)
     r = tl.arange(0, R)
     inside = (row < rows)[:, None] & (c < cols)[None, :]
-    added = tl.zeros((M, TILE), tl.float32)
+    added = tl.zeros((M, COLUMNS), tl.float32)
     for adapter in tl.static_range(ADAPTERS):
         place = grad + row[:, None] * grad_row + (adapter * RANK + r)[None, :]
         down = tl.load(place, mask=(row < rows)[:, None] & (r < RANK)[None, :], other=0.0)
@@ -92,48 +92,48 @@ def _input_grad_kernel(
         weight = tl.load(place, mask=(r < RANK)[:, None] & (c < cols)[None, :], other=0.0)
         part = tl.dot(down, weight, input_precision=PRECISION)
         if DROPOUT:
-            kept = _kept(keep + tl.full((), adapter, tl.int64) * rows * width, row, tile, inside, width, TILE)
-            part = tl.where(kept, part, 0.0)
+            keeps = kept(keep + tl.full((), adapter, tl.int64) * rows * mask_row, row, tile, rows, mask_row, COLUMNS)
+            part = tl.where(keeps, part, 0.0)
         added += part
     place = total + row[:, None] * total_row + c[None, :]
-    value = tl.load(place, mask=inside, other=0.0).to(tl.float32) + added * scale
+    value = tl.load(place, mask=inside, other=0.0).to(tl.float32) + added * factor
     tl.store(place, value.to(total.dtype.element_ty), mask=inside)
 
 
-@triton.jit(do_not_specialize=["rows", "scale", "share"])
+@triton.jit(do_not_specialize=["rows", "factor", "share"])
 def _weight_grad_kernel(
-    x, grad, keep, out, rows, cols, x_row, grad_row, width, scale, share,
-    DROPOUT: tl.constexpr, RANK: tl.constexpr, R: tl.constexpr, M: tl.constexpr, TILE: tl.constexpr,
+    x, grad, keep, out, rows, cols, x_row, grad_row, mask_row, factor, share,
+    DROPOUT: tl.constexpr, RANK: tl.constexpr, R: tl.constexpr, M: tl.constexpr, COLUMNS: tl.constexpr,
     PRECISION: tl.constexpr,
 ):  # fmt: skip
     tile, adapter, split = tl.program_id(0), tl.program_id(1), tl.program_id(2)
-    c = tile * TILE + tl.arange(0, TILE)
+    c = tile * COLUMNS + tl.arange(0, COLUMNS)
     r = tl.arange(0, R)
     if DROPOUT:
-        keep += adapter.to(tl.int64) * rows * width
-    acc = tl.zeros((R, TILE), tl.float32)
+        keep += adapter.to(tl.int64) * rows * mask_row
+    acc = tl.zeros((R, COLUMNS), tl.float32)
     for start in range(split * share, tl.minimum((split + 1) * share, rows), M):
         row = (start + tl.arange(0, M)).to(tl.int64)
         inside = (row < rows)[:, None] & (c < cols)[None, :]
         value = tl.load(x + row[:, None] * x_row + c[None, :], mask=inside, other=0.0)
         if DROPOUT:
-            value = tl.where(_kept(keep, row, tile, inside, width, TILE), value, 0.0)
+            value = tl.where(kept(keep, row, tile, rows, mask_row, COLUMNS), value, 0.0)
         place = grad + row[None, :] * grad_row + (adapter * RANK + r)[:, None]
         down = tl.load(place, mask=(r < RANK)[:, None] & (row < rows)[None, :], other=0.0)
         acc = tl.dot(down, value, acc, input_precision=PRECISION)
     first = (split * tl.num_programs(1) + adapter).to(tl.int64) * RANK
     tl.store(
-        out + (first + r)[:, None] * cols + c[None, :], acc * scale, mask=(r < RANK)[:, None] & (c < cols)[None, :]
+        out + (first + r)[:, None] * cols + c[None, :], acc * factor, mask=(r < RANK)[:, None] & (c < cols)[None, :]
     )
 
 
 def draw(mask: DropoutMask, n: int, rows: int, cols: int) -> Tensor:
     """The bits of the masks of ``n`` consecutive streams, uint8 of shape ``(n, rows, bytes)``."""
-    width = 16 * triton.cdiv(cols, _TILE)
+    mask_row = triton.cdiv(cols, TILE) * TILE // 8
     rng, token_index = mask.state
-    keep = rng.new_empty(n, rows, width, dtype=torch.uint8)
-    _keep_kernel[(triton.cdiv(rows * width, 1024), n)](
-        keep, rng, token_index, mask.stream, _drops(mask.p), width, rows * width,
+    keep = rng.new_empty(n, rows, mask_row, dtype=torch.uint8)
+    _keep_kernel[(triton.cdiv(rows * mask_row, 1024), n)](
+        keep, rng, token_index, mask.stream, _drops(mask.p), mask_row, rows * mask_row,
         INDEXED=token_index is not None, BLOCK=1024,
     )  # fmt: skip
     return keep
@@ -143,16 +143,16 @@ def down(x: Tensor, a: Tensor, n: int, keep: Tensor | None, p: float, out: Tenso
     """See ``lora_products.down``; the result is written to ``out``."""
     rows, cols = x.shape
     _down_kernel[(n, triton.cdiv(rows, 64))](
-        x, a, keep, out, rows, cols, x.stride(0), out.stride(0), _width(keep), _scale(p), M=64, **_options(a, n, keep)
+        x, a, keep, out, rows, cols, x.stride(0), out.stride(0), width(keep), scale(p), M=64, **options(a, n, keep)
     )  # fmt: skip
 
 
 def add_input_grad(total: Tensor, grad: Tensor, a: Tensor, n: int, keep: Tensor | None, p: float) -> None:
     """Adds the gradient with respect to the input to ``total``; see ``lora_products.down_backward``."""
     rows, cols = total.shape
-    _input_grad_kernel[(triton.cdiv(cols, _TILE), triton.cdiv(rows, 32))](
-        total, grad, a, keep, rows, cols, total.stride(0), grad.stride(0), _width(keep), _scale(p),
-        ADAPTERS=n, M=32, num_stages=4, **_options(a, n, keep),
+    _input_grad_kernel[(triton.cdiv(cols, TILE), triton.cdiv(rows, 32))](
+        total, grad, a, keep, rows, cols, total.stride(0), grad.stride(0), width(keep), scale(p),
+        ADAPTERS=n, M=32, num_stages=4, **options(a, n, keep),
     )  # fmt: skip
 
 
@@ -162,27 +162,28 @@ def weight_grad(x: Tensor, grad: Tensor, n: int, keep: Tensor | None, p: float) 
     The rows are shared out among programs, whose sums are added in a fixed order.
     """
     rows, cols = x.shape
-    tiles = triton.cdiv(cols, _TILE)
-    splits = max(1, min(_PROGRAMS // (tiles * n), triton.cdiv(rows, 256)))
-    share = triton.cdiv(triton.cdiv(rows, splits), 64) * 64
+    tiles = triton.cdiv(cols, TILE)
+    splits = max(1, min(PROGRAMS // (tiles * n), triton.cdiv(rows, 256)))
+    share = triton.cdiv(triton.cdiv(rows, splits), 32) * 32
     out = x.new_empty(splits, grad.shape[1], cols, dtype=torch.float32)
     _weight_grad_kernel[(tiles, n, splits)](
-        x, grad, keep, out, rows, cols, x.stride(0), grad.stride(0), _width(keep), _scale(p), share,
-        M=64, **_options(grad.t(), n, keep),
+        x, grad, keep, out, rows, cols, x.stride(0), grad.stride(0), width(keep), scale(p), share,
+        M=32, num_stages=4, **options(grad.t(), n, keep),
     )  # fmt: skip
     return out.sum(0)
 
 
-def _options(a: Tensor, n: int, keep: Tensor | None) -> dict[str, Any]:
-    """``R`` fills the rank up to what a matrix product takes; float32 stays float32."""
+def options(a: Tensor, n: int, keep: Tensor | None) -> dict[str, Any]:
+    """Constants of a kernel; ``R`` fills the rank up to what a matrix product takes; float32 stays float32."""
     rank = len(a) // n
     return {
-        "DROPOUT": keep is not None, "RANK": rank, "R": max(triton.next_power_of_2(rank), 16), "TILE": _TILE,
+        "DROPOUT": keep is not None, "RANK": rank, "R": max(triton.next_power_of_2(rank), 16), "COLUMNS": TILE,
         "PRECISION": "ieee" if a.dtype == torch.float32 else "tf32",
     }  # fmt: skip
 
 
-def _width(keep: Tensor | None) -> int:
+def width(keep: Tensor | None) -> int:
+    """Bytes of a row of bits."""
     return 0 if keep is None else keep.shape[2]
 
 
@@ -191,5 +192,6 @@ def _drops(p: float) -> int:
     return round(p * 65536)
 
 
-def _scale(p: float) -> float:
+def scale(p: float) -> float:
+    """The factor of an element that is kept."""
     return 65536 / (65536 - _drops(p))
