@@ -68,7 +68,7 @@ def download(url: str, path: Path, limits: Limits, alternative: str) -> None:
     if reason:
         path.unlink(missing_ok=True)
         raise DataError(
-            f"{redact(url)} could not be downloaded: {reason}. Download it by other means and set {alternative}"
+            f"{redact(url)} could not be downloaded: {reason}. Download it in another way and set {alternative}"
         )
 
 

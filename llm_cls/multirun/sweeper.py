@@ -18,7 +18,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from llm_cls.cli import summarize
+from llm_cls.cli import shown_path, summarize
 from llm_cls.config.compose import quoted, to_type
 from llm_cls.config.schema import Config, parse_config
 from llm_cls.errors import ConfigError, OtherRunError, RunInterrupted, SweepError
@@ -31,7 +31,7 @@ from llm_cls.runs.identity import settings
 from llm_cls.runs.lock import HolderWatch
 from llm_cls.runs.sweep import Entry, PlannedRun, progress_line, read_plan, read_states, write_plan
 from llm_cls.signals import raise_if_received
-from llm_cls.training.launch import started_together
+from llm_cls.training.launch import launched_world_size
 
 log = logging.getLogger(__name__)
 
@@ -83,10 +83,10 @@ class GridSweeper(Sweeper):
         """
         from hydra._internal.core_plugins.basic_sweeper import BasicSweeper  # slow, so Hydra itself imports it late
 
-        if "TORCHELASTIC_RUN_ID" in os.environ or (started_together() or 1) > 1:
+        if "TORCHELASTIC_RUN_ID" in os.environ or (launched_world_size() or 1) > 1:
             raise ConfigError(
-                "--multirun starts the processes of every run itself, torchrun or srun would start every run several "
-                "times. Do not use them here: trainer=ddp trainer.devices=N gives each run N devices of this machine"
+                "--multirun starts the processes of every run itself. Start it without torchrun or srun, which would "
+                "start every run several times; trainer=ddp trainer.devices=N gives each run N devices"
             )
         directory = Path(self._config.hydra.sweep.dir)
         parser = OverridesParser.create(config_loader=self._loader)
@@ -103,7 +103,7 @@ class GridSweeper(Sweeper):
         try:
             self._work(directory, entries, config)
         except RunInterrupted as error:
-            place = to_type("hydra.sweep.dir", os.path.relpath(directory))
+            place = to_type("hydra.sweep.dir", shown_path(directory))
             raise RunInterrupted(f"{error}. Resume with the same command and {place}") from None
 
     def _work(self, directory: Path, entries: Sequence[Entry], config: Config) -> None:
@@ -133,7 +133,7 @@ class GridSweeper(Sweeper):
             attempts -= not waited  # the failed attempt of another process does not count
         if len(refused) < len(runs):
             log.info("%s", progress_line([run for run in runs if run.entry.directory not in refused]))
-            where = shlex.quote(f"dir={os.path.relpath(directory)}")
+            where = shlex.quote(f"dir={shown_path(directory)}")
             log.info("Next:\n  python -m llm_cls.status %s\n  python -m llm_cls.report %s", where, where)
         failed = []
         for run in runs:
@@ -237,7 +237,7 @@ class GridSweeper(Sweeper):
             if not running:
                 return runs, waited
             if not waited:
-                log.info("Waiting for another process, which trains %d of the runs", len(running))
+                log.info("Waiting for another process, which is training %d of the runs", len(running))
             waited = True
             others.check(running)
             time.sleep(_POLL_SECONDS)

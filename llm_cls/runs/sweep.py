@@ -134,7 +134,7 @@ def progress_line(runs: Sequence[PlannedRun]) -> str:
     parts = [f"{done} of {len(runs)} runs are done"]
     parts += [f"{counts[name]} {name}" for name in ("running", "failed", "damaged", "interrupted") if counts[name]]
     if (seconds := remaining_seconds(runs)) is not None:
-        parts.append(f"about {duration(seconds)} to go")
+        parts.append(f"about {duration(seconds)} left")
     return ", ".join(parts)
 
 

@@ -206,7 +206,7 @@ def test_expected_time() -> None:
     assert remaining_seconds(states(("finished", 10, 60), ("running", 5, 30))) == pytest.approx(30)
     two = states(("finished", 10, 60), ("running", 0, 0), ("running", 0, 0), ("planned", 0, 0))
     assert remaining_seconds(two) == pytest.approx(90), "two at a time"
-    assert progress_line(two) == "1 of 4 runs are done, 2 running, about 2 min to go"
+    assert progress_line(two) == "1 of 4 runs are done, 2 running, about 2 min left"
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(3.2, "3 s"), (89, "89 s"), (600, "10 min"), (11_100, "3 h 5 min")])
