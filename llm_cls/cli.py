@@ -1,4 +1,4 @@
-"""What all commands share: exit codes, one-line errors, signals, quiet libraries."""
+"""What all commands share: exit codes, errors in one line, signals, quiet libraries."""
 
 import errno
 import io
@@ -94,7 +94,7 @@ def shown_path(path: Path) -> str:
 
 @contextmanager
 def redacted_stdout() -> Iterator[None]:
-    """Prints what others print to stdout, without secrets, when the block ends."""
+    """Collects what the block prints to stdout, and prints it without secrets when the block ends."""
     with redirect_stdout(io.StringIO()) as shown:
         yield
     say(shown.getvalue().removesuffix("\n"))
@@ -128,7 +128,7 @@ def printable(text: str) -> str:
 
 
 def _check_encoding(texts: Sequence[str]) -> None:
-    """Refuses arguments and folders that Python could not decode: libraries fail at them, as late as after training.
+    """Refuses arguments and folders that Python could not decode: libraries fail on them, some only after training.
 
     Raises:
         ConfigError: One is not text in this locale.

@@ -26,7 +26,7 @@ _PIECE_BYTES = 1 << 16
 
 @dataclass(frozen=True)
 class Limits:
-    """What a server may take.
+    """How long a download may take, and how large the file may be.
 
     Attributes:
         total_seconds: For the whole download.

@@ -24,7 +24,7 @@ from llm_cls.config.schema import Config, parse_config
 from llm_cls.errors import ConfigError, OtherRunError, RunInterrupted, SweepError
 from llm_cls.files import write_text
 from llm_cls.multirun.grid import latest, plan, refuse_intervals, spread
-from llm_cls.multirun.jobs import as_choice, in_the_way
+from llm_cls.multirun.jobs import as_choice, unwritable_error
 from llm_cls.redaction import redact_tree
 from llm_cls.runs import layout
 from llm_cls.runs.identity import settings
@@ -128,7 +128,7 @@ class GridSweeper(Sweeper):
             left = [
                 given[run.entry.directory]
                 for run in runs
-                if not (run.state.is_complete or run.is_hopeless or run.entry.directory in refused)
+                if not (run.state.is_complete or run.is_permanent_failure or run.entry.directory in refused)
             ]
             attempts -= not waited  # the failed attempt of another process does not count
         if len(refused) < len(runs):
@@ -149,7 +149,7 @@ class GridSweeper(Sweeper):
     def _launch(self, entries: Sequence[Entry], number: int) -> list[Exception | None]:
         """Runs ``entries`` and returns the errors of their processes; those of runs are recorded in their folders."""
         directory = Path(self._config.hydra.sweep.dir)
-        errors = {entry.directory: in_the_way(directory / entry.directory) for entry in entries}
+        errors = {entry.directory: unwritable_error(directory / entry.directory) for entry in entries}
         ready = [entry.directory for entry in entries if errors[entry.directory] is None]
         # Quoted, because Hydra parses values.
         place = f"hydra.sweep.dir={quoted(str(self._config.hydra.sweep.dir))}"

@@ -70,7 +70,7 @@ def test_configuration(train: Command, arguments: list[str], parts: list[str]) -
 
 def test_torchrun_does_not_start_sweeps(train: Command) -> None:
     done = train("--multirun", "seed=1,2", env={"TORCHELASTIC_RUN_ID": "none", "LOCAL_RANK": "0", "RANK": "0"})
-    check(done, 2, "Do not use them here", "trainer.devices=N")
+    check(done, 2, "Start it without torchrun or srun", "trainer.devices=N")
 
 
 def test_more_processes_than_devices(train: Command) -> None:

@@ -196,13 +196,13 @@ def test_what_is_in_the_way_of_a_run_can_be_moved_away(
     line = [*sweep, "template=1,2", "trainer.max_epochs=1"]
     process = start(*line, cwd=tmp_path)
     wait_for(tmp_path / "sweep" / "template=2" / "run.json", process)
-    in_the_way = tmp_path / "sweep" / "template=2" / "predictions" / "val.jsonl"
-    in_the_way.mkdir(parents=True)
+    blocked = tmp_path / "sweep" / "template=2" / "predictions" / "val.jsonl"
+    blocked.mkdir(parents=True)
     _, errors = process.communicate(timeout=TIMEOUT)
     assert process.returncode == 6 and "1 of 2 runs of sweep failed" in errors, errors
     assert "val.jsonl: Is a directory" in errors, "the first attempt has trained"
     assert "template=2/predictions/val.jsonl must be a writable file" in errors.splitlines()[-1], "the retry has not"
-    in_the_way.rmdir()
+    blocked.rmdir()
     done = command("train", *line, cwd=tmp_path)
     assert done.returncode == 0 and done.stdout.count("Resuming after the last epoch") == 1, done.stdout + done.stderr
     assert not (tmp_path / "sweep" / "template=2" / layout.FAILURE).exists()
