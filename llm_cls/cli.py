@@ -1,4 +1,4 @@
-"""What all commands share: exit codes, one-line errors, signals, quiet libraries."""
+"""What all commands share: exit codes, errors in one line, signals, quiet libraries."""
 
 import errno
 import io
@@ -46,7 +46,7 @@ def run_command(command: Callable[[], object]) -> int:
     except SystemExit:
         raise
     except BaseException as error:
-        return report(error)
+        return print_error(error)
     finally:
         remove_handlers()
     return 0
@@ -74,7 +74,7 @@ def _check_threads() -> None:
 def _too_few_threads() -> ResourceError:
     return ResourceError(
         "No more threads or processes can be started on this machine or in this container. End other processes, set "
-        "OMP_NUM_THREADS=1, or raise the limit (ulimit -u, or pids of the container)"
+        "OMP_NUM_THREADS=1, or raise the limit (ulimit -u, or the pids limit of the container)"
     )
 
 
@@ -86,15 +86,21 @@ def say(text: str) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
+def shown_path(path: Path) -> str:
+    """``path`` as people type it: relative if it is below the current folder, otherwise absolute."""
+    whole, here = path.absolute(), Path.cwd()
+    return str(whole.relative_to(here) if whole.is_relative_to(here) else whole)
+
+
 @contextmanager
 def redacted_stdout() -> Iterator[None]:
-    """Prints what others print to stdout, without secrets, when the block ends."""
+    """Collects what the block prints to stdout, and prints it without secrets when the block ends."""
     with redirect_stdout(io.StringIO()) as shown:
         yield
     say(shown.getvalue().removesuffix("\n"))
 
 
-def report(error: BaseException) -> int:
+def print_error(error: BaseException) -> int:
     """Prints ``error``, one line per fault, and returns its exit code.
 
     Only an unexpected error is shown with its traceback.
@@ -109,7 +115,7 @@ def report(error: BaseException) -> int:
 
 
 def summarize(error: BaseException) -> tuple[str, int]:
-    """The first line of what ``report`` prints, and the exit code, for the record."""
+    """The first line of what ``print_error`` prints, and the exit code, for the record."""
     known = _known(error)
     if known is None:
         return printable(f"{type(error).__name__}: {error}".splitlines()[0]), EXIT_UNEXPECTED
@@ -122,7 +128,7 @@ def printable(text: str) -> str:
 
 
 def _check_encoding(texts: Sequence[str]) -> None:
-    """Refuses arguments and folders that Python could not decode: libraries fail at them, as late as after training.
+    """Refuses arguments and folders that Python could not decode: libraries fail on them, some only after training.
 
     Raises:
         ConfigError: One is not text in this locale.
@@ -134,10 +140,10 @@ def _check_encoding(texts: Sequence[str]) -> None:
             try:
                 text = os.fsencode(argument).decode()
             except UnicodeError:
-                raise ConfigError(
-                    f"{argument} must be UTF-8. Rename the file or folder, or type the text again"
-                ) from None
-            raise ConfigError(f"{text} is not text in this locale, which lacks UTF-8. Set PYTHONUTF8=1") from None
+                raise ConfigError(f"{argument} must be UTF-8. Rename the file or folder, or type it again") from None
+            raise ConfigError(
+                f"{text} cannot be encoded in this locale, which is not UTF-8. Set PYTHONUTF8=1"
+            ) from None
 
 
 def _known(raised: BaseException) -> LlmClsError | RunInterrupted | None:

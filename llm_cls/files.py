@@ -229,7 +229,7 @@ def read_regular(path: Path, max_bytes: int) -> bytes:
         if not stat.S_ISREG(status.st_mode):
             raise ValueError("it is not a regular file")
         if status.st_size > max_bytes:
-            raise ValueError(f"it has {status.st_size:,} bytes, {max_bytes:,} are allowed")
+            raise ValueError(f"it has {status.st_size:,} bytes, at most {max_bytes:,} are allowed")
         return file.read(max_bytes)
 
 

@@ -31,7 +31,7 @@ def hold_file(path: Path, seconds: float, setting: str, alternative: str = "") -
         lock.acquire()
     except filelock.Timeout:
         raise ResourceError(
-            f"{path} must become free within {seconds:g} s ({setting}), but {holder(path)} holds it. "
+            f"{path} is held by {holder(path)} and was not released within {seconds:g} s ({setting}). "
             f"Continue or end that process, then start again{alternative}"
         ) from None
     try:

@@ -25,7 +25,7 @@ def main() -> None:
     quiet_libraries()
     ids, labels, probabilities = predict_file(arguments)
     write_labels(arguments.output, ids, labels, probabilities)
-    say(f"{len(ids)} texts labelled: {arguments.output}")
+    say(f"Labels of {len(ids)} text{'s' * (len(ids) != 1)}: {arguments.output}")
 
 
 def write_labels(path: Path, ids: Sequence[str], labels: Sequence[str], probabilities: Any) -> None:

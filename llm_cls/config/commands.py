@@ -29,7 +29,8 @@ class PredictArguments(Section):
     )
     trust_remote_code: bool = Field(
         False,
-        description="Whether the pretrained model may run code of its own; the configuration of the run never decides.",
+        description="Whether code of the pretrained model may run on this machine. The configuration of the run cannot "
+        "allow it.",
         examples=["trust_remote_code=true"],
     )
     text: Name | None = Field(

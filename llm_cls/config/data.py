@@ -70,14 +70,14 @@ class DataConfig(Section):
     download_timeout_seconds: float = Field(
         1800,
         gt=0,
-        description="Time that the download of the archive, or waiting for that of another process, may take "
-        "(data=livedoor).",
+        description="Limit in seconds for the download of the archive, or for waiting while another process downloads "
+        "it (data=livedoor).",
         examples=["data.download_timeout_seconds=600"],
     )
     download_stall_seconds: float = Field(
         60,
         gt=0,
-        description="Time without a byte after which the download is tried again (data=livedoor).",
+        description="Seconds without a byte after which the download is tried again (data=livedoor).",
         examples=["data.download_stall_seconds=10"],
     )
     archive: Location | None = Field(
@@ -145,7 +145,7 @@ class DataConfig(Section):
     )
     truncation: Literal["body", "end"] = Field(
         "body",
-        description="What a text that is too long loses. body: the end of its body. end: the end of the whole "
+        description="What is cut off a text that is too long. body: the end of its body. end: the end of the whole "
         "sequence, as in the published experiment.",
         examples=["data.truncation=end"],
     )

@@ -34,8 +34,8 @@ class TrainerConfig(Section):
     )
     timeout_seconds: PositiveInt = Field(
         600,
-        description="Seconds that the processes of a run wait for one of them that hangs, before they end; one that "
-        "does not respond at all is given half of it.",
+        description="Seconds that the processes of a run wait for one of them that hangs; then they end. For a process "
+        "that does not respond at all they wait half as long.",
         examples=["trainer.timeout_seconds=1800"],
     )
     progress_bar: bool = Field(
@@ -68,7 +68,7 @@ class LoggerConfig(Section):
     timeout_seconds: float = Field(
         300,
         gt=0,
-        description="Time that W&B may take to start, to log or to finish; then the run continues without it.",
+        description="Seconds that W&B may take to start, to log or to finish; after that the run continues without it.",
         examples=["logger.timeout_seconds=60"],
     )
     tags: list[str] = Field(default_factory=list, description="W&B tags of the run.", examples=["logger.tags=[trial]"])
@@ -112,7 +112,7 @@ class PrunerConfig(Section):
     )
     stop_collapsed: bool = Field(
         False,
-        description="Whether a run ends as soon as it predicts the same for every val text.",
+        description="Whether a run ends as soon as it gives every val text the same probabilities.",
         examples=["pruner.stop_collapsed=true"],
     )
     max_lag: float | None = Field(

@@ -53,7 +53,7 @@ def read_archive(path: Path) -> dict[str, bytes]:
                 too_much = max(total, stream.tell() // 2) > MAX_TOTAL_BYTES  # headers count, too
                 if too_much or count >= _MAX_MEMBERS or member.size > _MAX_MEMBER_BYTES:
                     raise DataError(
-                        f"{path}: more or larger files than the corpus can have (at {member.name!r}). "
+                        f"{path}: it holds more or larger files than the corpus can have (at {member.name!r}). "
                         "Get the official archive"
                     )
                 _check_member(path, member)
@@ -74,13 +74,13 @@ def read_archive(path: Path) -> dict[str, bytes]:
                 pass  # the checksum of gzip comes last
     except (tarfile.TarError, EOFError, zlib.error, ValueError, RecursionError) as error:
         raise DataError(
-            f"{path} is not a whole .tar.gz archive: {str(error) or type(error).__name__}. "
+            f"{path} is not a complete .tar.gz archive: {str(error) or type(error).__name__}. "
             "Remove it and download it again"
         ) from None
     except OSError as error:
         if error.errno is not None:
             raise DataError(f"{path} could not be read: {os.strerror(error.errno)}") from None
-        raise DataError(f"{path} is not a whole .tar.gz archive: {error}. Remove it and download it again") from None
+        raise DataError(f"{path} is not a complete .tar.gz archive: {error}. Remove it and download it again") from None
     if not files:
         raise DataError(f"{path}: it has no articles (expected text/LABEL/FILE.txt). Get the official archive")
     return files

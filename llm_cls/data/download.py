@@ -26,7 +26,7 @@ _PIECE_BYTES = 1 << 16
 
 @dataclass(frozen=True)
 class Limits:
-    """What a server may take.
+    """How long a download may take, and how large the file may be.
 
     Attributes:
         total_seconds: For the whole download.
@@ -68,7 +68,7 @@ def download(url: str, path: Path, limits: Limits, alternative: str) -> None:
     if reason:
         path.unlink(missing_ok=True)
         raise DataError(
-            f"{redact(url)} could not be downloaded: {reason}. Download it by other means and set {alternative}"
+            f"{redact(url)} could not be downloaded: {reason}. Download it in another way and set {alternative}"
         )
 
 

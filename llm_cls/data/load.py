@@ -1,5 +1,6 @@
 """The corpus that a configuration names."""
 
+from collections import Counter
 from dataclasses import replace
 
 from llm_cls.config.schema import DataConfig
@@ -23,6 +24,7 @@ def read_corpus(config: DataConfig) -> Corpus:
         DataError: The texts, the labels or their files are not valid, or a split has no texts.
     """
     corpus = find_source(config.name)(config)
+    _check_contract(corpus)
     if config.limit is not None:
         corpus = replace(corpus, splits={name: texts[: config.limit] for name, texts in corpus.splits.items()})
     for name, texts in corpus.splits.items():
@@ -32,6 +34,24 @@ def read_corpus(config: DataConfig) -> Corpus:
                 f"{corpus.name}: the {name} split has no texts: expected at least 10 texts, found {n}. Add texts"
             )
     return corpus
+
+
+def _check_contract(corpus: Corpus) -> None:
+    """Checks what every source must guarantee, so that a fault of a new one is found before training."""
+    labels = set(corpus.labels)
+    for split, texts in corpus.splits.items():
+        ids = Counter(text.id for text in texts)
+        if repeated := next((text_id for text_id, n in ids.items() if n > 1), None):
+            raise DataError(f"{corpus.name}: ids must be unique, but {repeated!r} occurs twice in {split}. Rename one")
+        if unknown := next((text.label for text in texts if text.label not in labels), None):
+            raise DataError(
+                f"{corpus.name}: the label {unknown!r} in {split} is not one of the labels of the corpus. Remove its "
+                "texts, or add some to train"
+            )
+    if any(corpus.splits.values()) and len(labels) < 2:
+        raise DataError(
+            f"{corpus.name}: expected at least two labels, found {len(labels)}. Add texts with another label"
+        )
 
 
 def check_corpus(corpus: Corpus, config: DataConfig) -> None:

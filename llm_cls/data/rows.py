@@ -33,14 +33,14 @@ def read_rows(path: Path) -> list[Row]:
         DataError: The file could not be read or has no rows.
     """
     if path.suffix.lower() not in _READERS:
-        raise DataError(f"{path}: must end with {', '.join(_READERS)}. Convert the file")
+        raise DataError(f"{path} must end with {', '.join(_READERS)}. Convert the file")
     kind, reader = _READERS[path.suffix.lower()]
     try:
         if not path.is_file():
             raise DataError(f"{path}: the file does not exist. Check the path")
         content = path.read_bytes()
     except OSError as error:
-        raise DataError(f"{path}: could not be read: {os.strerror(error.errno or 0)}") from None
+        raise DataError(f"{path} could not be read: {os.strerror(error.errno or 0)}") from None
     if not content:
         raise DataError(f"{path}: the file is empty. Give a file with rows")
     try:
@@ -53,9 +53,9 @@ def read_rows(path: Path) -> list[Row]:
     except (ValueError, OSError, RecursionError) as error:  # those of pandas and pyarrow are ValueError or OSError
         cause = first_line(error).removeprefix("Error tokenizing data. C error: ")
         fix = "" if ". " in cause else ". Correct the file"  # some causes end with their own
-        raise DataError(f"{path}: could not be read as {kind}: {cause}{fix}") from None
+        raise DataError(f"{path} could not be read as {kind}: {cause}{fix}") from None
     if not rows:
-        raise DataError(f"{path}: has no rows. Give a file with rows")
+        raise DataError(f"{path} has no rows. Give a file with rows")
     return rows
 
 
@@ -128,7 +128,7 @@ def _json_int(text: str) -> int:
     try:
         return int(text)
     except ValueError:  # Python converts no longer ones
-        raise ValueError(f"a number has {len(text.lstrip('-'))} digits, which are too many") from None
+        raise ValueError(f"a number has {len(text.lstrip('-'))} digits, which is too many") from None
 
 
 def _json_float(text: str) -> float:
@@ -181,7 +181,7 @@ def column(rows: Sequence[Row], name: str, key: str, path: Path, may_be_empty: b
         known = ", ".join(map(repr, islice(rows[0], 20)))
         near = nearest(name, list(rows[0]))
         question = f"{near} " if near.startswith("Did") else ""
-        raise DataError(f"{path}: has no column {name!r}. {question}It has {known}. Try {key}=COLUMN")
+        raise DataError(f"{path} has no column {name!r}. {question}It has {known}. Try {key}=COLUMN")
     values = []
     for number, row in enumerate(rows, 1):
         value = row[name]
@@ -198,5 +198,7 @@ def column(rows: Sequence[Row], name: str, key: str, path: Path, may_be_empty: b
         "".join(values).encode("utf-8")
     except UnicodeEncodeError as error:
         found = f"found {error.object[error.start]!r}"
-        raise DataError(f"{path}: column {name!r} must be valid Unicode, {found}. Write characters in full") from None
+        raise DataError(
+            f"{path}: column {name!r} must be valid Unicode, {found}. Replace the incomplete character"
+        ) from None
     return values

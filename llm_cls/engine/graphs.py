@@ -92,7 +92,7 @@ class Graphs:
             try:
                 self._graphs[key] = self._capture(tokens, n, rng is not None, host, input_ids)
             except torch.OutOfMemoryError:
-                log.warning("No memory for another CUDA graph; batches of %d tokens run without one", tokens)
+                log.warning("Not enough memory for another CUDA graph; batches of %d tokens run without one", tokens)
                 self._seen[key] = -(2**62)  # so that it is not tried another time
                 return None
         graph = self._graphs[key]

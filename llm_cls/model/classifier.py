@@ -63,14 +63,14 @@ class TextClassifier(nn.Module):
             self.encoder = FusedDecoder(layers, max_length, max_texts, engine.gradient_checkpointing)
             return
         level = logging.WARNING if engine.name == "fp8" else logging.INFO  # only the fused layers have fp8
-        log.log(level, "engine=%s: the layers are those of transformers: %s", engine.name, reason)
+        log.log(level, "engine=%s uses the layers of transformers: %s", engine.name, reason)
         if self.pooling == "last":
             compiled = decoder.device.type == "cuda" if engine.compile is None else engine.compile
             packed = pack(self.decoder, decoder, max_length, autocast=full, compiled=compiled)
             if isinstance(packed, PackedDecoder):
                 self.encoder = packed
             else:
-                log.warning("The texts are not packed: %s; batches are padded instead", packed)
+                log.warning("Batches are padded instead of packed: %s", packed)
 
     def release(self) -> PreTrainedModel:
         """The frozen decoder as it was before ``build_classifier``; the classifier cannot be used afterwards."""

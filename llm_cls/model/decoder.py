@@ -141,5 +141,6 @@ def _check_complete(name: str, report: dict[str, Any]) -> None:
         faulty = (missing + mismatched)[0]
         raise ArtifactError(
             f"{name}: the weights do not fit the architecture: {len(missing)} tensors are missing and "
-            f"{len(mismatched)} have another shape, {faulty!r} first. Fetch the model again, or check its config.json"
+            f"{len(mismatched)} have another shape, {faulty!r} first. Download the model again, or "
+            "check its config.json"
         )

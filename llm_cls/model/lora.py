@@ -39,6 +39,6 @@ def add_adapter(decoder: PreTrainedModel, config: LoraConfig) -> nn.Module:
         return peft.get_peft_model(decoder, settings)
     except ValueError as error:
         raise ConfigError(
-            f"lora.target_modules={config.target_modules or 'null'} fits no layer of this "
+            f"lora.target_modules={config.target_modules or 'null'} matches no layer of this "
             f"{decoder.config.model_type} model: {first_line(error)} {advice}"
         ) from None

@@ -1,4 +1,4 @@
-"""The jobs of a sweep as launchers get them: what stands in the way of one, and its command line."""
+"""The jobs of a sweep as launchers get them: whether the folder of one can be written, and its command line."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from llm_cls.runs import layout
 from llm_cls.runs.writable import check_writable
 
 
-def in_the_way(run: Path) -> Exception | None:
+def unwritable_error(run: Path) -> Exception | None:
     """Why a run's folder cannot be written, which would make launchers abandon all runs; None if it can."""
     if not (run / layout.METRICS).is_file():  # of a finished run nothing is written
         try:

@@ -18,20 +18,20 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from llm_cls.cli import summarize
+from llm_cls.cli import shown_path, summarize
 from llm_cls.config.compose import quoted, to_type
 from llm_cls.config.schema import Config, parse_config
 from llm_cls.errors import ConfigError, OtherRunError, RunInterrupted, SweepError
 from llm_cls.files import write_text
 from llm_cls.multirun.grid import latest, plan, refuse_intervals, spread
-from llm_cls.multirun.jobs import as_choice, in_the_way
+from llm_cls.multirun.jobs import as_choice, unwritable_error
 from llm_cls.redaction import redact_tree
 from llm_cls.runs import layout
 from llm_cls.runs.identity import settings
 from llm_cls.runs.lock import HolderWatch
 from llm_cls.runs.sweep import Entry, PlannedRun, progress_line, read_plan, read_states, write_plan
 from llm_cls.signals import raise_if_received
-from llm_cls.training.launch import started_together
+from llm_cls.training.launch import launched_world_size
 
 log = logging.getLogger(__name__)
 
@@ -83,10 +83,10 @@ class GridSweeper(Sweeper):
         """
         from hydra._internal.core_plugins.basic_sweeper import BasicSweeper  # slow, so Hydra itself imports it late
 
-        if "TORCHELASTIC_RUN_ID" in os.environ or (started_together() or 1) > 1:
+        if "TORCHELASTIC_RUN_ID" in os.environ or (launched_world_size() or 1) > 1:
             raise ConfigError(
-                "--multirun starts the processes of every run itself, torchrun or srun would start every run several "
-                "times. Do not use them here: trainer=ddp trainer.devices=N gives each run N devices of this machine"
+                "--multirun starts the processes of every run itself. Start it without torchrun or srun, which would "
+                "start every run several times; trainer=ddp trainer.devices=N gives each run N devices"
             )
         directory = Path(self._config.hydra.sweep.dir)
         parser = OverridesParser.create(config_loader=self._loader)
@@ -103,7 +103,7 @@ class GridSweeper(Sweeper):
         try:
             self._work(directory, entries, config)
         except RunInterrupted as error:
-            place = to_type("hydra.sweep.dir", os.path.relpath(directory))
+            place = to_type("hydra.sweep.dir", shown_path(directory))
             raise RunInterrupted(f"{error}. Resume with the same command and {place}") from None
 
     def _work(self, directory: Path, entries: Sequence[Entry], config: Config) -> None:
@@ -128,12 +128,12 @@ class GridSweeper(Sweeper):
             left = [
                 given[run.entry.directory]
                 for run in runs
-                if not (run.state.is_complete or run.is_hopeless or run.entry.directory in refused)
+                if not (run.state.is_complete or run.is_permanent_failure or run.entry.directory in refused)
             ]
             attempts -= not waited  # the failed attempt of another process does not count
         if len(refused) < len(runs):
             log.info("%s", progress_line([run for run in runs if run.entry.directory not in refused]))
-            where = shlex.quote(f"dir={os.path.relpath(directory)}")
+            where = shlex.quote(f"dir={shown_path(directory)}")
             log.info("Next:\n  python -m llm_cls.status %s\n  python -m llm_cls.report %s", where, where)
         failed = []
         for run in runs:
@@ -149,7 +149,7 @@ class GridSweeper(Sweeper):
     def _launch(self, entries: Sequence[Entry], number: int) -> list[Exception | None]:
         """Runs ``entries`` and returns the errors of their processes; those of runs are recorded in their folders."""
         directory = Path(self._config.hydra.sweep.dir)
-        errors = {entry.directory: in_the_way(directory / entry.directory) for entry in entries}
+        errors = {entry.directory: unwritable_error(directory / entry.directory) for entry in entries}
         ready = [entry.directory for entry in entries if errors[entry.directory] is None]
         # Quoted, because Hydra parses values.
         place = f"hydra.sweep.dir={quoted(str(self._config.hydra.sweep.dir))}"
@@ -237,7 +237,7 @@ class GridSweeper(Sweeper):
             if not running:
                 return runs, waited
             if not waited:
-                log.info("Waiting for another process, which trains %d of the runs", len(running))
+                log.info("Waiting for another process, which is training %d of the runs", len(running))
             waited = True
             others.check(running)
             time.sleep(_POLL_SECONDS)

@@ -15,7 +15,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from llm_cls.cli import quiet_libraries, redacted_stdout, report, say, summarize
+from llm_cls.cli import print_error, quiet_libraries, redacted_stdout, say, shown_path, summarize
 from llm_cls.config.compose import accept_plain_values, split_flags
 from llm_cls.config.groups import CONF
 from llm_cls.config.help import train_help
@@ -38,7 +38,7 @@ from llm_cls.runs.directory import RunDirectory
 from llm_cls.runs.schema import Metrics
 from llm_cls.runs.sweep import join_sweep, progress_line, read_states
 from llm_cls.signals import raise_if_received
-from llm_cls.training.launch import check_launcher, is_first_process, resumable
+from llm_cls.training.launch import check_launcher, is_first_process, with_resume_command
 
 
 def compose_and_run() -> None:
@@ -94,13 +94,13 @@ def _run(tree: DictConfig) -> float | None:
         quiet_libraries()
         metrics = run(config, directory, list(HydraConfig.get().overrides.task))
     except Exception as error:
-        if isinstance(error, LostRankError) and (conclusion := resumable(error, directory)) is not error:
+        if isinstance(error, LostRankError) and (conclusion := with_resume_command(error, directory)) is not error:
             raise conclusion from None
         if is_first_process() and summarize(error)[1] != EXIT_UNEXPECTED:  # an unexpected error keeps its log
             RunDirectory(directory).remove_created(created_paths())
         raise
     except RunInterrupted as error:
-        raise resumable(error, directory) from None
+        raise with_resume_command(error, directory) from None
     if is_first_process():
         say(_summary(metrics, config, directory))
     return metrics.val.f1
@@ -129,8 +129,8 @@ def _run_of_sweep(tree: DictConfig, kept: list[Any]) -> float | None:
         if run_directory.has_metrics:
             if isinstance(error, ArtifactError):
                 raise  # the damaged run is left as it is, for inspection
-            raise OtherRunError(f"{directory} is finished, but is not this run: {summarize(error)[0]}") from None
-        report(error)
+            raise OtherRunError(f"{directory} holds another run, which is finished: {summarize(error)[0]}") from None
+        print_error(error)
         if not (isinstance(error, RankError) and run_directory.state.name == "failed"):  # the rank has recorded it
             run_directory.record_failure(*summarize(error))
         metrics = None
@@ -140,7 +140,7 @@ def _run_of_sweep(tree: DictConfig, kept: list[Any]) -> float | None:
 
 def _summary(metrics: Metrics, config: Config, directory: Path) -> str:
     """The end of a run: scores, where they are, what to type next."""
-    where = os.path.relpath(directory)
+    where = shown_path(directory)
     test, val = metrics.test, metrics.val
     lines = [""]
     if test.f1_ci95 is None:

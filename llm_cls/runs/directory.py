@@ -101,10 +101,10 @@ class RunDirectory:
         assert record.identity is not None
         known, _ = self._same_run(record.identity)
         if known is not None:  # what began the run stays on record
-            same = {"schema_version": SCHEMA, "identity": record.identity, "run_id": record.run_id}
+            updates = {"schema_version": SCHEMA, "identity": record.identity, "run_id": record.run_id}
             if not self.checkpoints:  # all epochs are trained here and now
-                same |= {key: getattr(record, key) for key in ("versions", "git_commit", *CONDITIONS)}
-            record = known.model_copy(update=same)
+                updates |= {key: getattr(record, key) for key in ("versions", "git_commit", *CONDITIONS)}
+            record = known.model_copy(update=updates)
         for parent in self.path.absolute().parents:  # Hydra has created the folder
             sync_folder(parent)
         self._remove_temporary_files()

@@ -81,8 +81,8 @@ def verify_files(directory: Path, record: RunRecord, with_model: bool = True) ->
     if manifest is not None:
         if manifest.run_id != record.run_id:
             raise ArtifactError(
-                f"{directory / layout.MANIFEST} is of the run {manifest.run_id}, {layout.RECORD} of {record.run_id}. "
-                "Restore both or train the run again"
+                f"{directory / layout.MANIFEST} belongs to run {manifest.run_id}, {layout.RECORD} to "
+                f"{record.run_id}. Restore both or train the run again"
             )
         _check_listed(directory / layout.MANIFEST, set(files_of(directory)), manifest.files)
         _compare(directory, manifest.files)
@@ -131,6 +131,6 @@ def _compare(folder: Path, expected: Mapping[str, str]) -> None:
             raise ArtifactError(f"{file} is missing. {_FIX}")
         if (found := sha256_file(file)) != digest:
             raise ArtifactError(
-                f"{file} is damaged: its sha256 must be {digest[:12]}... by {layout.MANIFEST}, found {found[:12]}.... "
-                f"{_FIX}"
+                f"{file} is damaged: its sha256 must be {digest[:12]}... according to {layout.MANIFEST}, found "
+                f"{found[:12]}.... {_FIX}"
             )

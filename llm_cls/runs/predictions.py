@@ -72,7 +72,7 @@ def read_predictions(directory: Path, split: str, names: Sequence[str]) -> Predi
         fault = f"{error} is unknown or missing" if isinstance(error, KeyError) else first_line(error)
         raise ArtifactError(f"{path} is damaged: {fault}. {_FIX}") from None
     if not all(isinstance(text, str) for text in (*ids, *titles)):
-        raise ArtifactError(f"{path} is damaged: id and title must be texts. {_FIX}")
+        raise ArtifactError(f"{path} is damaged: id and title must be strings. {_FIX}")
     if len(set(ids)) < len(ids):
         raise ArtifactError(f"{path} is damaged: an id occurs twice. {_FIX}")
     if probabilities.dtype.kind not in "fi" or not ((probabilities >= 0) & (probabilities <= 1)).all():

@@ -106,7 +106,7 @@ class Pruner:
         except (ValueError, KeyError, TypeError, AttributeError, IndexError, AssertionError) as error:
             raise ArtifactError(
                 f"{self._journal} is damaged: {type(error).__name__}: {first_line(error)}. Remove it and "
-                "start the sweep again: finished runs stay, and the pruner starts anew"
+                "start the sweep again: finished runs are kept, and the pruner starts afresh"
             ) from error
 
 

@@ -60,8 +60,8 @@ class PlannedRun:
     state: RunState
 
     @property
-    def is_hopeless(self) -> bool:
-        """Whether a retry would fail in the same way, because the configuration or the data are at fault."""
+    def is_permanent_failure(self) -> bool:
+        """Whether a retry would fail in the same way, because the fault is in the configuration or the data."""
         return self.state.name == "failed" and self.state.exit_code in (ConfigError.exit_code, DataError.exit_code)
 
 
@@ -134,7 +134,7 @@ def progress_line(runs: Sequence[PlannedRun]) -> str:
     parts = [f"{done} of {len(runs)} runs are done"]
     parts += [f"{counts[name]} {name}" for name in ("running", "failed", "damaged", "interrupted") if counts[name]]
     if (seconds := remaining_seconds(runs)) is not None:
-        parts.append(f"about {duration(seconds)} to go")
+        parts.append(f"about {duration(seconds)} left")
     return ", ".join(parts)
 
 

@@ -22,7 +22,7 @@ def check_writable(directory: Path) -> None:
     """
     for folder in (directory, *(directory / name for name in _FOLDERS)):
         if os.path.lexists(folder) and not (folder.is_dir() and os.access(folder, os.W_OK | os.X_OK)):
-            raise ResourceError(f"{folder} must be a writable folder. Move away what is there")
+            raise ResourceError(f"{folder} must be a writable folder. Move what is there out of the way")
     for file in (directory / name for name in _FILES):
         if os.path.lexists(file) and not (file.is_file() and os.access(file, os.W_OK)):
-            raise ResourceError(f"{file} must be a writable file. Move away what is there")
+            raise ResourceError(f"{file} must be a writable file. Move what is there out of the way")

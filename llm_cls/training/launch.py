@@ -20,6 +20,7 @@ from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 
+from llm_cls.cli import shown_path
 from llm_cls.errors import (
     EXIT_INTERRUPTED,
     EXIT_UNEXPECTED,
@@ -37,8 +38,7 @@ EXIT_LOST = 76  # of a rank that has lost another one; only this module sees it
 _GRACE_SECONDS = 30.0  # for the ranks to finish their W&B runs
 _POLL_SECONDS = 0.05
 _OUT_OF_MEMORY = (
-    ", which is what the system does where main memory runs out. Try fewer trainer.devices or a smaller "
-    "data.micro_batch_size"
+    ", as happens when the system runs out of main memory. Try fewer trainer.devices or a smaller data.micro_batch_size"
 )
 _OPEN_FILES = 64  # of each rank: its files, and the sockets to the others
 
@@ -63,11 +63,10 @@ def check_launcher() -> None:
                 f"{name} must be a whole number >= {least}, got {value!r}. Unset this variable of the environment: "
                 "torchrun and srun set it themselves"
             )
-    ranks, rank = started_together(), _rank()
+    ranks, rank = launched_world_size(), _rank()
     if rank >= (ranks or 1) and (ranks is not None or "RANK" in os.environ):
         raise ConfigError(
-            f"RANK={rank} needs LOCAL_RANK and a larger WORLD_SIZE beside it. Start the processes with torchrun, or "
-            "unset RANK"
+            f"RANK={rank} needs LOCAL_RANK and a larger WORLD_SIZE. Start the processes with torchrun, or unset RANK"
         )
 
 
@@ -80,7 +79,7 @@ def _rank() -> int:
     return int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")))
 
 
-def started_together() -> int | None:
+def launched_world_size() -> int | None:
     """The number of ranks that torchrun, srun or ``launch_ranks`` has started, this process included; None otherwise.
 
     A SLURM job with several tasks does not count by itself: only srun starts them.
@@ -236,11 +235,11 @@ def _end(ranks: Sequence[subprocess.Popen[bytes]], received: list[int]) -> None:
             rank.wait(timeout=_GRACE_SECONDS)
 
 
-def resumable(error: LostRankError | RunInterrupted, directory: Path) -> LostRankError | RunInterrupted:
+def with_resume_command(error: LostRankError | RunInterrupted, directory: Path) -> LostRankError | RunInterrupted:
     """``error`` as the command ends with it: with the command that resumes, where there is something to resume from."""
     if isinstance(error, LostRankError) and not RunDirectory(directory).checkpoints:
         return error
     from llm_cls.config.compose import to_type  # imports Hydra
 
-    place = to_type("hydra.run.dir", os.path.relpath(directory))
+    place = to_type("hydra.run.dir", shown_path(directory))
     return RunInterrupted(f"{str(error).rstrip('.')}. Resume with the same command and {place}")

@@ -67,7 +67,7 @@ def predict_file(arguments: PredictArguments) -> tuple[list[str], tuple[str, ...
     labels = read_labels(folder)
     logits = predict_logits(classifier, tokens, len(labels), arguments.batch_size, hardware)
     if not np.isfinite(logits).all():
-        raise ArtifactError(f"run={arguments.run} computes scores that are not finite. Train it again")
+        raise ArtifactError(f"run={arguments.run} has a model whose scores are not finite. Train it again")
     return ids, labels, np.exp(log_softmax(logits.astype(np.float64)))
 
 

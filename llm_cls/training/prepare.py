@@ -15,7 +15,7 @@ from llm_cls.runs.identity import Facts, identity
 from llm_cls.runs.record import new_record
 from llm_cls.runs.schema import DataRecord, ModelRecord, RunRecord
 from llm_cls.training.devices import Hardware, check_fp8, resolve_hardware
-from llm_cls.training.launch import started_together
+from llm_cls.training.launch import launched_world_size
 from llm_cls.training.shared import Shared
 
 
@@ -103,7 +103,7 @@ def prepare(config: Config, shared: Shared) -> Inputs:
 
 def _check_ranks(hardware: Hardware) -> None:
     """Compares the number of processes that torchrun or srun has started with the configuration."""
-    ranks = started_together()
+    ranks = launched_world_size()
     if ranks not in (None, hardware.world_size):
         raise ConfigError(
             f"torchrun or srun has started {ranks} processes, but trainer.devices={hardware.devices} and "

@@ -107,8 +107,10 @@ class RunRecorder(Checkpoint):
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Refuses to train with processes that have another configuration, other data or another directory."""
         reset_peak_memory(trainer.strategy.root_device)  # a sweep trains many runs in one process
-        check_same_on_all(self._run_id, "configuration or data", "Give all the same command")
-        check_same_on_all(str(self._directory.path.resolve()), "run directory", "Give all the same hydra.run.dir")
+        check_same_on_all(self._run_id, "configuration or data", "Start all of them with the same command")
+        check_same_on_all(
+            str(self._directory.path.resolve()), "run directory", "Give all of them the same hydra.run.dir"
+        )
         if self.history:  # a process that was killed after its last checkpoint may not have written it
             self._directory.write_history(self.history)
 

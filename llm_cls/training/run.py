@@ -1,7 +1,6 @@
 """One run, from its configuration to ``metrics.json``."""
 
 import logging
-import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,7 +9,7 @@ import torch
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from llm_cls import signals
-from llm_cls.cli import say
+from llm_cls.cli import say, shown_path
 from llm_cls.config.schema import Config
 from llm_cls.data.datamodule import TextDataModule
 from llm_cls.errors import ArtifactError
@@ -23,7 +22,7 @@ from llm_cls.runs.pruning import Pruner
 from llm_cls.runs.record import changed_conditions, now
 from llm_cls.runs.schema import Metrics, RunRecord
 from llm_cls.training.checkpoints import find_checkpoint
-from llm_cls.training.launch import is_first_process, launch_ranks, started_together
+from llm_cls.training.launch import is_first_process, launch_ranks, launched_world_size
 from llm_cls.training.module import ClassifierModule
 from llm_cls.training.prepare import Inputs, prepare
 from llm_cls.training.recorder import RunRecorder
@@ -66,14 +65,14 @@ def run(
             return metrics
         for warning in inputs.corpus.warnings:
             log.warning("%s", warning)
-        find_checkpoint(directory, run_id(inputs.identity))  # before anything is written
-        here = inputs.record(overrides)
-        record = directory.begin(config, here)
-        if changed := changed_conditions(record, here):
+        find_checkpoint(directory, run_id(inputs.identity))  # raises before anything is written if none can be used
+        new = inputs.record(overrides)
+        record = directory.begin(config, new)
+        if changed := changed_conditions(record, new):
             conditions = "; ".join(changed)
             log.warning("This run began under other conditions (%s): results may differ in the last digits", conditions)
         try:
-            if (isolate or inputs.hardware.world_size > 1) and started_together() is None:
+            if (isolate or inputs.hardware.world_size > 1) and launched_world_size() is None:
                 launch_ranks(path, inputs.hardware.devices, config.trainer.timeout_seconds)
             else:
                 return train(directory, inputs, record, shared)
@@ -94,7 +93,7 @@ def _earlier_result(directory: RunDirectory, inputs: Inputs) -> Metrics | None:
             raise
         return None  # another process is just writing these files
     if metrics is not None:
-        say(f"{os.path.relpath(directory.path)} is already finished; nothing to train")
+        say(f"{shown_path(directory.path)} is already finished; nothing to train")
     return metrics
 
 

@@ -18,7 +18,8 @@ from llm_cls.data.tokenizer import Tokenizer, load_tokenizer
 from llm_cls.files import sha256_json
 from llm_cls.model.decoder import load_architecture, load_decoder, model_revision
 
-_OF_ONE_RUN = {"max_length", "truncation", "batch_size", "micro_batch_size", "eval_batch_size"}
+# Keys of the section data that do not change the corpus.
+_IGNORED_KEYS = {"max_length", "truncation", "batch_size", "micro_batch_size", "eval_batch_size"}
 
 
 class Shared:
@@ -34,7 +35,7 @@ class Shared:
 
     def corpus(self, config: DataConfig) -> Corpus:
         """See ``data.load``."""
-        key = sha256_json(config.model_dump(mode="json", exclude=_OF_ONE_RUN))
+        key = sha256_json(config.model_dump(mode="json", exclude=_IGNORED_KEYS))
         corpus: Corpus = self._get("corpus", key) or self._keep("corpus", key, read_corpus(config))
         check_corpus(corpus, config)
         return corpus

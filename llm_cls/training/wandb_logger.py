@@ -10,7 +10,7 @@ from typing import Any, Literal
 from lightning.pytorch.loggers import WandbLogger
 
 from llm_cls.bounded import call_within
-from llm_cls.cli import summarize
+from llm_cls.cli import shown_path, summarize
 from llm_cls.config.schema import Config
 from llm_cls.data.corpus import Corpus
 from llm_cls.errors import first_line
@@ -131,7 +131,7 @@ def _finish(logger: RunLogger, code: int, seconds: float) -> None:
     run = logger._wandb
     if run is None:
         return
-    offline, folder = run.offline, os.path.relpath(Path(run.dir).parent)
+    offline, folder = run.offline, shown_path(Path(run.dir).parent)
     sync = f"wandb sync {'' if offline else '--include-online '}{folder}"
     try:
         call_within(seconds, lambda: run.finish(exit_code=code))

@@ -85,7 +85,7 @@ def _ignore_identity() -> None:
     """Removes the variables that would give several runs one identity."""
     if found := [name for name in _IDENTITY if os.environ.pop(name, None) is not None]:
         log.warning(
-            "%s in the environment: ignored, because every run has its own W&B run. Try logger.group=NAME for a group",
+            "Ignored in the environment: %s. Every run has its own W&B run; logger.group=NAME groups them",
             ", ".join(found),
         )
 

@@ -18,9 +18,9 @@ from pathlib import Path
 import torch.distributed as dist
 from torch._C._distributed_c10d import TCPStore
 
-from llm_cls.cli import report
+from llm_cls.cli import print_error
 from llm_cls.errors import LostRankError
-from llm_cls.training.launch import EXIT_LOST, PARENT, resumable
+from llm_cls.training.launch import EXIT_LOST, PARENT, with_resume_command
 
 _DONE = 1 << 40  # added to the count of a rank that needs no watching any more
 _BEATS = 20  # per time limit
@@ -121,11 +121,11 @@ class RankWatch:
         rank = min(silent)
         error = LostRankError(
             f"{self._names.get(rank, f'Rank {rank}')} has not responded for {self._limit:g} s "
-            f"(half of trainer.timeout_seconds): it was killed or stopped, or its machine is out of reach"
+            f"(half of trainer.timeout_seconds): it was killed or stopped, or its machine cannot be reached"
         )
-        conclusion = resumable(error, self._directory)
+        conclusion = with_resume_command(error, self._directory)
         if self._rank == min(({self._rank} | self._seen.keys()) - silent):  # one line, not one per rank
-            report(conclusion)
+            print_error(conclusion)
         os._exit(conclusion.exit_code)
 
 
@@ -145,7 +145,7 @@ def explain_lost_ranks() -> Iterator[None]:
         if re.search(r"timed out|timeout", str(error), re.IGNORECASE):
             raise LostRankError(
                 f"{name} has waited for another rank longer than trainer.timeout_seconds: that one hangs, was stopped, "
-                "or is only slow. In the last case try a larger trainer.timeout_seconds"
+                "or is only slow. If it is only slow, try a larger trainer.timeout_seconds"
             ) from None
         raise LostRankError(f"{name} has lost the connection to another rank, which was killed or has failed") from None
 

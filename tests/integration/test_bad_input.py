@@ -70,7 +70,7 @@ def test_configuration(train: Command, arguments: list[str], parts: list[str]) -
 
 def test_torchrun_does_not_start_sweeps(train: Command) -> None:
     done = train("--multirun", "seed=1,2", env={"TORCHELASTIC_RUN_ID": "none", "LOCAL_RANK": "0", "RANK": "0"})
-    check(done, 2, "Do not use them here", "trainer.devices=N")
+    check(done, 2, "Start it without torchrun or srun", "trainer.devices=N")
 
 
 def test_more_processes_than_devices(train: Command) -> None:
@@ -178,7 +178,7 @@ def test_archive_cut_in_half_or_not_an_archive(train: Command, archive: Path, tm
     (tmp_path / "half.tar.gz").write_bytes(content[: len(content) // 2])
     (tmp_path / "page.tar.gz").write_text("<html>404</html>")
     for name in ("half.tar.gz", "page.tar.gz"):
-        check(train(*TINY, f"data.archive={tmp_path / name}"), 3, name, "is not a whole .tar.gz archive")
+        check(train(*TINY, f"data.archive={tmp_path / name}"), 3, name, "is not a complete .tar.gz archive")
 
 
 def test_no_network_for_the_corpus(train: Command) -> None:
@@ -285,7 +285,11 @@ def test_a_locale_without_utf8(command: Command, environment: dict[str, str], tm
     locale = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONIOENCODING": "ascii"}
     line = ["data=table", "data.file=t.csv", "data.text=text", "trainer.max_epochs=1", "hydra.run.dir=run"]
     refused = command("train", *line, "data.label=ラベル", cwd=tmp_path, env=locale, fresh=True)
-    check(refused, 2, r"data.label=\u30e9\u30d9\u30eb is not text in this locale, which lacks UTF-8. Set PYTHONUTF8=1")
+    check(
+        refused,
+        2,
+        r"data.label=\u30e9\u30d9\u30eb cannot be encoded in this locale, which is not UTF-8. Set PYTHONUTF8=1",
+    )
     (tmp_path / "t.csv").write_text("text,label\n" + rows, encoding="utf-8")
     done = command("train", *TINY, *line, "data.label=label", cwd=tmp_path, env=locale, fresh=True)
     assert done.returncode == 0, done.stderr

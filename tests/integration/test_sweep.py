@@ -44,7 +44,7 @@ def undisturbed(command: Command, archive: Path, tmp_path_factory: pytest.TempPa
     line = ["--multirun", *TINY, *GRID, f"data.archive={archive}", "logger=none", "sweep.name=grid"]
     done = command("train", *line, cwd=folder)
     assert done.returncode == 0, done.stderr
-    assert "4 of 4 runs are done" in done.stdout and "to go" in done.stdout
+    assert "4 of 4 runs are done" in done.stdout and " left" in done.stdout
     lines = done.stdout.splitlines()
     assert sorted(line for line in lines if "template=" in line) == [f"Run {name}" for name in NAMES], "what differs"
     assert lines[-3:] == [
@@ -149,7 +149,7 @@ def test_the_same_command_again_trains_nothing(command: Command, archive: Path, 
     assert "in a sweep another sweep.name" in refused.stderr
     planned = snapshot(undisturbed)
     unknown = command("train", *line, "model=hf", "model.name=some/model", cwd=undisturbed.parents[2])
-    assert unknown.returncode == 6 and unknown.stderr.count("is finished, but is not this run: model.name:") == 4
+    assert unknown.returncode == 6 and unknown.stderr.count("holds another run, which is finished: model.name:") == 4
     assert snapshot(undisturbed) == planned, "a refused command leaves no trace"
     swapped = command("train", *[a for a in line if a not in GRID], *reversed(GRID), cwd=undisturbed.parents[2])
     assert swapped.returncode == 0 and swapped.stdout.count("is already finished") == len(NAMES), "the order of axes"
@@ -196,13 +196,13 @@ def test_what_is_in_the_way_of_a_run_can_be_moved_away(
     line = [*sweep, "template=1,2", "trainer.max_epochs=1"]
     process = start(*line, cwd=tmp_path)
     wait_for(tmp_path / "sweep" / "template=2" / "run.json", process)
-    in_the_way = tmp_path / "sweep" / "template=2" / "predictions" / "val.jsonl"
-    in_the_way.mkdir(parents=True)
+    blocked = tmp_path / "sweep" / "template=2" / "predictions" / "val.jsonl"
+    blocked.mkdir(parents=True)
     _, errors = process.communicate(timeout=TIMEOUT)
     assert process.returncode == 6 and "1 of 2 runs of sweep failed" in errors, errors
     assert "val.jsonl: Is a directory" in errors, "the first attempt has trained"
     assert "template=2/predictions/val.jsonl must be a writable file" in errors.splitlines()[-1], "the retry has not"
-    in_the_way.rmdir()
+    blocked.rmdir()
     done = command("train", *line, cwd=tmp_path)
     assert done.returncode == 0 and done.stdout.count("Resuming after the last epoch") == 1, done.stdout + done.stderr
     assert not (tmp_path / "sweep" / "template=2" / layout.FAILURE).exists()
@@ -213,7 +213,7 @@ def test_a_blocked_run_does_not_stop_others(command: Command, sweep: list[str], 
     (tmp_path / "sweep" / "template=1").write_text("mine")
     done = command("train", *sweep, "template=1,2", "trainer.max_epochs=1", cwd=tmp_path)
     assert done.returncode == 6 and "1 of 2 runs of sweep failed" in done.stderr, done.stderr
-    assert "sweep/template=1 must be a writable folder. Move away what is there" in done.stderr
+    assert "sweep/template=1 must be a writable folder. Move what is there out of the way" in done.stderr
     assert (tmp_path / "sweep" / "template=2" / "metrics.json").is_file()
     assert (tmp_path / "sweep" / "template=1").read_text() == "mine"
 

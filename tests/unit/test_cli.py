@@ -1,4 +1,4 @@
-"""What a command prints reaches whoever can read it, and nobody's absence is a fault."""
+"""Printing survives closed pipes and terminals that cannot show a character; errors are one line."""
 
 import errno
 import os
@@ -11,8 +11,7 @@ from pathlib import Path
 import pytest
 
 from llm_cls import benchmark, dashboard, predict, report, status, train
-from llm_cls.cli import printable, run_command, summarize
-from llm_cls.cli import report as show
+from llm_cls.cli import print_error, printable, run_command, summarize
 from llm_cls.config.help import train_help
 from llm_cls.errors import ConfigError, ResourceError
 
@@ -82,7 +81,7 @@ class PanicException(BaseException):
     ],
 )
 def test_a_thread_that_cannot_be_started_is_one_line(error: BaseException, capsys: pytest.CaptureFixture[str]) -> None:
-    assert show(error) == ResourceError.exit_code
+    assert print_error(error) == ResourceError.exit_code
     assert re.fullmatch(r"Error: No more threads or processes can be started .*\n", capsys.readouterr().err)
 
 
@@ -134,16 +133,16 @@ def test_the_shell_completes_groups_choices_and_keys() -> None:
 
 def test_control_characters_of_users_do_not_reach_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     assert printable("文\x1b[2Jx\u202e") == "文\\x1b[2Jx\\u202e"
-    assert show(ConfigError("a\x1b[31m\nb")) == 2
+    assert print_error(ConfigError("a\x1b[31m\nb")) == 2
     assert capsys.readouterr().err == "Error: a\\x1b[31m\nError: b\n"
 
 
 @pytest.mark.parametrize(
     ("text", "line"),
     [
-        ("dir=\udce6\udc9c\udcac", "dir=本 is not text in this locale, which lacks UTF-8. Set PYTHONUTF8=1"),
-        ("dir=\udcff", "dir=\\udcff must be UTF-8. Rename the file or folder, or type the text again"),
-        ("dir=\ud800", "dir=\\ud800 must be UTF-8. Rename the file or folder, or type the text again"),
+        ("dir=\udce6\udc9c\udcac", "dir=本 cannot be encoded in this locale, which is not UTF-8. Set PYTHONUTF8=1"),
+        ("dir=\udcff", "dir=\\udcff must be UTF-8. Rename the file or folder, or type it again"),
+        ("dir=\ud800", "dir=\\ud800 must be UTF-8. Rename the file or folder, or type it again"),
     ],
 )
 @pytest.mark.parametrize("name", [*COMMANDS, "train"])
@@ -171,7 +170,7 @@ def test_unexpected_errors_keep_their_traceback(capsys: pytest.CaptureFixture[st
     try:
         raise KeyError("x")
     except KeyError as error:
-        assert show(error) == 1
+        assert print_error(error) == 1
     assert "Traceback" in capsys.readouterr().err
 
 

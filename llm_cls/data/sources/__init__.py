@@ -1,10 +1,6 @@
 """The registry of corpora.
 
-To add a corpus:
-
-1. Write a module in this package with a function that takes ``DataConfig`` and returns ``Corpus``.
-2. Add a line to ``SOURCES``: the name, and where the function is.
-3. Add ``conf/data/NAME.yaml``, which makes ``data=NAME`` a choice on the command line.
+To add a corpus, see docs/data.md.
 
 The functions are named by strings, so that a run imports the modules of its own corpus only.
 """

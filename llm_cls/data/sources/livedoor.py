@@ -53,7 +53,7 @@ def load_livedoor(config: DataConfig) -> Corpus:
     labels = tuple(sorted({text.label for text in texts}))
     if len(labels) < 2:
         raise DataError(
-            f"{source}: it must hold articles of at least two labels, found {len(labels)}. Get the official archive"
+            f"{source}: expected articles of at least two labels, found {len(labels)}. Get the official archive"
         )
     digest = corpus_digest(files)
     splits = split_texts(texts, config, reference_split, source)
@@ -84,12 +84,12 @@ def _deviations(texts: list[Text], digest: str) -> tuple[str, ...]:
     """The differences from the official corpus, with which the scores cannot be compared with the published ones."""
     counts = Counter(text.label for text in texts)
     warnings = [
-        f"livedoor: {label} must have {OFFICIAL_COUNTS.get(label, 0)} articles, found {counts[label]}"
+        f"livedoor: expected {OFFICIAL_COUNTS.get(label, 0)} articles of {label}, found {counts[label]}"
         for label in sorted(OFFICIAL_COUNTS.keys() | counts.keys())
         if counts[label] != OFFICIAL_COUNTS.get(label, 0)
     ]
     if digest != OFFICIAL_DIGEST:
-        warnings.append(f"livedoor: the articles are not the official ones: digest {digest}")
+        warnings.append(f"livedoor: the articles differ from the official ones: digest {digest}")
     return tuple(warnings)
 
 
@@ -108,7 +108,7 @@ def _read_or_download(config: DataConfig) -> dict[str, bytes]:
             return read_archive(path)
     if REDACTED in config.url:
         raise ConfigError(
-            f"data.url={config.url} is a stored address, without its password or token. Give the whole one, or "
+            f"data.url={config.url} was stored without its password or token. Give the complete address, or "
             "data.archive=PATH"
         )
     path.parent.mkdir(parents=True, exist_ok=True)

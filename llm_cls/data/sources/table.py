@@ -27,7 +27,7 @@ def load_table(config: DataConfig) -> Corpus:
     if len(labels) < 2:
         raise DataError(
             f"{config.file or config.train_file}: data.label={config.label} must have at least two labels, "
-            f"found {len(labels)}. Is it the right column?"
+            f"found {len(labels)}. Check that it is the right column"
         )
     warnings = []
     if rare := [label for label, n in Counter(t.label for t in splits["train"]).items() if n == 1]:
@@ -35,7 +35,7 @@ def load_table(config: DataConfig) -> Corpus:
             f"table: {len(rare)} of {len(labels)} labels have only one training text, for example {rare[0]!r}"
         )
     if shared := texts_in_two_splits(splits):
-        warnings.append(f"table: {shared} texts occur in more than one split, which makes the scores too high")
+        warnings.append(f"table: {shared} texts occur in more than one split, so the scores are too high")
     return Corpus("table", labels, splits, digest_splits(splits), config.title is not None, tuple(warnings))
 
 

@@ -43,10 +43,10 @@ def test_only_articles_are_read_and_nothing_is_unpacked(tmp_path: Path) -> None:
         (member("text/a/\udcff.txt"), r"'text/a/\udcff.txt' has control characters"),
         (member("text/a/x.txt", bytes(2**20 + 1)), "more or larger files"),
         (member("text/a/x.txt", size=2**40), "more or larger files"),
-        (member("text/a/x.txt", size=-4096), "is not a whole .tar.gz archive"),
+        (member("text/a/x.txt", size=-4096), "is not a complete .tar.gz archive"),
         (member("l", size=2**40, kind=tarfile.GNUTYPE_LONGNAME), "a header claims 1099511627776 bytes"),
-        (member("p", size=2**40, kind=tarfile.XHDTYPE), "is not a whole .tar.gz archive: a header claims"),
-        (member("l", kind=tarfile.GNUTYPE_LONGNAME) * 2000, "is not a whole .tar.gz archive"),
+        (member("p", size=2**40, kind=tarfile.XHDTYPE), "is not a complete .tar.gz archive: a header claims"),
+        (member("l", kind=tarfile.GNUTYPE_LONGNAME) * 2000, "is not a complete .tar.gz archive"),
     ],
 )
 def test_refused_members(tmp_path: Path, extra: bytes, part: str) -> None:
@@ -73,7 +73,7 @@ def test_bounds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: str, val
 )
 def test_tar_that_ends_early(tmp_path: Path, members: bytes) -> None:
     """tarfile itself reads each of these as a shorter archive."""
-    with pytest.raises(DataError, match=r"is not a whole \.tar\.gz archive"):
+    with pytest.raises(DataError, match=r"is not a complete \.tar\.gz archive"):
         read(tmp_path, members, end=b"")
 
 
@@ -81,7 +81,7 @@ def test_tar_that_ends_early(tmp_path: Path, members: bytes) -> None:
 def test_gzip_that_ends_early(tmp_path: Path, cut: int) -> None:
     path = tmp_path / "a.tar.gz"
     path.write_bytes(gzip.compress(GOOD + END)[:-cut])
-    with pytest.raises(DataError, match=r"is not a whole \.tar\.gz archive"):
+    with pytest.raises(DataError, match=r"is not a complete \.tar\.gz archive"):
         read_archive(path)
 
 
@@ -96,9 +96,9 @@ def test_checksum_of_gzip(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "part"),
     [
-        (b"<html>404</html>", "is not a whole .tar.gz archive"),
-        (GOOD + END, "is not a whole .tar.gz archive"),
-        (b"", "is not a whole .tar.gz archive"),
+        (b"<html>404</html>", "is not a complete .tar.gz archive"),
+        (GOOD + END, "is not a complete .tar.gz archive"),
+        (b"", "is not a complete .tar.gz archive"),
         (gzip.compress(END), "it has no articles"),
         (gzip.compress(tar({"text/README.txt": b"x"}) + END), "it has no articles"),
     ],

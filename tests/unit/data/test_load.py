@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 
 from llm_cls.config.schema import DataConfig
-from llm_cls.data.corpus import SPLITS
+from llm_cls.data import load
+from llm_cls.data.corpus import SPLITS, Corpus, Text
 from llm_cls.data.load import load_corpus
 from llm_cls.errors import ConfigError, DataError
 from tests.integration.conftest import write_archive
@@ -53,3 +54,27 @@ def test_split_without_texts(tmp_path: Path) -> None:
     config = DataConfig(name="livedoor", cache_dir=tmp_path, archive=archive, batch_size=1)
     with pytest.raises(DataError, match=r"livedoor: the test split has no texts"):
         load_corpus(config)
+
+
+@pytest.mark.parametrize(
+    ("ids", "labels", "known", "message"),
+    [
+        ("123", "aaa", "a", "new: expected at least two labels, found 1. Add texts with another label"),
+        ("121", "aba", "ab", "new: ids must be unique, but '1' occurs twice in train. Rename one"),
+        (
+            "123",
+            "abc",
+            "ab",
+            "new: the label 'c' in train is not one of the labels of the corpus. Remove its texts, or ",
+        ),
+    ],
+)
+def test_faults_that_every_source_could_have_are_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ids: str, labels: str, known: str, message: str
+) -> None:
+    texts = [Text(i, label, "", "body") for i, label in zip(ids, labels, strict=True)]
+    corpus = Corpus("new", tuple(known), dict.fromkeys(SPLITS, texts), "digest", has_titles=False)
+    monkeypatch.setattr(load, "find_source", lambda _: lambda _: corpus)
+    with pytest.raises(DataError) as caught:
+        load.read_corpus(DataConfig(name="new", cache_dir=tmp_path))
+    assert str(caught.value).startswith(message)

@@ -288,7 +288,7 @@ def test_a_file_where_a_folder_belongs_is_found_before_training(tmp_path: Path, 
     (tmp_path / name).touch()
     with pytest.raises(ResourceError) as caught:
         RunDirectory(tmp_path).begin(config(), record())
-    assert str(caught.value) == f"{tmp_path / name} must be a writable folder. Move away what is there"
+    assert str(caught.value) == f"{tmp_path / name} must be a writable folder. Move what is there out of the way"
     assert [path.name for path in tmp_path.iterdir()] == [name]
 
 
@@ -301,7 +301,7 @@ def test_a_folder_where_a_file_belongs_is_found_before_training(tmp_path: Path, 
     (tmp_path / name).mkdir(parents=True)
     with pytest.raises(ResourceError) as caught:
         RunDirectory(tmp_path).begin(config(), record())
-    assert str(caught.value) == f"{tmp_path / name} must be a writable file. Move away what is there"
+    assert str(caught.value) == f"{tmp_path / name} must be a writable file. Move what is there out of the way"
 
 
 def test_a_damaged_learning_curve_hides_no_result(tmp_path: Path) -> None:

@@ -128,7 +128,7 @@ def test_a_damaged_run_does_not_affect_others(tmp_path: Path, name: str) -> None
     (tmp_path / "bad" / name).write_text("{", encoding="utf-8")
     bad, good = read_states(tmp_path)
     state = bad.state
-    assert (state.name, state.exit_code, state.is_complete, bad.is_hopeless) == ("damaged", 5, False, False)
+    assert (state.name, state.exit_code, state.is_complete, bad.is_permanent_failure) == ("damaged", 5, False, False)
     assert state.reason.startswith(f"{tmp_path / 'bad' / name}") and "is damaged: " in state.reason
     assert good.state.name in ("finished", "interrupted")
     assert "1 damaged" in progress_line([bad, good])
@@ -178,7 +178,7 @@ def test_a_file_where_the_folder_of_a_sweep_belongs(tmp_path: Path) -> None:
 def test_hopeless_failures_are_not_retried(tmp_path: Path, code: int, hopeless: bool) -> None:
     write_plan(tmp_path, [entry("a")])
     fail(tmp_path / "a", "why", code)
-    assert read_states(tmp_path)[0].is_hopeless is hopeless
+    assert read_states(tmp_path)[0].is_permanent_failure is hopeless
     assert (tmp_path / "a" / FAILURE).is_file()
 
 
@@ -206,7 +206,7 @@ def test_expected_time() -> None:
     assert remaining_seconds(states(("finished", 10, 60), ("running", 5, 30))) == pytest.approx(30)
     two = states(("finished", 10, 60), ("running", 0, 0), ("running", 0, 0), ("planned", 0, 0))
     assert remaining_seconds(two) == pytest.approx(90), "two at a time"
-    assert progress_line(two) == "1 of 4 runs are done, 2 running, about 2 min to go"
+    assert progress_line(two) == "1 of 4 runs are done, 2 running, about 2 min left"
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(3.2, "3 s"), (89, "89 s"), (600, "10 min"), (11_100, "3 h 5 min")])

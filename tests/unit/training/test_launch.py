@@ -39,7 +39,7 @@ def test_who_has_started_the_ranks(
         monkeypatch.delenv(name, raising=False)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    assert launch.started_together() == ranks
+    assert launch.launched_world_size() == ranks
 
 
 @pytest.mark.parametrize(
@@ -209,7 +209,7 @@ sys.exit({launch.EXIT_LOST})
 @pytest.mark.parametrize(
     ("rank_1", "said"),
     [
-        ("os.kill(os.getpid(), signal.SIGKILL)", "was killed by SIGKILL, which .* memory runs out. Try fewer"),
+        ("os.kill(os.getpid(), signal.SIGKILL)", "was killed by SIGKILL, as .* out of main memory. Try fewer"),
         ("os.kill(os.getpid(), signal.SIGSEGV)", "was killed by SIGSEGV$"),
         ("os.kill(os.getpid(), signal.SIGSTOP)", "was stopped by .*trainer.timeout_seconds=1\\), and it was ended$"),
         ("time.sleep(60)", "did not respond; .* try a larger trainer.timeout_seconds$"),
@@ -241,12 +241,12 @@ def test_all_ranks_lost(two_ranks: Path) -> None:
 
 def test_a_lost_rank_is_resumable_from_a_checkpoint_alone(tmp_path: Path) -> None:
     error = LostRankError("Rank 1 was killed.")
-    assert launch.resumable(error, tmp_path) is error
+    assert launch.with_resume_command(error, tmp_path) is error
     directory = RunDirectory(tmp_path)
     directory.new_checkpoint(1).parent.mkdir()
     directory.new_checkpoint(1).touch()
-    assert launch.resumable(error, tmp_path) is error, "it is not sealed"
+    assert launch.with_resume_command(error, tmp_path) is error, "it is not sealed"
     directory.keep_checkpoint(1, None)
-    conclusion = launch.resumable(error, tmp_path)
+    conclusion = launch.with_resume_command(error, tmp_path)
     assert isinstance(conclusion, RunInterrupted) and conclusion.exit_code == 75
     assert str(conclusion).startswith("Rank 1 was killed. Resume with the same command and ")
