@@ -14,7 +14,7 @@ from llm_cls.data.batches import EvalBatches
 from llm_cls.data.rows import column, read_rows
 from llm_cls.data.template import render
 from llm_cls.data.tokenizer import Tokenizer, load_tokenizer
-from llm_cls.data.tokens import Tokens, tokenize
+from llm_cls.data.tokens import Tokens, check_ids, tokenize
 from llm_cls.errors import ArtifactError, ConfigError, LlmClsError, first_line
 from llm_cls.hub import content_revision, is_local, source_name
 from llm_cls.metrics.evaluation import log_softmax
@@ -57,13 +57,13 @@ def predict_file(arguments: PredictArguments) -> tuple[list[str], tuple[str, ...
     architecture = load_architecture(config.model)
     tokenizer = _load_own_tokenizer(folder, config.model, architecture.eos_token_id)
     tokens = tokenize(pieces, tokenizer, config.data.max_length, config.data.truncation)
+    check_ids(tokens, tokenizer, getattr(architecture, "vocab_size", None))
     dtype = torch.float32 if config.lora.full else hardware.frozen_dtype
     decoder = load_decoder(config.model, architecture, dtype, hardware.device, config.seed)
     classifier = load_artifact(decoder, config, folder)
-    if config.engine.name != "reference":
-        # Compiling or rounding to 8 bits would take longer than most inputs.
-        engine = EngineConfig(compile=False)
-        classifier.use_fast_engine(decoder, engine, config.lora.full, config.data.max_length, max_texts=1)
+    # Compiling or rounding to 8 bits would take longer than most inputs.
+    engine = EngineConfig(name="reference" if config.engine.name == "reference" else "fast", compile=False)
+    classifier.use_engine(decoder, engine, config.lora.full, config.data.max_length, max_texts=1)
     labels = read_labels(folder)
     logits = predict_logits(classifier, tokens, len(labels), arguments.batch_size, hardware)
     if not np.isfinite(logits).all():
