@@ -60,10 +60,11 @@ class LengthGroups:
         self._encoder.release()
 
 
-def longest_short_text(config: PretrainedConfig, max_seqlen: int) -> int | None:
-    """Tokens of a text up to which the angles are those of short texts; None where all texts have the same.
+def grouped(encoder: Encoder, config: PretrainedConfig, max_seqlen: int) -> Encoder:
+    """``encoder``, wrapped where a text's angles would depend on the others of its batch.
 
     Args:
+        encoder: Of packed or padded batches.
         config: Of the network.
         max_seqlen: Tokens per text at most.
     """
@@ -75,4 +76,4 @@ def longest_short_text(config: PretrainedConfig, max_seqlen: int) -> int | None:
         if part.get("rope_type") == "longrope"
     ]
     limit = min(limits, default=max_seqlen)
-    return limit if limit < max_seqlen else None
+    return LengthGroups(encoder, limit) if limit < max_seqlen else encoder

@@ -30,6 +30,7 @@ from transformers import PreTrainedModel
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from llm_cls.engine.attention import has_varlen_kernel
+from llm_cls.engine.length_groups import grouped
 from llm_cls.engine.lora import is_plain, lora_parts
 from llm_cls.engine.packed_attention import PACKED_ATTENTION, packed_attention
 from llm_cls.engine.packing import PackedLayout
@@ -117,7 +118,7 @@ def pack(
     if reason := _unsupported_reason(decoder):
         return reason
     packed = PackedDecoder(network, decoder, max_seqlen, autocast=True)
-    if reason := probe.disagreement(packed):
+    if reason := probe.disagreement(grouped(packed, decoder.config, max_seqlen)):
         packed.release()
         return f"in a packed batch {reason}"
     packed._autocast = autocast

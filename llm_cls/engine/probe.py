@@ -77,6 +77,13 @@ class Probe:
         return self.compare(found)
 
     @torch.no_grad()
+    def attempt(self, network: nn.Module) -> None:
+        """Runs ``network`` on one of the texts, as far as only an error matters."""
+        length = self.seq_lens[-1]
+        with _exact(self.ids.device):
+            states_one_by_one(network, self.ids[-length:], (length,), self.pooling)
+
+    @torch.no_grad()
     def change(self, network: nn.Module) -> str:
         """What ``network``, changed since, makes of the same texts, if that is something else; empty otherwise."""
         with _exact(self.ids.device):

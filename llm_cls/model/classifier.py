@@ -14,7 +14,7 @@ from llm_cls.config.schema import Config, EngineConfig
 from llm_cls.data.batches import Batch
 from llm_cls.engine.interface import Encoder
 from llm_cls.engine.layers import build_layers, unsupported_reason
-from llm_cls.engine.length_groups import LengthGroups, longest_short_text
+from llm_cls.engine.length_groups import grouped
 from llm_cls.engine.packed import PackedDecoder, pack
 from llm_cls.engine.probe import FAILURES, Probe, state_size
 from llm_cls.engine.runner import FusedDecoder
@@ -76,9 +76,6 @@ class TextClassifier(nn.Module):
             log.log(level, "engine=%s: the layers are those of transformers: %s", engine.name, reason)
         with _in_evaluation(self.decoder):
             self.encoder = self._checked_encoder(decoder, engine, full, max_length)
-        longest_short = longest_short_text(decoder.config, max_length)
-        if longest_short is not None:
-            self.encoder = LengthGroups(self.encoder, longest_short)
 
     def _checked_encoder(self, decoder: PreTrainedModel, engine: EngineConfig, full: bool, max_length: int) -> Encoder:
         """Packed batches, padded ones or single texts: the first of them that keeps the states of single texts."""
@@ -87,9 +84,9 @@ class TextClassifier(nn.Module):
             compiled = decoder.device.type == "cuda" if engine.compile is None else engine.compile
             packed = pack(self.decoder, decoder, probe, max_length, autocast=full, compiled=compiled)
             if isinstance(packed, PackedDecoder):
-                return packed
+                return grouped(packed, decoder.config, max_length)
             log.warning("The texts are not packed: %s; batches are padded instead", packed)
-        padded = PaddedDecoder(self.decoder, self.pooling)
+        padded = grouped(PaddedDecoder(self.decoder, self.pooling), decoder.config, max_length)
         if not (reason := probe.disagreement(padded)):
             return padded
         log.warning("Each text is computed by itself, which is slow: in a padded batch %s", reason)
@@ -158,7 +155,7 @@ def _in_evaluation(network: nn.Module) -> Iterator[None]:
 
 
 def _probe(network: nn.Module, decoder: PreTrainedModel, pooling: str, max_length: int) -> Probe:
-    """The probe of a network in evaluation mode, after a try in training mode; its attention is what it should be.
+    """The probe of a network in evaluation mode, which is tried in training mode too; its attention is corrected.
 
     The default attention of transformers silently leaves out what some architectures ask for, such as soft caps; then
     the plain one replaces it.
@@ -167,10 +164,10 @@ def _probe(network: nn.Module, decoder: PreTrainedModel, pooling: str, max_lengt
         ConfigError: The network cannot compute a text.
     """
     try:
-        network.train()
-        Probe.of(network, pooling, max_length)
-        network.eval()
         probe = Probe.of(network, pooling, max_length)
+        network.train()
+        probe.attempt(network)
+        network.eval()
         default = decoder.config._attn_implementation
         if default == "eager" or not decoder._can_set_attn_implementation():
             return probe

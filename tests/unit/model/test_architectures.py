@@ -2,6 +2,7 @@
 
 import re
 from copy import deepcopy
+from pathlib import Path
 from typing import Any
 
 import peft
@@ -12,7 +13,9 @@ from torch.nn import functional as F
 from transformers import AutoModel
 
 from llm_cls.config.schema import ModelConfig
+from llm_cls.data.tokenizer import load_tokenizer
 from llm_cls.errors import ConfigError
+from llm_cls.model.artifact import load_artifact, save_artifact
 from llm_cls.model.classifier import TextClassifier, build_classifier
 from llm_cls.model.decoder import load_architecture, load_decoder
 from tests.unit.engine.networks import batch
@@ -57,14 +60,14 @@ def test_what_cannot_be_trained_is_refused(kind: str, engine: str) -> None:
 
 
 @pytest.mark.parametrize("engine", ["reference", "fast"])
-@pytest.mark.parametrize("kind", ["phi3", "llama"])
-def test_the_angles_of_a_text_do_not_depend_on_longer_texts(kind: str, engine: str) -> None:
-    """longrope: texts of up to 8 tokens have other angles than longer ones."""
+@pytest.mark.parametrize(("kind", "short"), [("phi3", 8), ("llama", 16)])
+def test_the_angles_of_a_text_do_not_depend_on_longer_texts(kind: str, short: int, engine: str) -> None:
+    """longrope: texts of up to ``short`` tokens have other angles than longer ones."""
     rope = {"rope_type": "longrope", "short_factor": [1.0] * 4, "long_factor": [1.0, 3.0, 9.0, 27.0], "rope_theta": 1e4}
-    rope |= {"original_max_position_embeddings": 8, "factor": 16.0}
+    rope |= {"original_max_position_embeddings": short, "factor": 16.0}
     architecture = small_architecture(kind) | {"rope_parameters": rope, "sliding_window": None}
     if kind == "phi3":
-        architecture["original_max_position_embeddings"] = 8
+        architecture["original_max_position_embeddings"] = short
     assert check(architecture, engine) == ("packed" if engine == "fast" else "padded")
 
 
@@ -110,6 +113,22 @@ def test_the_advice_on_target_modules_works(kind: str, targets: str, advice: str
         build(small_architecture(kind), "reference", f"lora.target_modules={targets}", "lora.lora_dropout=0.1")
     settings = str(caught.value).partition(" Try ")[2].partition(", or")[0].split()
     build(small_architecture(kind), "reference", *settings)
+
+
+def test_adapters_of_experts_are_reloaded(tmp_path: Path) -> None:
+    """PEFT adapts the parameters of all experts of a layer at once, under other names than those of layers."""
+    architecture = small_architecture("mixtral")
+    overrides = ("lora.r=4", "lora.lora_dropout=0", "lora.target_modules=all-linear", "data.max_length=32")
+    classifier, _ = build(architecture, "reference", *overrides)
+    made = config(*overrides)
+    save_artifact(classifier, load_tokenizer(ModelConfig(name="ja-mini")), tuple("abcde"), made, tmp_path / "model")
+    model = ModelConfig(name="tiny", weights="random", architecture=architecture)
+    decoder = load_decoder(model, load_architecture(model), torch.float32, torch.device("cpu"), 3)
+    randomize_vectors(decoder)
+    loaded = load_artifact(decoder, made, tmp_path / "model")
+    some = batch(LENGTHS)
+    with torch.no_grad():
+        assert torch.equal(loaded(some), classifier.eval()(some))
 
 
 def check(architecture: dict[str, Any], engine: str) -> str:
