@@ -1,10 +1,12 @@
 """Pretrained files from the package itself, a local folder, or the Hugging Face hub."""
 
+import errno
 import functools
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from pickle import UnpicklingError
 
 import requests
 from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
@@ -52,18 +54,27 @@ def hub_errors(name: str, key: str) -> Iterator[None]:
     """Turns the errors of a model that could not be loaded into one line.
 
     Raises:
-        ConfigError: ``name``, the value of ``key``, is unknown, not cached, or not a model.
+        ConfigError: ``name``, the value of ``key``, is unknown, not cached, or not a model, or needs a package.
         ArtifactError: The weights are damaged.
     """
     try:
         yield
+    except ImportError as error:  # a quantized checkpoint, or code in the repository, needs it
+        raise ConfigError(
+            f"{key}: {name!r} needs a package that is missing: {first_line(error).rstrip('.')}. Install it, or choose "
+            "a checkpoint that does without"
+        ) from None
     except SafetensorError as error:
-        raise ArtifactError(f"{key}: the weights of {name!r} are damaged: {error}. Download the model again") from None
+        raise _damaged(name, key, first_line(error)) from None
+    except (UnpicklingError, EOFError):  # PyTorch's advice to load it without care is not passed on
+        raise _damaged(name, key, "a .bin file is empty or overwritten") from None
     except (OSError, ValueError, HfHubHTTPError, LocalEntryNotFoundError) as error:
         # transformers wraps it in an OSError, which does not tell whether the hub has answered
         if isinstance(error, RepositoryNotFoundError) or isinstance(error.__cause__, RepositoryNotFoundError):
             raise ConfigError(f"{key}: the hub has no model {name!r}, or it is private. Check the id") from None
         reason = first_line(error)
+        if isinstance(error, OSError) and error.errno == errno.EINVAL:  # PyTorch's files are read from their end
+            raise _damaged(name, key, "a .bin file is cut off") from None
         if is_local(name) or not _HUB_ID.fullmatch(name):
             raise ConfigError(
                 f"{key}: {name!r} could not be loaded as a model folder or hub id: {reason.rstrip('.')}. Check the path"
@@ -74,12 +85,20 @@ def hub_errors(name: str, key: str) -> Iterator[None]:
             f"local folder: model=hf model.name=FOLDER"
         ) from None
     except Exception as error:  # the libraries check their files little
+        if isinstance(error, RuntimeError) and "PytorchStreamReader" in str(error):
+            raise _damaged(name, key, "a .bin file is cut off") from None
+        if isinstance(error, RuntimeError) and "GPU" in str(error):  # some quantized checkpoints need one
+            raise ConfigError(f"{key}: {name!r} needs a GPU: {first_line(error)} Choose another checkpoint") from None
         if type(error) is Exception or isinstance(error, TypeError | KeyError | AttributeError | IndexError):
             raise ArtifactError(
                 f"{key}: the files of {name!r} are damaged: {type(error).__name__}: {first_line(error)}. "
                 "Restore them, or download the model again"
             ) from None
         raise
+
+
+def _damaged(name: str, key: str, reason: str) -> ArtifactError:
+    return ArtifactError(f"{key}: the weights of {name!r} are damaged: {reason}. Download the model again")
 
 
 def local_file(name: str, file: str, revision: str | None = None, key: str = "model.name") -> Path | None:

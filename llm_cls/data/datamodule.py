@@ -1,5 +1,7 @@
 """From a corpus to batches."""
 
+import logging
+
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -11,8 +13,11 @@ from llm_cls.data.batches import Batch, EvalBatches, Step, TrainSteps, step_indi
 from llm_cls.data.corpus import SPLITS, Corpus
 from llm_cls.data.template import render
 from llm_cls.data.tokenizer import Tokenizer
-from llm_cls.data.tokens import Tokens, tokenize_cached
+from llm_cls.data.tokens import Tokens, check_ids, tokenize_cached, tokens_per_character
 
+log = logging.getLogger(__name__)
+
+_ONE_PER_CHARACTER = 0.05  # distance from 1
 _EVAL_TEXTS = 32  # evaluation keeps no activations, so it fits even where the micro batch must be small
 
 
@@ -40,6 +45,13 @@ class TextDataModule(LightningDataModule):
                 pieces, tokenizer, config.max_length, config.truncation, config.cache_dir
             )
             self._labels[split] = np.array([index[text.label] for text in texts], np.int64)
+            if split == "train":
+                _warn_of_characters([head + tail for head, tail in pieces], tokenizer)
+
+    def check_ids(self, tokenizer: Tokenizer, n_embeddings: int | None) -> None:
+        """See ``tokens.check_ids``."""
+        for tokens in self.tokens.values():
+            check_ids(tokens, tokenizer, n_embeddings)
 
     @property
     def steps_per_epoch(self) -> int:
@@ -78,3 +90,13 @@ class TextDataModule(LightningDataModule):
         size = self._config.eval_batch_size or max(2 * self.micro_batch_size(world_size), _EVAL_TEXTS)
         dataset = EvalBatches(self.tokens[split], self._labels[split], size, rank, world_size)
         return DataLoader(dataset, batch_size=None, pin_memory=torch.cuda.is_available())
+
+
+def _warn_of_characters(texts: list[str], tokenizer: Tokenizer) -> None:
+    """Some tokenizers, such as those that transformers makes from GGUF files, cut long texts into characters."""
+    rate = tokens_per_character(texts, tokenizer)
+    if rate is not None and abs(rate - 1) <= _ONE_PER_CHARACTER:
+        log.warning(
+            "The tokenizer gives %.2f tokens per character on long texts. If it was made from a GGUF file, give the "
+            "model's own: model.tokenizer=FOLDER", rate,
+        )  # fmt: skip

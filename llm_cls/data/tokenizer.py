@@ -33,18 +33,20 @@ class Tokenizer(Protocol):
 
     Attributes:
         eos_id: Id that ends every text.
-        bos_id: Id that starts every text; None if there is none.
-        vocab_size: One more than the largest id that can occur.
+        prefix: Ids that start every text, such as BOS; often none.
         fingerprint: Hex sha256 that changes with anything that could change an id.
     """
 
     eos_id: int
-    bos_id: int | None
-    vocab_size: int
+    prefix: tuple[int, ...]
     fingerprint: str
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         """The ids of each text, without special tokens."""
+        ...
+
+    def piece(self, token: int) -> str:
+        """What an id stands for, to be shown to people."""
         ...
 
     def save(self, directory: Path) -> None:
@@ -66,14 +68,19 @@ class SentencePieceTokenizer:
         if self.eos_id < 0:
             raise ConfigError(f"{model_file} defines no EOS token, which every text must end with")
         bos: int = self._processor.bos_id()
-        self.bos_id: int | None = bos if add_bos and bos >= 0 else None
-        self.vocab_size: int = self._processor.vocab_size()
+        if add_bos and bos < 0:
+            raise _no_bos(str(model_file))
+        self.prefix: tuple[int, ...] = (bos,) if add_bos else ()
         self.fingerprint = hashlib.sha256(b"sentencepiece\0" + self._proto).hexdigest()
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         """See ``Tokenizer``."""
         ids: list[list[int]] = self._processor.encode(list(texts), out_type=int)
         return ids
+
+    def piece(self, token: int) -> str:
+        """See ``Tokenizer``."""
+        return str(self._processor.id_to_piece(token))
 
     def save(self, directory: Path) -> None:
         """See ``Tokenizer``."""
@@ -83,28 +90,32 @@ class SentencePieceTokenizer:
 class HubTokenizer:
     """A tokenizer of ``transformers``."""
 
-    def __init__(self, tokenizer: Any, add_bos: bool | None = None, eos_id: int | None = None) -> None:
-        """Wraps ``tokenizer``; ``eos_id`` is used where it has neither EOS nor SEP."""
+    def __init__(self, tokenizer: Any, add_bos: bool | None = None, eos_id: int | list[int] | None = None) -> None:
+        """Wraps ``tokenizer``; ``eos_id`` of the model is used where it has neither EOS nor SEP."""
         self._tokenizer = tokenizer
         self._special_ids = {i for i in tokenizer.all_special_ids if i != tokenizer.unk_token_id}
         literals = sorted((t for t in tokenizer.all_special_tokens if len(t) > 1), key=len, reverse=True)
         self._literal = re.compile("|".join(map(re.escape, literals))) if literals else None
-        own = [tokenizer.eos_token_id, tokenizer.sep_token_id, eos_id]
-        end = next((i for i in own if i is not None), None)
-        if end is None:
-            raise ConfigError(
-                f"tokenizer of {tokenizer.name_or_path!r} has no EOS token, which every text must end with. "
-                "Add eos_token to its tokenizer_config.json"
-            )
-        self.eos_id: int = end
-        with_special, plain = tokenizer("a")["input_ids"], self.encode(["a"])[0]
-        start = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.cls_token_id
-        adds_bos = bool(plain) and with_special[: len(plain)] != plain and with_special[0] == start
-        self.bos_id: int | None = start if (adds_bos if add_bos is None else add_bos) else None
-        self.vocab_size: int = len(tokenizer)
+        self.eos_id = _end(tokenizer, eos_id)
+        self.prefix = self._start(add_bos)
         backend = getattr(tokenizer, "backend_tokenizer", None)
         described = json.loads(backend.to_str()) if backend is not None else tokenizer.get_vocab()
         self.fingerprint = sha256_json(["transformers", type(tokenizer).__name__, described])
+
+    def _start(self, add_bos: bool | None) -> tuple[int, ...]:
+        """What the tokenizer itself puts before a text, or BOS, as ``add_bos`` demands."""
+        tokenizer = self._tokenizer
+        bos = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.cls_token_id
+        if add_bos and bos is None:
+            raise _no_bos(tokenizer.name_or_path)
+        whole, plain = tokenizer("a")["input_ids"], self.encode(["a"])[0]
+        places = [i for i in range(len(whole)) if plain and whole[i : i + len(plain)] == plain]
+        own = tuple(whole[: places[0]]) if places else ()
+        if add_bos is None:
+            return own
+        if not add_bos:
+            return ()
+        return own if bos in own else (bos, *own)
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         """See ``Tokenizer``."""
@@ -131,22 +142,44 @@ class HubTokenizer:
         ids: list[list[int]] = encoded["input_ids"]
         return ids
 
+    def piece(self, token: int) -> str:
+        """See ``Tokenizer``."""
+        return str(self._tokenizer.convert_ids_to_tokens(token))
+
     def save(self, directory: Path) -> None:
         """See ``Tokenizer``."""
         self._tokenizer.save_pretrained(directory)
 
 
-def load_tokenizer(config: ModelConfig, eos_id: int | None = None) -> Tokenizer:
+def _no_bos(name: str) -> ConfigError:
+    return ConfigError(f"model.add_bos=true needs a BOS token, but the tokenizer of {name!r} has none. Use null")
+
+
+def _end(tokenizer: Any, eos_id: int | list[int] | None) -> int:
+    """The id that ends every text: EOS or SEP of the tokenizer, or the only EOS of the model."""
+    candidates = eos_id if isinstance(eos_id, list) else [eos_id]
+    own = [tokenizer.eos_token_id, tokenizer.sep_token_id, *(candidates if len(candidates) == 1 else [])]
+    end: int | None = next((i for i in own if i is not None), None)
+    if end is None:
+        several = f", and the model names {len(candidates)} ({candidates})" if len(candidates) > 1 else ""
+        raise ConfigError(
+            f"tokenizer of {tokenizer.name_or_path!r} has no EOS token, which every text must end with{several}. "
+            "Add eos_token to its tokenizer_config.json"
+        )
+    return end
+
+
+def load_tokenizer(config: ModelConfig, eos_id: int | list[int] | None = None) -> Tokenizer:
     """The tokenizer that ``config`` names.
 
     For random weights, which are for trials, the tokenizer of ja-mini replaces one that could not be loaded.
 
     Args:
         config: ``tokenizer``, a hub id, a folder or a SentencePiece ``.model`` file, takes precedence over ``name``.
-        eos_id: EOS id of the model, for tokenizers without one.
+        eos_id: EOS id of the model, for tokenizers without one; some models name several.
 
     Raises:
-        ConfigError: The tokenizer could not be loaded, or it has no EOS.
+        ConfigError: The tokenizer could not be loaded, or it lacks EOS, or BOS where ``add_bos`` is true.
     """
     try:
         return _load_tokenizer(config, eos_id)
@@ -157,7 +190,7 @@ def load_tokenizer(config: ModelConfig, eos_id: int | None = None) -> Tokenizer:
     return _load_tokenizer(ModelConfig(name="ja-mini"), None)
 
 
-def _load_tokenizer(config: ModelConfig, eos_id: int | None) -> Tokenizer:
+def _load_tokenizer(config: ModelConfig, eos_id: int | list[int] | None) -> Tokenizer:
     name = config.tokenizer or config.name
     key = "model.tokenizer" if config.tokenizer else "model.name"
     if name.endswith(".model") and Path(name).is_file():

@@ -18,6 +18,8 @@ from llm_cls.files import atomic_path, sha256_json
 
 log = logging.getLogger(__name__)
 
+_LONG_TEXT = 300  # characters
+_SAMPLE = 8  # long texts
 _FORMAT = 1  # increase it when the same key would stand for other ids
 
 
@@ -48,7 +50,7 @@ class Tokens:
 
 
 def tokenize(pieces: Sequence[tuple[str, str]], tokenizer: Tokenizer, max_length: int, truncation: str) -> Tokens:
-    """Ids of ``[BOS] head tail EOS`` for every text.
+    """Ids of ``prefix head tail EOS`` for every text.
 
     A text that fits is encoded as a whole. A longer one is truncated: with "body" at the end of its head, which
     keeps the tail of the template and the EOS; with "end" at the end of the sequence, which loses them.
@@ -56,13 +58,13 @@ def tokenize(pieces: Sequence[tuple[str, str]], tokenizer: Tokenizer, max_length
     Args:
         pieces: ``(head, tail)`` of each text, as ``template.render`` returns them.
         tokenizer: Encodes without special tokens.
-        max_length: Maximum number of tokens per text, BOS and EOS included; at least 2.
+        max_length: Maximum number of tokens per text, prefix and EOS included; at least 2.
         truncation: "body" or "end".
 
     Raises:
-        ConfigError: The tail alone exceeds ``max_length``.
+        ConfigError: Prefix and tail alone exceed ``max_length``.
     """
-    start = [] if tokenizer.bos_id is None else [tokenizer.bos_id]
+    start = list(tokenizer.prefix)
     room = max_length - len(start) - 1
     rows: list[list[int]] = []
     for first in range(0, len(pieces), 1024):
@@ -86,6 +88,32 @@ def tokenize(pieces: Sequence[tuple[str, str]], tokenizer: Tokenizer, max_length
     return Tokens(ids, offsets)
 
 
+def check_ids(tokens: Tokens, tokenizer: Tokenizer, n_embeddings: int | None) -> None:
+    """Checks that the network has an embedding for every id; the vocabulary itself may be larger.
+
+    Args:
+        tokens: The ids.
+        tokenizer: That gave them.
+        n_embeddings: Of the network, None if unknown.
+
+    Raises:
+        ConfigError: Some id has none.
+    """
+    largest = int(tokens.ids.max(initial=0))
+    if n_embeddings is not None and largest >= n_embeddings:
+        raise ConfigError(
+            f"model.tokenizer gives the id {largest} ({tokenizer.piece(largest)!r}), but the model has embeddings for "
+            f"{n_embeddings} ids. Give the tokenizer that belongs to the model"
+        )
+
+
+def tokens_per_character(texts: Sequence[str], tokenizer: Tokenizer) -> float | None:
+    """The rate on the longest of ``texts``, None where none of them is long."""
+    longest = sorted((text for text in texts if len(text) >= _LONG_TEXT), key=len)[-_SAMPLE:]
+    characters = sum(map(len, longest))
+    return sum(map(len, tokenizer.encode(longest))) / characters if characters else None
+
+
 def tokenize_cached(
     pieces: Sequence[tuple[str, str]], tokenizer: Tokenizer, max_length: int, truncation: str, cache_dir: Path
 ) -> Tokens:
@@ -94,7 +122,7 @@ def tokenize_cached(
     The key contains the strings themselves, and with them the data and the template. A damaged file is
     replaced.
     """
-    ends = [tokenizer.bos_id, tokenizer.eos_id]
+    ends = [list(tokenizer.prefix), tokenizer.eos_id]
     key = sha256_json([_FORMAT, list(pieces), tokenizer.fingerprint, ends, max_length, truncation])
     path = cache_dir / "tokens" / f"{key}.safetensors"
     if (tokens := _read(path, key)) is not None:

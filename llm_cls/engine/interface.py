@@ -11,7 +11,7 @@ class Encoder(Protocol):
 
     @property
     def layers(self) -> str:
-        """How the layers are computed: "fused", "packed" or "padded"."""
+        """How the layers are computed: "fused", "packed", "padded" or "single"."""
 
     @property
     def max_tokens(self) -> int | None:

@@ -25,18 +25,18 @@ import torch
 from peft.tuners.lora.layer import Linear as PeftLinear
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.modules.conv import _ConvNd
 from transformers import PreTrainedModel
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from llm_cls.engine.attention import has_varlen_kernel
+from llm_cls.engine.length_groups import grouped
 from llm_cls.engine.lora import is_plain, lora_parts
 from llm_cls.engine.packed_attention import PACKED_ATTENTION, packed_attention
 from llm_cls.engine.packing import PackedLayout
-from llm_cls.errors import first_line
+from llm_cls.engine.probe import Probe
 
 log = logging.getLogger(__name__)
-
-_PROBE = (9, 1, 5)  # lengths of the texts on which the packed network is compared
 
 
 class PackedDecoder:
@@ -100,13 +100,14 @@ class PackedLoraLinear(PeftLinear):
 
 
 def pack(
-    network: nn.Module, decoder: PreTrainedModel, max_seqlen: int, autocast: bool, compiled: bool
+    network: nn.Module, decoder: PreTrainedModel, probe: Probe, max_seqlen: int, autocast: bool, compiled: bool
 ) -> PackedDecoder | str:
     """Prepares a network for packed batches, if they produce the same hidden states.
 
     Args:
         network: The decoder, with or without an adapter around it.
         decoder: The decoder itself.
+        probe: Texts with the states that ``network`` gives for them.
         max_seqlen: Tokens per text at most.
         autocast: Whether the caller's autocast applies: where the whole network is trained, its weights are float32.
         compiled: Whether the decoder's layers are compiled.
@@ -116,21 +117,10 @@ def pack(
     """
     if reason := _unsupported_reason(decoder):
         return reason
-    expected = _states_one_by_one(network)
     packed = PackedDecoder(network, decoder, max_seqlen, autocast=True)
-    try:
-        with torch.no_grad():
-            found = packed(_probe_ids(network), _PROBE, 0, network.training).float()
-        error = ((found - expected).norm() / expected.norm()).item()
-        tolerance = 1e-4 if decoder.dtype == torch.float32 else 5e-2
-        reason = "" if error < tolerance else f"packing changes the hidden states by {error:.1e}"
-    except (TypeError, ValueError, RuntimeError, IndexError) as failure:
-        if isinstance(failure, torch.OutOfMemoryError):
-            raise
-        reason = f"{type(failure).__name__} of the packed network: {first_line(failure)}"
-    if reason:
+    if reason := probe.disagreement(grouped(packed, decoder.config, max_seqlen)):
         packed.release()
-        return reason
+        return f"in a packed batch {reason}"
     packed._autocast = autocast
     _replace_lora_layers(network)
     if compiled:
@@ -155,24 +145,17 @@ def _unsupported_reason(decoder: PreTrainedModel) -> str:
     config: Any = decoder.config
     if not getattr(decoder, "_supports_attention_backend", False):
         return f"{config.model_type} does not accept an attention function"
-    if not getattr(config, "is_causal", True):
+    if not all(getattr(part, "is_causal", True) for part in (config, *decoder.modules())):
         return f"the attention of {config.model_type} is not causal"
+    if any(isinstance(module, _ConvNd) for module in decoder.modules()):
+        return f"{config.model_type} has convolutions, which would reach from one text into the next"
     if getattr(config, "sliding_window", None) or getattr(config, "layer_types", None) not in (None, []):
         layer_types = set(getattr(config, "layer_types", None) or ["sliding_attention"])
-        if layer_types != {"full_attention"}:
+        if other := layer_types - {"full_attention", "sliding_attention"}:
+            return f"{config.model_type} has layers of the kind {min(other)}"
+        if "sliding_attention" in layer_types:
             return f"{config.model_type} attends to a sliding window"
     dropout = max(float(getattr(config, key, 0.0) or 0.0) for key in ("attention_dropout", "attn_pdrop"))
     if dropout and has_varlen_kernel(decoder.device, torch.bfloat16):
         return f"{config.model_type} drops attention probabilities ({dropout})"
     return ""
-
-
-def _probe_ids(network: nn.Module) -> Tensor:
-    return torch.arange(sum(_PROBE), device=next(network.parameters()).device) % 7 + 4
-
-
-@torch.no_grad()
-def _states_one_by_one(network: nn.Module) -> Tensor:
-    """The last hidden state of each probe text, each in its own forward pass, so without padding."""
-    states = [network(input_ids=ids[None]).last_hidden_state[0, -1] for ids in _probe_ids(network).split(_PROBE)]
-    return torch.stack(states).float()

@@ -8,9 +8,11 @@ from peft.utils import set_peft_model_state_dict
 from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
 
 from llm_cls.config.schema import Config
 from llm_cls.data.tokenizer import Tokenizer
+from llm_cls.engine.probe import state_size
 from llm_cls.errors import ArtifactError, first_line
 from llm_cls.files import atomic_folder, write_json
 from llm_cls.model.classifier import TextClassifier
@@ -20,6 +22,7 @@ from llm_cls.runs.layout import ADAPTER, HEAD, LABELS, NETWORK
 from llm_cls.runs.manifest import write_model_manifest
 from llm_cls.runs.schema import Labels
 
+_ADAPTED = (nn.Linear, nn.Embedding, Conv1D)  # by PEFT, under the name of the layer
 _PREFIX = "base_model.model."  # of every tensor in PEFT's files
 
 
@@ -74,7 +77,7 @@ def load_artifact(decoder: PreTrainedModel, config: Config, directory: Path) -> 
         ArtifactError: The files don't fit the network.
     """
     labels = read_labels(directory)
-    hidden_size: int = decoder.config.hidden_size
+    hidden_size = state_size(decoder)
     network: nn.Module = decoder.requires_grad_(False)
     try:
         if config.lora.enabled:
@@ -82,7 +85,11 @@ def load_artifact(decoder: PreTrainedModel, config: Config, directory: Path) -> 
             # The layers by their names in the file, and the rest from the configuration: adapter_config.json may name
             # modules to import, and PEFT's default layers may change.
             layers = sorted({name.removeprefix(_PREFIX).partition(".lora_")[0] for name in state if ".lora_" in name})
-            network = add_adapter(decoder, config.lora.model_copy(update={"target_modules": layers}))
+            lora = config.lora
+            if all(isinstance(decoder.get_submodule(layer), _ADAPTED) for layer in layers):
+                lora = lora.model_copy(update={"target_modules": layers})
+            # Otherwise they are experts, whose parameters PEFT adapts only where it finds them itself.
+            network = add_adapter(decoder, lora)
             result: Any = set_peft_model_state_dict(network, state)
             missing = [key for key in result.missing_keys if "lora_" in key]
             if missing or result.unexpected_keys:

@@ -1,6 +1,8 @@
 """The classifier: decoder with adapter, pooling, linear head."""
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import peft
@@ -12,10 +14,13 @@ from llm_cls.config.schema import Config, EngineConfig
 from llm_cls.data.batches import Batch
 from llm_cls.engine.interface import Encoder
 from llm_cls.engine.layers import build_layers, unsupported_reason
+from llm_cls.engine.length_groups import grouped
 from llm_cls.engine.packed import PackedDecoder, pack
+from llm_cls.engine.probe import FAILURES, Probe, state_size
 from llm_cls.engine.runner import FusedDecoder
+from llm_cls.errors import ConfigError, first_line
 from llm_cls.model.lora import add_adapter
-from llm_cls.model.pooling import PaddedDecoder
+from llm_cls.model.pooling import PaddedDecoder, SingleDecoder
 
 log = logging.getLogger(__name__)
 
@@ -45,32 +50,47 @@ class TextClassifier(nn.Module):
             logits: Tensor = self.head(pooled.float())
         return logits
 
-    def use_fast_engine(
+    def use_engine(
         self, decoder: PreTrainedModel, engine: EngineConfig, full: bool, max_length: int, max_texts: int
     ) -> None:
-        """Switches to the fused layers, or to packed batches where the fused layers do not support the decoder.
+        """Chooses how hidden states are computed: the fastest way that gives what a text by itself gives.
 
         Args:
             decoder: The pretrained network inside ``self.decoder``.
-            engine: "fast" or "fp8".
+            engine: "fast" or "fp8" for fused layers or packed batches, where the decoder supports them; "reference" for
+                padded batches.
             full: Whether the whole network is, or was, trained.
             max_length: Tokens per text at most.
             max_texts: Texts per training batch at most.
+
+        Raises:
+            ConfigError: The decoder cannot compute a text of any length.
         """
-        reason = "the whole network is trained" if full else unsupported_reason(decoder, self.pooling)
-        if not reason:
-            layers = build_layers(decoder, max_length, fp8=engine.name == "fp8")
-            self.encoder = FusedDecoder(layers, max_length, max_texts, engine.gradient_checkpointing)
-            return
-        level = logging.WARNING if engine.name == "fp8" else logging.INFO  # only the fused layers have fp8
-        log.log(level, "engine=%s uses the layers of transformers: %s", engine.name, reason)
-        if self.pooling == "last":
+        if engine.name != "reference":
+            reason = "the whole network is trained" if full else unsupported_reason(decoder, self.pooling)
+            if not reason:
+                layers = build_layers(decoder, max_length, fp8=engine.name == "fp8")
+                self.encoder = FusedDecoder(layers, max_length, max_texts, engine.gradient_checkpointing)
+                return
+            level = logging.WARNING if engine.name == "fp8" else logging.INFO  # only the fused layers have fp8
+            log.log(level, "engine=%s uses the layers of transformers: %s", engine.name, reason)
+        with _in_evaluation(self.decoder):
+            self.encoder = self._checked_encoder(decoder, engine, full, max_length)
+
+    def _checked_encoder(self, decoder: PreTrainedModel, engine: EngineConfig, full: bool, max_length: int) -> Encoder:
+        """Packed batches, padded ones or single texts: the first of them that keeps the states of single texts."""
+        probe = _probe(self.decoder, decoder, self.pooling, max_length)
+        if engine.name != "reference" and self.pooling == "last":
             compiled = decoder.device.type == "cuda" if engine.compile is None else engine.compile
-            packed = pack(self.decoder, decoder, max_length, autocast=full, compiled=compiled)
+            packed = pack(self.decoder, decoder, probe, max_length, autocast=full, compiled=compiled)
             if isinstance(packed, PackedDecoder):
-                self.encoder = packed
-            else:
-                log.warning("Batches are padded instead of packed: %s", packed)
+                return grouped(packed, decoder.config, max_length)
+            log.warning("Batches are padded instead of packed: %s", packed)
+        padded = grouped(PaddedDecoder(self.decoder, self.pooling), decoder.config, max_length)
+        if not (reason := probe.disagreement(padded)):
+            return padded
+        log.warning("Each text is computed by itself, which is slow: in a padded batch %s", reason)
+        return SingleDecoder(self.decoder, self.pooling)
 
     def release(self) -> PreTrainedModel:
         """The frozen decoder as it was before ``build_classifier``; the classifier cannot be used afterwards."""
@@ -107,7 +127,7 @@ def build_classifier(
         gradient_checkpointing: Whether the layers of ``transformers`` recompute their activations.
     """
     device = decoder.device
-    hidden_size: int = decoder.config.hidden_size
+    hidden_size = state_size(decoder)
     decoder.requires_grad_(config.lora.full)  # an earlier run may have frozen it
     if gradient_checkpointing:
         settings: dict[str, Any] = {"use_reentrant": False}
@@ -118,7 +138,49 @@ def build_classifier(
         network = add_adapter(decoder, config.lora) if config.lora.enabled else decoder
         classifier = TextClassifier(network, hidden_size, n_labels, config.model.pooling)
     classifier.to(device)
-    if config.engine.name != "reference":
-        max_texts = config.data.micro_batch_size or config.data.batch_size
-        classifier.use_fast_engine(decoder, config.engine, config.lora.full, config.data.max_length, max_texts)
+    max_texts = config.data.micro_batch_size or config.data.batch_size
+    classifier.use_engine(decoder, config.engine, config.lora.full, config.data.max_length, max_texts)
     return classifier
+
+
+@contextmanager
+def _in_evaluation(network: nn.Module) -> Iterator[None]:
+    modes = {module: module.training for module in network.modules()}
+    network.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+
+
+def _probe(network: nn.Module, decoder: PreTrainedModel, pooling: str, max_length: int) -> Probe:
+    """The probe of a network in evaluation mode, which is tried in training mode too; its attention is corrected.
+
+    The default attention of transformers silently leaves out what some architectures ask for, such as soft caps; then
+    the plain one replaces it.
+
+    Raises:
+        ConfigError: The network cannot compute a text.
+    """
+    try:
+        probe = Probe.of(network, pooling, max_length)
+        network.train()
+        probe.attempt(network)
+        network.eval()
+        default = decoder.config._attn_implementation
+        if default == "eager" or not decoder._can_set_attn_implementation():
+            return probe
+        decoder.set_attn_implementation("eager")
+        if not (change := probe.change(network)):
+            decoder.set_attn_implementation(default)
+            return probe
+        log.info("The attention is eager: with %s, the default of transformers, %s", default, change)
+        return Probe.of(network, pooling, max_length)
+    except FAILURES as error:
+        if isinstance(error, torch.OutOfMemoryError):
+            raise
+        raise ConfigError(
+            f"model.name: this {decoder.config.model_type} model cannot compute a text: "
+            f"{type(error).__name__}: {first_line(error)}. Choose another model, or other lora.target_modules"
+        ) from None

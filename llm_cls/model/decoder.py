@@ -1,11 +1,12 @@
 """Loads the pretrained network without its language-model head, because only hidden states are needed."""
 
+import sys
 from pathlib import Path
 from typing import Any
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
-from transformers import CONFIG_MAPPING, AutoConfig, AutoModel, PretrainedConfig, PreTrainedModel
+from transformers import CONFIG_MAPPING, MODEL_MAPPING, AutoConfig, AutoModel, PretrainedConfig, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from llm_cls.config.messages import nearest
@@ -128,9 +129,19 @@ def model_revision(config: ModelConfig, architecture: PretrainedConfig) -> str:
 def max_positions(architecture: PretrainedConfig) -> int | None:
     """The longest text in tokens that the architecture accepts; None where it sets no limit."""
     limit = getattr(architecture, "max_position_embeddings", None) or getattr(architecture, "n_positions", None)
-    if limit is not None and architecture.model_type in ("roberta", "xlm-roberta", "camembert", "luke"):
-        limit -= 2  # these count positions from their padding index, 1
+    if limit is not None and _counts_from_padding(architecture):
+        limit -= (architecture.pad_token_id or 0) + 1  # the positions before the first are never used
     return limit
+
+
+def _counts_from_padding(architecture: PretrainedConfig) -> bool:
+    """Whether positions start after the id of the padding token, as in RoBERTa and what was made from it."""
+    network: Any = MODEL_MAPPING.get(type(architecture), None)
+    if not isinstance(network, type):
+        return False
+    module = sys.modules[network.__module__]
+    parts = [part for part in vars(module).values() if getattr(part, "__module__", None) == module.__name__]
+    return any(hasattr(owner, "create_position_ids_from_input_ids") for owner in (module, *parts))
 
 
 def _check_complete(name: str, report: dict[str, Any]) -> None:

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from llm_cls.engine.probe import states_one_by_one
+
 
 class PaddedDecoder:
     """Runs the layers of ``transformers`` on padded batches, as the published recipe does; an ``engine`` ``Encoder``.
@@ -28,6 +30,33 @@ class PaddedDecoder:
         padded, attention_mask = pad(input_ids, seq_lens)
         hidden = self._network(input_ids=padded, attention_mask=attention_mask).last_hidden_state
         return pool(hidden, seq_lens, self._pooling)
+
+    def release(self) -> None:
+        """See ``Encoder``: there is nothing to undo."""
+
+
+class SingleDecoder:
+    """Runs the layers of ``transformers`` on one text at a time; an ``engine`` ``Encoder``.
+
+    For architectures whose hidden states depend on the padding.
+
+    Attributes:
+        layers: "single".
+        max_tokens: 1, so that each text is a micro batch of its own.
+        max_eval_tokens: 1.
+    """
+
+    layers = "single"
+    max_tokens = 1
+    max_eval_tokens = 1
+
+    def __init__(self, network: nn.Module, pooling: str) -> None:
+        """Takes the decoder, with or without an adapter around it, and ``pool``'s rule."""
+        self._network, self._pooling = network, pooling
+
+    def __call__(self, input_ids: Tensor, seq_lens: Sequence[int], first_token: int, training: bool) -> Tensor:
+        """See ``Encoder``."""
+        return states_one_by_one(self._network, input_ids, tuple(seq_lens), self._pooling)
 
     def release(self) -> None:
         """See ``Encoder``: there is nothing to undo."""

@@ -56,6 +56,7 @@ RESOLVED: Mapping[str, str] = {
     "trainer.precision": "trainer.precision",
 }
 
+TokenizerFacts = tuple[str, int | list[int] | None, int]
 FACTS = tuple(dict.fromkeys(RESOLVED.values()))
 
 
@@ -68,7 +69,7 @@ class Facts:
         split: Number of texts of each split.
         model_name: The hub id; None where the revision already identifies the weights by their content.
         revision: The hub's commit, or a digest of local weights.
-        tokenizer: Fingerprint of the vocabulary, and the ids of BOS and EOS.
+        tokenizer: Fingerprint of the vocabulary, and the ids that start and end every text.
         precision: Lightning's name of the precision; never "auto".
     """
 
@@ -76,7 +77,7 @@ class Facts:
     split: Mapping[str, int]
     model_name: str | None
     revision: str
-    tokenizer: tuple[str, int | None, int]
+    tokenizer: TokenizerFacts
     precision: str
 
     def as_keys(self) -> dict[str, Any]:

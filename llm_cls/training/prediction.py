@@ -1,5 +1,6 @@
 """Labels for new texts from a finished run."""
 
+import json
 import re
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from llm_cls.data.batches import EvalBatches
 from llm_cls.data.rows import column, read_rows
 from llm_cls.data.template import render
 from llm_cls.data.tokenizer import Tokenizer, load_tokenizer
-from llm_cls.data.tokens import Tokens, tokenize
+from llm_cls.data.tokens import Tokens, check_ids, tokenize
 from llm_cls.errors import ArtifactError, ConfigError, LlmClsError, first_line
 from llm_cls.hub import content_revision, is_local, source_name
 from llm_cls.metrics.evaluation import log_softmax
@@ -28,6 +29,7 @@ from llm_cls.runs.state import read_result
 from llm_cls.runs.verify import verify_result
 from llm_cls.training.devices import Hardware, resolve_hardware
 from llm_cls.training.distributed import gather_logits
+from llm_cls.training.prepare import tokenizer_facts
 
 
 def predict_file(arguments: PredictArguments) -> tuple[list[str], tuple[str, ...], npt.NDArray[np.float64]]:
@@ -55,15 +57,15 @@ def predict_file(arguments: PredictArguments) -> tuple[list[str], tuple[str, ...
     ids, pieces = _read_texts(arguments, config)
     hardware = resolve_hardware(TrainerConfig(accelerator=arguments.accelerator))
     architecture = load_architecture(config.model)
-    tokenizer = _load_own_tokenizer(folder, config.model, architecture.eos_token_id)
+    tokenizer = _load_own_tokenizer(folder, config.model, architecture.eos_token_id, record)
     tokens = tokenize(pieces, tokenizer, config.data.max_length, config.data.truncation)
+    check_ids(tokens, tokenizer, getattr(architecture, "vocab_size", None))
     dtype = torch.float32 if config.lora.full else hardware.frozen_dtype
     decoder = load_decoder(config.model, architecture, dtype, hardware.device, config.seed)
     classifier = load_artifact(decoder, config, folder)
-    if config.engine.name != "reference":
-        # Compiling or rounding to 8 bits would take longer than most inputs.
-        engine = EngineConfig(compile=False)
-        classifier.use_fast_engine(decoder, engine, config.lora.full, config.data.max_length, max_texts=1)
+    # Compiling or rounding to 8 bits would take longer than most inputs.
+    engine = EngineConfig(name="reference" if config.engine.name == "reference" else "fast", compile=False)
+    classifier.use_engine(decoder, engine, config.lora.full, config.data.max_length, max_texts=1)
     labels = read_labels(folder)
     logits = predict_logits(classifier, tokens, len(labels), arguments.batch_size, hardware)
     if not np.isfinite(logits).all():
@@ -95,8 +97,23 @@ def _model_of(arguments: PredictArguments, model: ModelConfig, record: RunRecord
     return model.model_copy(update={"trust_remote_code": arguments.trust_remote_code, "revision": commit})
 
 
-def _load_own_tokenizer(folder: Path, model: ModelConfig, eos_id: int | None) -> Tokenizer:
-    """The tokenizer in ``model/`` of a run."""
+def _load_own_tokenizer(
+    folder: Path, model: ModelConfig, eos_id: int | list[int] | None, record: RunRecord
+) -> Tokenizer:
+    """The tokenizer in ``model/`` of a run; one that has code comes from where the model comes from.
+
+    The command line trusts the code of the model, not the copy of it in a run directory.
+
+    Raises:
+        ArtifactError: The files are damaged, or the model has another tokenizer by now.
+    """
+    if _has_code(folder):
+        tokenizer = load_tokenizer(model, eos_id)
+        if json.loads(json.dumps(tokenizer_facts(tokenizer))) != (record.identity or {}).get("model.tokenizer"):
+            raise ArtifactError(
+                f"{model.tokenizer or model.name} does not hold the tokenizer that the run was trained with. Restore it"
+            )
+        return tokenizer
     own = {"name": str(folder), "tokenizer": None, "revision": None}
     try:
         return load_tokenizer(model.model_copy(update=own), eos_id)
@@ -104,6 +121,15 @@ def _load_own_tokenizer(folder: Path, model: ModelConfig, eos_id: int | None) ->
         raise
     except Exception as error:  # the libraries raise many kinds for a damaged file
         raise ArtifactError(f"{folder}: the tokenizer is damaged: {first_line(error)}. Restore it") from None
+
+
+def _has_code(folder: Path) -> bool:
+    path = folder / "tokenizer_config.json"
+    try:
+        described = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    except ValueError:
+        return False  # loading it says what is wrong
+    return isinstance(described, dict) and "AutoTokenizer" in (described.get("auto_map") or {})
 
 
 def _read_texts(arguments: PredictArguments, config: Config) -> tuple[list[str], list[tuple[str, str]]]:

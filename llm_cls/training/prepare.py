@@ -11,7 +11,7 @@ from llm_cls.data.corpus import Corpus
 from llm_cls.data.tokenizer import Tokenizer
 from llm_cls.errors import ConfigError
 from llm_cls.model.decoder import max_positions
-from llm_cls.runs.identity import Facts, identity
+from llm_cls.runs.identity import Facts, TokenizerFacts, identity
 from llm_cls.runs.record import new_record
 from llm_cls.runs.schema import DataRecord, ModelRecord, RunRecord
 from llm_cls.training.devices import Hardware, check_fp8, resolve_hardware
@@ -47,7 +47,7 @@ class Inputs:
             split={split: len(texts) for split, texts in self.corpus.splits.items()},
             model_name=None if self.revision.startswith("sha256:") else self.config.model.name,
             revision=self.revision,
-            tokenizer=(self.tokenizer.fingerprint, self.tokenizer.bos_id, self.tokenizer.eos_id),
+            tokenizer=tokenizer_facts(self.tokenizer),
             precision=self.hardware.precision,
         )
         return identity(self.config, facts)
@@ -66,6 +66,13 @@ class Inputs:
         )
 
 
+def tokenizer_facts(tokenizer: Tokenizer) -> TokenizerFacts:
+    """The tokenizer in the identity of a run; a single id stands for itself, as in earlier versions."""
+    prefix = tokenizer.prefix
+    start = prefix[0] if len(prefix) == 1 else (list(prefix) or None)
+    return tokenizer.fingerprint, start, tokenizer.eos_id
+
+
 def prepare(config: Config, shared: Shared) -> Inputs:
     """Reads corpus, tokenizer and architecture, and checks that they fit one another and this machine.
 
@@ -82,11 +89,6 @@ def prepare(config: Config, shared: Shared) -> Inputs:
         raise ConfigError(
             f"data.max_length must be <= {limit}, the positions of {config.model.name}, "
             f"got {config.data.max_length}. Try data.max_length={limit}"
-        )
-    if tokenizer.vocab_size > architecture.vocab_size:
-        raise ConfigError(
-            f"model.tokenizer has {tokenizer.vocab_size} tokens, but {config.model.name} has embeddings for "
-            f"{architecture.vocab_size}. Give the tokenizer that belongs to the model"
         )
     corpus = shared.corpus(config.data)
     if config.template.uses_title and not corpus.has_titles:

@@ -147,6 +147,7 @@ def train(directory: RunDirectory, inputs: Inputs, record: RunRecord, shared: Sh
 def build_module(inputs: Inputs, data: TextDataModule, shared: Shared) -> ClassifierModule:
     """The network on this process's device, ready to train."""
     config, hardware = inputs.config, inputs.hardware
+    data.check_ids(inputs.tokenizer, getattr(inputs.architecture, "vocab_size", None))
     frozen_dtype = torch.float32 if config.lora.full else hardware.frozen_dtype
     decoder = shared.take_decoder(config, inputs.architecture, frozen_dtype, hardware.device)
     checkpointing = config.engine.gradient_checkpointing

@@ -1,10 +1,16 @@
 """Tokenizers against sentencepiece and tokenizers themselves."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 import sentencepiece
+import tokenizers
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Whitespace
+from tokenizers.processors import TemplateProcessing
+from transformers import PreTrainedTokenizerFast
 
 from llm_cls.config.schema import ModelConfig
 from llm_cls.data.tokenizer import SentencePieceTokenizer, load_tokenizer
@@ -49,7 +55,7 @@ def check_against_sentencepiece(tokenizer: object, model: Path) -> None:
     oracle = sentencepiece.SentencePieceProcessor(model_file=str(model))
     assert isinstance(tokenizer, SentencePieceTokenizer)
     assert tokenizer.encode(ODD) == [oracle.encode(text, out_type=int) for text in ODD]
-    assert (tokenizer.eos_id, tokenizer.vocab_size) == (oracle.eos_id(), oracle.vocab_size())
+    assert tokenizer.eos_id == oracle.eos_id() and tokenizer.piece(7) == oracle.id_to_piece(7)
     assert all(tokenizer.eos_id not in row for row in tokenizer.encode(ODD)), "a literal </s> is text"
 
 
@@ -89,8 +95,60 @@ def test_shipped_tokenizer_adds_and_recognises_no_special_token() -> None:
     oracle.encode_special_tokens = True
     plain = [text for text in ODD if "</s>" not in text]
     assert tokenizer.encode(plain) == [oracle.encode(text, add_special_tokens=False).ids for text in plain]
-    assert (tokenizer.eos_id, tokenizer.bos_id) == (2, None)
+    assert (tokenizer.eos_id, tokenizer.prefix) == (2, ())
     special = "</s><s><pad>は文字</s>"
     (row,) = tokenizer.encode([special])
     assert all(i > 3 for i in row), "a special token that is written in a text is text"
     assert oracle.decode(row) == special
+
+
+def own_tokenizer(folder: Path, prefix: Sequence[str], **special: str) -> ModelConfig:
+    """A tokenizer of words that puts ``prefix`` before a text."""
+    words = ["[UNK]", "</s>", "<s>", "[gMASK]", "<sop>", "a", "b"]
+    backend = tokenizers.Tokenizer(WordLevel({word: i for i, word in enumerate(words)}, unk_token="[UNK]"))
+    backend.pre_tokenizer = Whitespace()  # type: ignore[assignment]
+    if prefix:
+        tokens = [(token, words.index(token)) for token in prefix]
+        backend.post_processor = TemplateProcessing(  # type: ignore[assignment]
+            single=" ".join([*prefix, "$A"]), special_tokens=tokens
+        )
+    PreTrainedTokenizerFast(tokenizer_object=backend, **special).save_pretrained(folder)
+    (folder / "config.json").write_text(json.dumps({"model_type": "llama"}))
+    return ModelConfig(name=str(folder))
+
+
+@pytest.mark.parametrize(
+    ("prefix", "special", "add_bos", "expected"),
+    [
+        (["[gMASK]", "<sop>"], {}, None, (3, 4)),
+        (["[gMASK]", "<sop>"], {}, False, ()),
+        (["[gMASK]", "<sop>"], {"bos_token": "<s>"}, True, (2, 3, 4)),
+        (["</s>"], {}, None, (1,)),
+        (["<s>"], {"bos_token": "<s>"}, None, (2,)),
+        (["<s>"], {"bos_token": "<s>"}, True, (2,)),
+        ([], {"bos_token": "<s>"}, None, ()),
+        ([], {"bos_token": "<s>"}, True, (2,)),
+    ],
+)
+def test_the_prefix_of_a_tokenizer_is_kept_unless_add_bos_says_otherwise(
+    tmp_path: Path, prefix: list[str], special: dict[str, str], add_bos: bool | None, expected: tuple[int, ...]
+) -> None:
+    config = own_tokenizer(tmp_path, prefix, eos_token="</s>", unk_token="[UNK]", **special)
+    tokenizer = load_tokenizer(config.model_copy(update={"add_bos": add_bos}))
+    assert tokenizer.prefix == expected and tokenizer.encode(["a b"]) == [[5, 6]]
+
+
+def test_add_bos_needs_a_bos(tmp_path: Path, spiece: Path) -> None:
+    config = own_tokenizer(tmp_path, [], eos_token="</s>")
+    with pytest.raises(ConfigError, match=r"model\.add_bos=true needs a BOS token, but the tokenizer of .* has none"):
+        load_tokenizer(config.model_copy(update={"add_bos": True}))
+    assert load_tokenizer(ModelConfig(name=str(spiece), add_bos=True)).prefix == (1,)
+
+
+def test_the_eos_of_the_model_where_the_tokenizer_has_none(tmp_path: Path) -> None:
+    config = own_tokenizer(tmp_path, [])
+    assert load_tokenizer(config, 6).eos_id == load_tokenizer(config, [6]).eos_id == 6
+    with pytest.raises(ConfigError, match=r"no EOS token, .*, and the model names 2 \(\[5, 6\]\)\. Add eos_token to"):
+        load_tokenizer(config, [5, 6])
+    with pytest.raises(ConfigError, match=r"no EOS token, which every text must end with\. Add eos_token to"):
+        load_tokenizer(config)

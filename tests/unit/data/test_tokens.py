@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from llm_cls.data.tokens import tokenize, tokenize_cached
+from llm_cls.data.tokens import check_ids, tokenize, tokenize_cached, tokens_per_character
 from llm_cls.errors import ConfigError
 
 EOS = 1
@@ -15,14 +15,17 @@ EOS = 1
 class Letters:
     """A tokenizer whose ids are the code points of the letters."""
 
-    eos_id, vocab_size = EOS, 0x110000
+    eos_id = EOS
 
-    def __init__(self, bos_id: int | None = None, fingerprint: str = "letters") -> None:
-        self.bos_id, self.fingerprint, self.calls = bos_id, fingerprint, 0
+    def __init__(self, prefix: tuple[int, ...] = (), fingerprint: str = "letters") -> None:
+        self.prefix, self.fingerprint, self.calls = prefix, fingerprint, 0
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         self.calls += 1
         return [[ord(letter) for letter in text] for text in texts]
+
+    def piece(self, token: int) -> str:
+        return chr(token)
 
     def save(self, directory: Path) -> None: ...
 
@@ -50,7 +53,7 @@ def test_cutting_the_end_is_the_published_behaviour() -> None:
 
 
 def test_bos_counts_towards_the_length() -> None:
-    tokens = tokenize([("abcdef", "x")], Letters(bos_id=9), 5, "body")
+    tokens = tokenize([("abcdef", "x")], Letters(prefix=(9,)), 5, "body")
     assert tokens[0].tolist() == [9, *ids("ab"), *ids("x"), EOS]
 
 
@@ -98,3 +101,17 @@ def test_cache_that_cannot_be_written_is_ignored(tmp_path: Path, caplog: pytest.
     (tmp_path / "file").write_text("")
     assert len(tokenize_cached([("a", "")], Letters(), 4, "body", tmp_path / "file")) == 1
     assert "token cache" in caplog.text
+
+
+def test_an_id_without_an_embedding_is_named() -> None:
+    """The vocabulary may have more entries than the network, as long as none of them occurs."""
+    tokens = tokenize([("ab", "z")], Letters(), 8, "body")
+    check_ids(tokens, Letters(), ord("z") + 1)
+    check_ids(tokens, Letters(), None)
+    with pytest.raises(ConfigError, match=r"gives the id 122 \('z'\), but the model has embeddings for 122 ids"):
+        check_ids(tokens, Letters(), ord("z"))
+
+
+def test_tokens_per_character_of_long_texts() -> None:
+    assert tokens_per_character(["ab", "c" * 299], Letters()) is None
+    assert tokens_per_character(["ab", "c" * 300], Letters()) == 1

@@ -74,7 +74,7 @@ def test_gradients_with_dropout_are_finite_differences(architecture: str) -> Non
     model = build("fast", architecture, "lora.lora_dropout=0.25", "lora.r=4", "lora.target_modules=all-linear")
     model.decoder.double()  # so that the differences are exact
     network_itself: Any = model.decoder
-    model.use_fast_engine(network_itself.base_model.model, EngineConfig(), full=False, max_length=64, max_texts=4)
+    model.use_engine(network_itself.base_model.model, EngineConfig(), full=False, max_length=64, max_texts=4)
     found = gradients(model)
     generator = torch.Generator().manual_seed(2)
     checked = [name for name in found if "lora_" in name]
@@ -104,7 +104,7 @@ def test_float8_is_close(architecture: str) -> None:
                 parameter.data = parameter.data.bfloat16()
         decoder: Any = model.decoder
         engine = EngineConfig(name="fp8", gradient_checkpointing=recompute)
-        model.use_fast_engine(decoder.base_model.model, engine, full=False, max_length=64, max_texts=4)
+        model.use_engine(decoder.base_model.model, engine, full=False, max_length=64, max_texts=4)
         layers = fused(model).network.layers
         assert all(x.operand_format(85).fp8 for layer in layers for x in (layer.qkv, layer.out, layer.up, layer.down))
         found = gradients(model)

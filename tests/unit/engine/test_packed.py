@@ -75,7 +75,7 @@ def test_a_decoder_whose_attention_is_not_causal_is_padded() -> None:
 def test_a_network_that_was_trained_as_a_whole_is_not_fused_when_it_is_loaded() -> None:
     model = build("reference", "neox", "lora=none")
     decoder: Any = model.decoder
-    model.use_fast_engine(decoder, EngineConfig(compile=False), full=True, max_length=64, max_texts=1)
+    model.use_engine(decoder, EngineConfig(compile=False), full=True, max_length=64, max_texts=1)
     assert model.encoder.layers == "packed"
 
 

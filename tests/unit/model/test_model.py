@@ -1,6 +1,8 @@
 """Adapter, pooling and head against their definitions."""
 
 import itertools
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,7 @@ from llm_cls.errors import ArtifactError, ConfigError
 from llm_cls.hub import source_name
 from llm_cls.model.artifact import read_labels
 from llm_cls.model.classifier import TextClassifier, build_classifier
-from llm_cls.model.decoder import load_architecture, load_decoder
+from llm_cls.model.decoder import load_architecture, load_decoder, max_positions
 from llm_cls.model.pooling import pad, pool
 from llm_cls.runs.layout import LABELS
 
@@ -157,6 +159,56 @@ def tiny(**keys: Any) -> ModelConfig:
 TINY = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64, "vocab_size": 99}
 
 
+@pytest.mark.parametrize(
+    "kind",
+    [
+        *("roberta", "xlm-roberta-xl", "data2vec-text", "roberta-prelayernorm", "camembert", "luke", "mpnet", "ibert"),
+        *("bert", "opt", "gpt2", "electra"),
+    ],
+)
+def test_the_longest_text_is_the_longest_that_works(kind: str) -> None:
+    """Some architectures never use their first positions, which ``max_position_embeddings`` counts."""
+    luke = {"entity_vocab_size": 4, "entity_emb_size": 8} if kind == "luke" else {}
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "vocab_size": 9}
+    made = tiny(model_type=kind, max_position_embeddings=20, pad_token_id=1, **sizes, **luke)
+    architecture = load_architecture(made)
+    decoder = load_decoder(made, architecture, torch.float32, CPU, 0)
+    longest = max_positions(architecture)
+    assert longest is not None
+    decoder(input_ids=torch.full((1, longest), 5))
+    with pytest.raises((IndexError, RuntimeError)):
+        decoder(input_ids=torch.full((1, longest + 1), 5))
+
+
+@pytest.mark.parametrize(
+    ("method", "package"), [("bitsandbytes", "bitsandbytes"), ("gptq", "optimum"), ("awq", "gptqmodel")]
+)
+def test_a_quantized_checkpoint_names_the_missing_package(tmp_path: Path, method: str, package: str) -> None:
+    folder = shutil.copytree(source_name("ja-mini"), tmp_path / "model")
+    described = json.loads((folder / "config.json").read_text())
+    quantized = {"quant_method": method, "bits": 4} | ({"load_in_4bit": True} if method == "bitsandbytes" else {})
+    (folder / "config.json").write_text(json.dumps(described | {"quantization_config": quantized}))
+    model = ModelConfig(name=str(folder))
+    with pytest.raises(ConfigError, match=rf"needs a package that is missing: .*{package}.*\. Install it, or choose"):
+        load_decoder(model, load_architecture(model), torch.float32, CPU, 0)
+
+
+@pytest.mark.parametrize("kept", [0, 100, 20_000, 60_000, None])
+def test_a_damaged_bin_file_is_one_line(tmp_path: Path, kept: int | None) -> None:
+    made = tiny(model_type="gpt_neox", **TINY)
+    decoder = load_decoder(made, load_architecture(made), torch.float32, CPU, 5)
+    decoder.config.save_pretrained(tmp_path)
+    path = tmp_path / "pytorch_model.bin"
+    torch.save(decoder.state_dict(), path)
+    model = ModelConfig(name=str(tmp_path))
+    load_decoder(model, load_architecture(model), torch.float32, CPU, 0)
+    path.write_bytes(b"x" * 1000 if kept is None else path.read_bytes()[:kept])
+    with pytest.raises(
+        ArtifactError, match=r"^model\.name: the weights of '.*' are damaged: a \.bin file is .* again$"
+    ):
+        load_decoder(model, load_architecture(model), torch.float32, CPU, 0)
+
+
 @pytest.mark.parametrize("softcap", [0.5, None])
 def test_soft_caps_are_not_left_out(softcap: float | None) -> None:
     """PyTorch's own attention has none, and transformers would not say so."""
@@ -175,7 +227,7 @@ def test_soft_caps_are_not_left_out(softcap: float | None) -> None:
     ],
 )
 def test_other_architectures(architecture: dict[str, Any], pooling: str) -> None:
-    made = config("lora.target_modules=all-linear").model_copy(
+    made = config("lora.target_modules=all-linear", "data.max_length=64").model_copy(
         update={"model": ModelConfig(name="tiny", weights="random", architecture=architecture, pooling=pooling)}
     )
     decoder = load_decoder(made.model, load_architecture(made.model), torch.float32, CPU, 0)
