@@ -22,7 +22,7 @@ from llm_cls.runs.identity import run_id, text_id
 from llm_cls.runs.pruning import Pruner
 from llm_cls.runs.record import changed_conditions, now
 from llm_cls.runs.schema import Metrics, RunRecord
-from llm_cls.training.checkpoints import find_checkpoint
+from llm_cls.training.checkpoints import Found, find_checkpoint
 from llm_cls.training.launch import is_first_process, launch_ranks, started_together
 from llm_cls.training.module import ClassifierModule
 from llm_cls.training.prepare import Inputs, prepare
@@ -66,7 +66,7 @@ def run(
             return metrics
         for warning in inputs.corpus.warnings:
             log.warning("%s", warning)
-        find_checkpoint(directory, run_id(inputs.identity))  # before anything is written
+        found = find_checkpoint(directory, run_id(inputs.identity))  # before anything is written
         here = inputs.record(overrides)
         record = directory.begin(config, here)
         if changed := changed_conditions(record, here):
@@ -76,7 +76,7 @@ def run(
             if (isolate or inputs.hardware.world_size > 1) and started_together() is None:
                 launch_ranks(path, inputs.hardware.devices, config.trainer.timeout_seconds)
             else:
-                return train(directory, inputs, record, shared)
+                return train(directory, inputs, record, shared, found)
         except Exception:
             directory.discard()
             raise
@@ -99,7 +99,7 @@ def _earlier_result(directory: RunDirectory, inputs: Inputs) -> Metrics | None:
 
 
 @explain_lost_ranks()
-def train(directory: RunDirectory, inputs: Inputs, record: RunRecord, shared: Shared) -> Metrics:
+def train(directory: RunDirectory, inputs: Inputs, record: RunRecord, shared: Shared, found: Found) -> Metrics:
     """Trains, scores and saves; every process of a run on several devices calls it."""
     started = time.perf_counter()
     config, corpus, tokenizer = inputs.config, inputs.corpus, inputs.tokenizer
@@ -109,7 +109,7 @@ def train(directory: RunDirectory, inputs: Inputs, record: RunRecord, shared: Sh
     pruner = None
     if directory.writes:
         pruner = Pruner(config.pruner, directory.path, config.trainer.max_epochs, text_id(inputs.identity))
-    checkpoint, faults = find_checkpoint(directory, run_id(inputs.identity))
+    checkpoint, faults = found
     recorder = RunRecorder(directory, len(data.tokens["train"].ids), run_id(inputs.identity), pruner, checkpoint)
     with (
         run_logger(config, directory, record) as logger,
