@@ -132,4 +132,4 @@ def _compare(folder: Path, expected: Mapping[str, str]) -> None:
         try:
             check_digest(file, digest)
         except ValueError as fault:
-            raise ArtifactError(f"{file} is damaged: by {layout.MANIFEST}, {fault}. {_FIX}") from None
+            raise ArtifactError(f"{file} is damaged: {fault} ({layout.MANIFEST}). {_FIX}") from None
