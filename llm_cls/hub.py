@@ -15,6 +15,7 @@ from llm_cls.errors import ArtifactError, ConfigError, first_line
 from llm_cls.files import sha256_file, sha256_json
 
 _HUB_ID = re.compile(r"\w[\w.-]*(/[\w.-]+)?")  # such as "gpt2"
+_OF_DAMAGED_FILES = (TypeError, LookupError, AttributeError, ArithmeticError, RecursionError)
 SHIPPED = {"ja-mini": Path(__file__).parent / "assets" / "ja_mini"}
 
 
@@ -74,7 +75,7 @@ def hub_errors(name: str, key: str) -> Iterator[None]:
             f"local folder: model=hf model.name=FOLDER"
         ) from None
     except Exception as error:  # the libraries check their files little
-        if type(error) is Exception or isinstance(error, TypeError | KeyError | AttributeError | IndexError):
+        if type(error) is Exception or isinstance(error, _OF_DAMAGED_FILES):
             raise ArtifactError(
                 f"{key}: the files of {name!r} are damaged: {type(error).__name__}: {first_line(error)}. "
                 "Restore them, or download the model again"
