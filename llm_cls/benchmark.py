@@ -5,14 +5,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from hydra.errors import HydraException
-from omegaconf.errors import OmegaConfBaseException
-
 from llm_cls.cli import quiet_libraries, run_command, say
 from llm_cls.config.arguments import read_arguments, wants_help
 from llm_cls.config.commands import BenchmarkArguments
 from llm_cls.config.compose import accept_plain_values, compose_tree
-from llm_cls.config.overrides import explain
+from llm_cls.config.overrides import explained
 from llm_cls.config.schema import Config, parse_config
 from llm_cls.files import check_output, write_json
 from llm_cls.training.launch import check_launcher
@@ -72,10 +69,8 @@ def _is_own(argument: str) -> bool:
 
 
 def _compose(overrides: list[str]) -> Config:
-    try:
+    with explained(overrides):
         return parse_config(compose_tree(overrides))
-    except (HydraException, OmegaConfBaseException) as error:
-        raise explain(error, overrides) from error
 
 
 def _versions() -> dict[str, str]:

@@ -160,13 +160,13 @@ def seal(path: Path) -> Path:
     return sealed
 
 
-def check_seal(path: Path) -> None:
-    """Compares a sealed file with the digest in its name.
+def check_digest(path: Path, expected: str | None = None) -> None:
+    """Compares the sha256 of a file with the expected one, by default with that in its name.
 
     Raises:
         ValueError: They differ.
     """
-    expected = path.stem.rpartition("-")[2]
+    expected = expected or path.stem.rpartition("-")[2]
     if (found := sha256_file(path)) != expected:
         raise ValueError(f"its sha256 must be {expected[:12]}..., found {found[:12]}...")
 

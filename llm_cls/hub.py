@@ -17,6 +17,7 @@ from llm_cls.errors import ArtifactError, ConfigError, first_line
 from llm_cls.files import sha256_file, sha256_json
 
 _HUB_ID = re.compile(r"\w[\w.-]*(/[\w.-]+)?")  # such as "gpt2"
+_OF_DAMAGED_FILES = (TypeError, LookupError, AttributeError, ArithmeticError, RecursionError)
 SHIPPED = {"ja-mini": Path(__file__).parent / "assets" / "ja_mini"}
 
 
@@ -89,7 +90,7 @@ def hub_errors(name: str, key: str) -> Iterator[None]:
             raise _damaged(name, key, "a .bin file is cut off") from None
         if isinstance(error, RuntimeError) and "GPU" in str(error):  # some quantized checkpoints need one
             raise ConfigError(f"{key}: {name!r} needs a GPU: {first_line(error)} Choose another checkpoint") from None
-        if type(error) is Exception or isinstance(error, TypeError | KeyError | AttributeError | IndexError):
+        if type(error) is Exception or isinstance(error, _OF_DAMAGED_FILES):
             raise ArtifactError(
                 f"{key}: the files of {name!r} are damaged: {type(error).__name__}: {first_line(error)}. "
                 "Restore them, or download the model again"

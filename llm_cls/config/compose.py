@@ -2,6 +2,7 @@
 
 import re
 import shlex
+import traceback
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
@@ -28,10 +29,11 @@ def accept_plain_values() -> None:
         for override in parsed:
             if override.key_or_group in GROUPS and isinstance(override._value, list | dict):
                 raise ConfigError(f"{override.input_line} must name one choice. Try {override.key_or_group}=NAME")
+            typed = (override.input_line or "").partition("=")
+            if override.key_or_group in GROUPS and isinstance(override._value, int | float | None) and typed[1]:
+                override._value = typed[2].strip()
             if override.is_delete():
                 continue
-            if override.key_or_group in GROUPS and isinstance(override._value, int | float | None):
-                override._value = (override.input_line or "").partition("=")[2].strip()
             if override.key_or_group.startswith("model.architecture") and override.type == OverrideType.CHANGE:
                 override.type = OverrideType.FORCE_ADD  # its keys are those of transformers
         return parsed
@@ -69,11 +71,23 @@ def compose_tree(overrides: Sequence[str]) -> DictConfig:
     """The tree that Hydra composes from ``conf/`` and ``overrides``, outside a run of Hydra's.
 
     Raises:
-        HydraException: Hydra refuses an override; ``overrides.explain`` says why.
+        Exception: Hydra refuses an override; ``overrides.explain`` says why.
     """
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(CONF), version_base="1.3"):
         return compose("config", overrides=list(overrides))
+
+
+def raised_by_hydra(error: BaseException) -> bool:
+    """Whether Hydra or OmegaConf failed at what they were given, by an error of any class.
+
+    Besides their own, ``ValueError`` and the ``AssertionError`` of their checks are common. What counts is that our
+    code had called them last: an error of a task or a plugin passes through Hydra as well.
+    """
+    names = [frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_tb(error.__traceback__)]
+    packages = [name.partition(".")[0] for name in names]
+    own = max((i for i, package in enumerate(packages) if package == __name__.partition(".")[0]), default=-1)
+    return packages[own + 1 : own + 2] in (["hydra"], ["omegaconf"])
 
 
 def quoted(value: str) -> str:

@@ -5,19 +5,40 @@ schema, so that all faults are reported together; Hydra's message is shown only 
 """
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import ChoiceSweep, Override, OverrideType
-from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from hydra.errors import MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
-from llm_cls.config.compose import compose_tree, to_type_list, to_type_quoted
+from llm_cls.cli import summarize
+from llm_cls.config.compose import compose_tree, raised_by_hydra, to_type_list, to_type_quoted
 from llm_cls.config.groups import GROUPS, choices
 from llm_cls.config.messages import echo, nearest, unknown_key
 from llm_cls.config.schema import keys, parse_config
-from llm_cls.errors import ConfigError, first_line
+from llm_cls.errors import EXIT_UNEXPECTED, ConfigError, first_line
+
+
+@contextmanager
+def explained(overrides: Sequence[str], multirun: bool = False) -> Iterator[None]:
+    """Replaces an error of Hydra's in the block by all faults of ``overrides``.
+
+    Args:
+        overrides: As for ``explain``.
+        multirun: As for ``explain``.
+
+    Raises:
+        ConfigError: Hydra refuses the overrides.
+    """
+    try:
+        yield
+    except Exception as error:
+        file_fails = isinstance(error.__cause__ or error.__context__, OSError)  # Hydra cannot open the log
+        if file_fails or summarize(error)[1] != EXIT_UNEXPECTED or not raised_by_hydra(error):
+            raise
+        raise explain(error, overrides, multirun) from error
 
 
 def explain(error: Exception, overrides: Sequence[str], multirun: bool = False) -> ConfigError:
@@ -50,7 +71,9 @@ def explain(error: Exception, overrides: Sequence[str], multirun: bool = False) 
     except ConfigError as invalid:
         # Without the overrides that are refused above, their keys may seem to be missing.
         faults += [line for line in str(invalid).splitlines() if line.split()[0].rstrip(",") not in refused]
-    except (HydraException, OmegaConfBaseException) as remaining:
+    except Exception as remaining:
+        if not raised_by_hydra(remaining):
+            raise
         faults = faults or [_hydra_line(remaining)]
     return ConfigError("\n".join(dict.fromkeys(faults)) or _hydra_line(error))
 
@@ -138,4 +161,6 @@ def _hydra_line(error: Exception) -> str:
         group, _, choice = (error.missing_cfg_file or "").rpartition("/")
         return f"{group}={choice} is not a choice. {nearest(choice, sorted(error.options))}"
     line = " ".join(part.strip() for part in str(error).splitlines()[:2])
+    if isinstance(error, AssertionError | AttributeError | LookupError | RecursionError | TypeError):
+        line = f"Hydra cannot read this command line ({type(error).__name__}{line and f': {line}'})"
     return f"{line} {first_line(error.__cause__)}" if error.__cause__ is not None else line

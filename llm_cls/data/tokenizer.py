@@ -209,7 +209,7 @@ def _load_tokenizer(config: ModelConfig, eos_id: int | list[int] | None) -> Toke
             local_files_only=only_local(name),
             trust_remote_code=config.trust_remote_code,
         )
-    return HubTokenizer(tokenizer, config.add_bos, eos_id)
+        return HubTokenizer(tokenizer, config.add_bos, eos_id)  # the first use shows some faults of its files
 
 
 def _is_misread(name: str, revision: str | None, key: str) -> bool:

@@ -12,14 +12,13 @@ from typing import Any
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.plugins import Plugins
 from hydra.core.utils import JobStatus
-from hydra.errors import HydraException
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from llm_cls.cli import shown_path, summarize
-from llm_cls.config.compose import quoted, to_type
+from llm_cls.config.compose import quoted, raised_by_hydra, to_type
 from llm_cls.config.schema import Config, parse_config
 from llm_cls.errors import ConfigError, OtherRunError, RunInterrupted, SweepError
 from llm_cls.files import write_text
@@ -210,8 +209,11 @@ class GridSweeper(Sweeper):
         """The settings of each entry that still composes, by its folder."""
         found = {}
         for entry in entries:
-            with suppress(ConfigError, HydraException, OmegaConfBaseException):
+            try:
                 found[entry.directory] = settings(parse_config(self._compose(entry)))
+            except Exception as error:
+                if not (isinstance(error, ConfigError) or raised_by_hydra(error)):
+                    raise
         return found
 
     def _compose(self, entry: Entry) -> DictConfig:

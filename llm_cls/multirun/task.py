@@ -10,16 +10,14 @@ from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig
-from omegaconf.errors import OmegaConfBaseException
 
 from llm_cls.cli import print_error, quiet_libraries, redacted_stdout, say, shown_path, summarize
 from llm_cls.config.compose import accept_plain_values, split_flags
 from llm_cls.config.groups import CONF
 from llm_cls.config.help import train_help
-from llm_cls.config.overrides import explain
+from llm_cls.config.overrides import explained
 from llm_cls.config.schema import Config, parse_config
 from llm_cls.errors import (
     EXIT_UNEXPECTED,
@@ -71,13 +69,8 @@ def compose_and_run() -> None:
             return None
 
     asks = any(flag.startswith(("--cfg", "--info")) for flag in flags)  # Hydra prints the configuration
-    try:
-        with redacted_stdout() if asks else nullcontext():
-            hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(task)()
-    except (HydraException, OmegaConfBaseException, ValueError) as error:
-        if isinstance(error.__cause__ or error.__context__, OSError):
-            raise  # Hydra could not open the log
-        raise explain(error, overrides, "--multirun" in flags) from error
+    with explained(overrides, "--multirun" in flags), redacted_stdout() if asks else nullcontext():
+        hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(task)()
     if failures:
         raise failures[0]
 

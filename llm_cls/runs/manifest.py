@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from llm_cls.errors import ArtifactError
-from llm_cls.files import remove, sha256_file, write_json
+from llm_cls.files import check_digest, remove, sha256_file, write_json
 from llm_cls.runs import layout
 from llm_cls.runs.content import read_content, write_content
 from llm_cls.runs.schema import SCHEMA, ModelManifest, RunManifest, RunRecord
@@ -129,8 +129,7 @@ def _compare(folder: Path, expected: Mapping[str, str]) -> None:
         file = folder / name
         if not file.is_file():
             raise ArtifactError(f"{file} is missing. {_FIX}")
-        if (found := sha256_file(file)) != digest:
-            raise ArtifactError(
-                f"{file} is damaged: its sha256 must be {digest[:12]}... according to {layout.MANIFEST}, found "
-                f"{found[:12]}.... {_FIX}"
-            )
+        try:
+            check_digest(file, digest)
+        except ValueError as fault:
+            raise ArtifactError(f"{file} is damaged: {fault} ({layout.MANIFEST}). {_FIX}") from None

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from llm_cls.errors import ArtifactError
-from llm_cls.files import check_seal
+from llm_cls.files import check_digest
 from llm_cls.runs import layout
 from llm_cls.runs.config_file import read_config
 from llm_cls.runs.identity import differences, identity, run_id
@@ -64,7 +64,7 @@ def _check_identity(directory: Path, record: RunRecord) -> None:
 def _verify_checkpoints(directory: Path) -> None:
     for path in sorted((directory / layout.CHECKPOINTS).glob(layout.CHECKPOINT_FILES)):
         try:
-            check_seal(path)
+            check_digest(path)
         except ValueError as error:
             raise ArtifactError(
                 f"{path} is damaged: {error}. The same command resumes from the checkpoint before it, if there is one"

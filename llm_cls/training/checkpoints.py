@@ -8,10 +8,11 @@ import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from llm_cls.errors import ArtifactError, OtherRunError, first_line
-from llm_cls.files import atomic_path, check_seal
+from llm_cls.files import atomic_path, check_digest
 from llm_cls.runs.directory import RunDirectory
 from llm_cls.runs.layout import CHECKPOINT_FILES
 
+Found = tuple[Path | None, list[str]]  # the checkpoint to resume from, and what is wrong with newer ones
 RECORDER_KEY = "run_recorder"  # under which ``RunRecorder`` keeps its state
 
 
@@ -32,7 +33,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         fault = "it is not a checkpoint of a run"
         try:
             if fnmatch(Path(path).name, CHECKPOINT_FILES):
-                check_seal(Path(path))
+                check_digest(Path(path))
             checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         except Exception as error:  # torch raises many kinds for a damaged file
             fault = first_line(error)
@@ -43,7 +44,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         raise ArtifactError(f"{path} is damaged: {fault.rstrip('.')}")
 
 
-def find_checkpoint(directory: RunDirectory, run_id: str) -> tuple[Path | None, list[str]]:
+def find_checkpoint(directory: RunDirectory, run_id: str) -> Found:
     """The newest undamaged checkpoint of a run, if there is any, and what is wrong with newer ones.
 
     Raises:

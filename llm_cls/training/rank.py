@@ -34,8 +34,10 @@ def _main() -> None:
     from llm_cls.runs import layout
     from llm_cls.runs.config_file import read_config
     from llm_cls.runs.directory import RunDirectory
+    from llm_cls.runs.identity import run_id
     from llm_cls.runs.state import read_files
     from llm_cls.runs.sweep import is_sweep
+    from llm_cls.training.checkpoints import find_checkpoint
     from llm_cls.training.prepare import prepare
     from llm_cls.training.run import train
     from llm_cls.training.shared import Shared
@@ -52,7 +54,8 @@ def _main() -> None:
     assert record is not None  # the process that started this one has written it
     shared = Shared()
     try:
-        train(directory, prepare(read_config(directory.path / layout.CONFIG), shared), record, shared)
+        inputs = prepare(read_config(directory.path / layout.CONFIG), shared)
+        train(directory, inputs, record, shared, find_checkpoint(directory, run_id(inputs.identity)))
     except Exception as error:
         if not isinstance(error, LostRankError) and is_sweep(directory.path.parent):
             directory.record_failure(*summarize(error))

@@ -21,7 +21,7 @@ from llm_cls.runs.identity import run_id, text_id
 from llm_cls.runs.pruning import Pruner
 from llm_cls.runs.record import changed_conditions, now
 from llm_cls.runs.schema import Metrics, RunRecord
-from llm_cls.training.checkpoints import find_checkpoint
+from llm_cls.training.checkpoints import Found, find_checkpoint
 from llm_cls.training.launch import is_first_process, launch_ranks, launched_world_size
 from llm_cls.training.module import ClassifierModule
 from llm_cls.training.prepare import Inputs, prepare
@@ -65,7 +65,7 @@ def run(
             return metrics
         for warning in inputs.corpus.warnings:
             log.warning("%s", warning)
-        find_checkpoint(directory, run_id(inputs.identity))  # raises before anything is written if none can be used
+        found = find_checkpoint(directory, run_id(inputs.identity))  # before anything is written
         new = inputs.record(overrides)
         record = directory.begin(config, new)
         if changed := changed_conditions(record, new):
@@ -75,7 +75,7 @@ def run(
             if (isolate or inputs.hardware.world_size > 1) and launched_world_size() is None:
                 launch_ranks(path, inputs.hardware.devices, config.trainer.timeout_seconds)
             else:
-                return train(directory, inputs, record, shared)
+                return train(directory, inputs, record, shared, found)
         except Exception:
             directory.discard()
             raise
@@ -98,7 +98,7 @@ def _earlier_result(directory: RunDirectory, inputs: Inputs) -> Metrics | None:
 
 
 @explain_lost_ranks()
-def train(directory: RunDirectory, inputs: Inputs, record: RunRecord, shared: Shared) -> Metrics:
+def train(directory: RunDirectory, inputs: Inputs, record: RunRecord, shared: Shared, found: Found) -> Metrics:
     """Trains, scores and saves; every process of a run on several devices calls it."""
     started = time.perf_counter()
     config, corpus, tokenizer = inputs.config, inputs.corpus, inputs.tokenizer
@@ -108,7 +108,7 @@ def train(directory: RunDirectory, inputs: Inputs, record: RunRecord, shared: Sh
     pruner = None
     if directory.writes:
         pruner = Pruner(config.pruner, directory.path, config.trainer.max_epochs, text_id(inputs.identity))
-    checkpoint, faults = find_checkpoint(directory, run_id(inputs.identity))
+    checkpoint, faults = found
     recorder = RunRecorder(directory, len(data.tokens["train"].ids), run_id(inputs.identity), pruner, checkpoint)
     with (
         run_logger(config, directory, record) as logger,

@@ -15,7 +15,7 @@ from types import ModuleType
 
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hypothesis import HealthCheck, given, note, settings
+from hypothesis import HealthCheck, example, given, note, settings
 from hypothesis import strategies as st
 
 from llm_cls import benchmark, dashboard, predict, report, status, train
@@ -142,6 +142,10 @@ def files() -> list[Path]:
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(line=command_lines(), end=st.sampled_from(ENDS))
+@example(line=("train", ["model.name=", "~template=-1"]), end=ENDS[0])
+@example(line=("train", ["+="]), end=ENDS[0])
+@example(line=("train", ["hydra.verbose={a:1}"]), end=ENDS[0])
+@example(line=("benchmark", [f"seed={'9' * 5000}"]), end=ENDS[0])
 def test_random_command_lines(line: tuple[str, list[str]], end: list[str]) -> None:
     name, arguments = line
     if name in ("train", "benchmark"):

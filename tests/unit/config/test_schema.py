@@ -5,13 +5,11 @@ from typing import Any
 
 import pytest
 from hydra import compose, initialize_config_dir
-from hydra.errors import HydraException
 from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
 from llm_cls.config.compose import accept_plain_values, compose_tree, quoted, split_flags
 from llm_cls.config.groups import CONF, GROUPS, choices
-from llm_cls.config.overrides import explain
+from llm_cls.config.overrides import explained
 from llm_cls.config.schema import Config, keys, parse_config
 from llm_cls.errors import ArtifactError, ConfigError
 from llm_cls.runs.config_file import dump_config, read_config
@@ -173,12 +171,30 @@ def test_faults(overrides: list[str], parts: list[str]) -> None:
             "data.text=本,文 has several values. Add --multirun to try each, or write \"data.text=['本','文']\" for a "
             "list, or \"data.text='本,文'\" for one value with a comma"]),
         (["template=1,2"], ["template=1,2 has several values. Add --multirun to try each"]),
+        # Of what follows, Hydra's own checks have no words: ValueError, AssertionError, KeyError.
+        (["~template=-1"], ["Could not delete 'template=-1'. No match in the defaults list"]),
+        (["~model=true"], ["Could not delete 'model=true'. No match in the defaults list"]),
+        (["+=", "seed=x"], [f"'' is not a key. {TOPS}", "seed must be a whole number, got 'x'. Try seed=1."]),
+        (["hydra=1"], ["Config group override must be a string or a list. Got int"]),
+        (["hydra.job.env_copy=[no_such]"], ["Hydra cannot read this command line (KeyError: 'no_such')"]),
     ],
 )  # fmt: skip
 def test_what_hydra_refuses(overrides: list[str], lines: list[str]) -> None:
-    with pytest.raises((HydraException, OmegaConfBaseException, ValueError)) as caught:
-        parse(*overrides)
-    assert str(explain(caught.value, overrides)).splitlines() == lines
+    with pytest.raises(ConfigError) as caught, explained(overrides):
+        parse_config(compose_tree(overrides))
+    assert str(caught.value).splitlines() == lines
+
+
+def test_a_choice_is_removed_if_it_is_the_one_that_is_named() -> None:
+    assert "template" not in compose_tree(["~template=1", "template=1"])
+
+
+def test_an_error_of_our_own_is_not_one_of_the_command_line() -> None:
+    def fail() -> None:
+        raise AssertionError("a bug")
+
+    with pytest.raises(AssertionError, match="a bug"), explained(["seed=1"]):
+        fail()
 
 
 @pytest.mark.parametrize(

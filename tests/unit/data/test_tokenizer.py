@@ -1,6 +1,7 @@
 """Tokenizers against sentencepiece and tokenizers themselves."""
 
 import json
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,7 +15,8 @@ from transformers import PreTrainedTokenizerFast
 
 from llm_cls.config.schema import ModelConfig
 from llm_cls.data.tokenizer import SentencePieceTokenizer, load_tokenizer
-from llm_cls.errors import ConfigError
+from llm_cls.errors import ArtifactError, ConfigError
+from llm_cls.hub import SHIPPED
 
 ODD = [
     "今日は良い天気です。",
@@ -77,6 +79,26 @@ def test_sentencepiece_reads_what_transformers_would_misread(spiece: Path) -> No
 def test_damaged_description_of_a_tokenizer(tmp_path: Path, content: str) -> None:
     (tmp_path / "tokenizer_config.json").write_bytes(content.encode("latin-1"))
     with pytest.raises(ConfigError, match=r"model.name: .* could not be loaded as a model folder"):
+        load_tokenizer(ModelConfig(name=str(tmp_path)))
+
+
+NESTED = '{"a":' * 50_000
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("tokenizer_config.json", NESTED),
+        ("tokenizer.json", NESTED),
+        ("tokenizer_config.json", '{"eos_token": "</s>", "model_max_length": {}}'),  # found when it is used
+    ],
+    ids=["nested description", "nested tokens", "length"],
+)
+def test_damaged_files_of_a_tokenizer(tmp_path: Path, file: str, content: str) -> None:
+    for name in ("tokenizer.json", "tokenizer_config.json", "config.json"):
+        shutil.copy(SHIPPED["ja-mini"] / name, tmp_path)
+    (tmp_path / file).write_text(content)
+    with pytest.raises((ArtifactError, ConfigError), match=r"^model.name: [^\n]+$"):
         load_tokenizer(ModelConfig(name=str(tmp_path)))
 
 

@@ -10,7 +10,7 @@ import filelock
 import pytest
 
 from llm_cls.errors import ArtifactError, LockedError, OtherRunError, ResourceError
-from llm_cls.files import atomic_folder, check_seal, missing_folders, write_json
+from llm_cls.files import atomic_folder, check_digest, missing_folders, write_json
 from llm_cls.runs import layout
 from llm_cls.runs.config_file import dump_config, read_config
 from llm_cls.runs.directory import RunDirectory
@@ -157,10 +157,10 @@ def test_the_checkpoint_before_the_last_is_kept(tmp_path: Path) -> None:
         kept.append(sealed)
     assert directory.checkpoints == [kept[3], kept[2]], "the newest first"
     assert sorted(kept[3].parent.iterdir()) == sorted(kept[2:]), "nothing else is left"
-    check_seal(kept[3])
+    check_digest(kept[3])
     kept[3].write_text("13")
     with pytest.raises(ValueError, match="its sha256 must be"):
-        check_seal(kept[3])
+        check_digest(kept[3])
 
 
 def test_processes_that_do_not_write_leave_no_trace(tmp_path: Path) -> None:
