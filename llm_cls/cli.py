@@ -13,7 +13,15 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 
-from llm_cls.errors import EXIT_UNEXPECTED, ConfigError, LlmClsError, ResourceError, RunInterrupted, first_line
+from llm_cls.errors import (
+    EXIT_UNEXPECTED,
+    ConfigError,
+    LlmClsError,
+    ResourceError,
+    RunInterrupted,
+    first_line,
+    lacks_memory,
+)
 from llm_cls.redaction import redact, redact_logs
 from llm_cls.signals import install_handlers, remove_handlers, signals_first
 
@@ -156,7 +164,7 @@ def _known(raised: BaseException) -> LlmClsError | RunInterrupted | None:
     error: BaseException | None = raised
     while error is not None:
         text = str(error).strip()
-        if isinstance(error, MemoryError) or re.search(r"out of memory|allocate memory|not enough memory", text, re.I):
+        if lacks_memory(error):
             wanted = re.search(r"tried to allocate ([\d.]+ \w+)", text, re.I)
             return ResourceError(
                 f"Out of memory{f': {wanted.group(1)} more were needed' if wanted else ''}. Try a smaller "

@@ -1,5 +1,7 @@
 """Errors that a user can cause, each with the exit code that the commands return for it."""
 
+import re
+
 EXIT_UNEXPECTED = 1
 EXIT_INTERRUPTED = 75
 
@@ -8,6 +10,14 @@ def first_line(error: BaseException | None) -> str:
     """The first line of an error's message; the type of the error where the message is empty."""
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__
+
+
+def lacks_memory(error: BaseException) -> bool:
+    """Whether an error tells of too little memory; the libraries have a kind of their own each."""
+    text = str(error)
+    return isinstance(error, MemoryError) or bool(
+        re.search(r"out of memory|allocate memory|not enough memory", text, re.IGNORECASE)
+    )
 
 
 class LlmClsError(Exception):

@@ -13,7 +13,7 @@ from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
 from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
 from safetensors import SafetensorError
 
-from llm_cls.errors import ArtifactError, ConfigError, first_line
+from llm_cls.errors import ArtifactError, ConfigError, first_line, lacks_memory
 from llm_cls.files import sha256_file, sha256_json
 
 _HUB_ID = re.compile(r"\w[\w.-]*(/[\w.-]+)?")  # such as "gpt2"
@@ -88,7 +88,9 @@ def hub_errors(name: str, key: str) -> Iterator[None]:
     except Exception as error:  # the libraries check their files little
         if isinstance(error, RuntimeError) and "PytorchStreamReader" in str(error):
             raise _damaged(name, key, "a .bin file is cut off") from None
-        if isinstance(error, RuntimeError) and "GPU" in str(error):  # some quantized checkpoints need one
+        if (
+            isinstance(error, RuntimeError) and "GPU" in str(error) and not lacks_memory(error)
+        ):  # some quantized checkpoints need one
             raise ConfigError(f"{key}: {name!r} needs a GPU: {first_line(error)} Choose another checkpoint") from None
         if type(error) is Exception or isinstance(error, _OF_DAMAGED_FILES):
             raise ArtifactError(

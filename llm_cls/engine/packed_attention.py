@@ -49,6 +49,8 @@ def packed_attention(
     """
     if unsupported := [name for name in _UNSUPPORTED if kwargs.get(name) is not None]:
         raise ValueError(f"attention with {unsupported[0]} is not supported")
+    if attention_mask is not None:  # what it adds to the scores would be lost
+        raise ValueError("attention with a mask of the architecture's own is not supported")
     q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))
     if cu_seqlens is None:
         return packed_sdpa(q, k, v, seq_lens, scaling, dropout=dropout)[None], None

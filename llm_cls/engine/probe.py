@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from llm_cls.engine.interface import Encoder
-from llm_cls.errors import first_line
+from llm_cls.errors import first_line, lacks_memory
 
 FAILURES = (TypeError, ValueError, RuntimeError, LookupError, AttributeError, NotImplementedError)
 _FIRST_ID = 4  # the ids before it are often special tokens
@@ -71,7 +71,7 @@ class Probe:
             try:
                 found = encoder(self.ids, self.seq_lens, 0, training=False).float()
             except FAILURES as failure:
-                if isinstance(failure, torch.OutOfMemoryError):
+                if lacks_memory(failure):
                     raise
                 return f"{type(failure).__name__}: {first_line(failure)}"
         return self.compare(found)

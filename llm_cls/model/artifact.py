@@ -15,7 +15,7 @@ from llm_cls.data.tokenizer import Tokenizer
 from llm_cls.engine.probe import state_size
 from llm_cls.errors import ArtifactError, first_line
 from llm_cls.files import atomic_folder, write_json
-from llm_cls.model.classifier import TextClassifier
+from llm_cls.model.classifier import TextClassifier, failures_in_one_line
 from llm_cls.model.lora import add_adapter
 from llm_cls.runs.content import read_content
 from llm_cls.runs.layout import ADAPTER, HEAD, LABELS, NETWORK
@@ -77,7 +77,8 @@ def load_artifact(decoder: PreTrainedModel, config: Config, directory: Path) -> 
         ArtifactError: The files don't fit the network.
     """
     labels = read_labels(directory)
-    hidden_size = state_size(decoder)
+    with failures_in_one_line(decoder):
+        hidden_size = state_size(decoder)
     network: nn.Module = decoder.requires_grad_(False)
     try:
         if config.lora.enabled:

@@ -18,7 +18,7 @@ from llm_cls.engine.length_groups import grouped
 from llm_cls.engine.packed import PackedDecoder, pack
 from llm_cls.engine.probe import FAILURES, Probe, state_size
 from llm_cls.engine.runner import FusedDecoder
-from llm_cls.errors import ConfigError, first_line
+from llm_cls.errors import ConfigError, first_line, lacks_memory
 from llm_cls.model.lora import add_adapter
 from llm_cls.model.pooling import PaddedDecoder, SingleDecoder
 
@@ -127,7 +127,8 @@ def build_classifier(
         gradient_checkpointing: Whether the layers of ``transformers`` recompute their activations.
     """
     device = decoder.device
-    hidden_size = state_size(decoder)
+    with failures_in_one_line(decoder):
+        hidden_size = state_size(decoder)
     decoder.requires_grad_(config.lora.full)  # an earlier run may have frozen it
     if gradient_checkpointing:
         settings: dict[str, Any] = {"use_reentrant": False}
@@ -163,7 +164,7 @@ def _probe(network: nn.Module, decoder: PreTrainedModel, pooling: str, max_lengt
     Raises:
         ConfigError: The network cannot compute a text.
     """
-    try:
+    with failures_in_one_line(decoder):
         probe = Probe.of(network, pooling, max_length)
         network.train()
         probe.attempt(network)
@@ -177,10 +178,21 @@ def _probe(network: nn.Module, decoder: PreTrainedModel, pooling: str, max_lengt
             return probe
         log.info("The attention is eager: with %s, the default of transformers, %s", default, change)
         return Probe.of(network, pooling, max_length)
+
+
+@contextmanager
+def failures_in_one_line(decoder: PreTrainedModel) -> Iterator[None]:
+    """Explains why a network cannot be run at all.
+
+    Raises:
+        ConfigError: The reason.
+    """
+    try:
+        yield
     except FAILURES as error:
-        if isinstance(error, torch.OutOfMemoryError):
+        if lacks_memory(error):
             raise
         raise ConfigError(
-            f"model.name: this {decoder.config.model_type} model cannot compute a text: "
-            f"{type(error).__name__}: {first_line(error)}. Choose another model, or other lora.target_modules"
+            f"model.name: this {decoder.config.model_type} model cannot compute a text: {type(error).__name__}: "
+            f"{first_line(error).rstrip('.')}. Choose another model, other lora.target_modules, or trainer.precision"
         ) from None

@@ -126,11 +126,17 @@ def model_revision(config: ModelConfig, architecture: PretrainedConfig) -> str:
     return str(getattr(architecture, "_commit_hash", None) or config.revision or "unknown")
 
 
+def eos_ids(architecture: PretrainedConfig) -> int | list[int] | None:
+    """The EOS id that a model names, or several; None where it names none."""
+    found: int | list[int] | None = getattr(architecture, "eos_token_id", None)
+    return found
+
+
 def max_positions(architecture: PretrainedConfig) -> int | None:
     """The longest text in tokens that the architecture accepts; None where it sets no limit."""
     limit = getattr(architecture, "max_position_embeddings", None) or getattr(architecture, "n_positions", None)
     if limit is not None and _counts_from_padding(architecture):
-        limit -= (architecture.pad_token_id or 0) + 1  # the positions before the first are never used
+        limit -= (getattr(architecture, "pad_token_id", None) or 0) + 1  # the positions before the first are never used
     return limit
 
 

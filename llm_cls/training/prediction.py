@@ -21,7 +21,7 @@ from llm_cls.hub import content_revision, is_local, source_name
 from llm_cls.metrics.evaluation import log_softmax
 from llm_cls.model.artifact import load_artifact, read_labels
 from llm_cls.model.classifier import TextClassifier
-from llm_cls.model.decoder import load_architecture, load_decoder
+from llm_cls.model.decoder import eos_ids, load_architecture, load_decoder
 from llm_cls.runs import layout
 from llm_cls.runs.config_file import read_config
 from llm_cls.runs.schema import RunRecord
@@ -57,7 +57,7 @@ def predict_file(arguments: PredictArguments) -> tuple[list[str], tuple[str, ...
     ids, pieces = _read_texts(arguments, config)
     hardware = resolve_hardware(TrainerConfig(accelerator=arguments.accelerator))
     architecture = load_architecture(config.model)
-    tokenizer = _load_own_tokenizer(folder, config.model, architecture.eos_token_id, record)
+    tokenizer = _load_own_tokenizer(folder, config.model, eos_ids(architecture), record)
     tokens = tokenize(pieces, tokenizer, config.data.max_length, config.data.truncation)
     check_ids(tokens, tokenizer, getattr(architecture, "vocab_size", None))
     dtype = torch.float32 if config.lora.full else hardware.frozen_dtype

@@ -16,7 +16,7 @@ from llm_cls.data.corpus import Corpus
 from llm_cls.data.load import check_corpus, read_corpus
 from llm_cls.data.tokenizer import Tokenizer, load_tokenizer
 from llm_cls.files import sha256_json
-from llm_cls.model.decoder import load_architecture, load_decoder, model_revision
+from llm_cls.model.decoder import eos_ids, load_architecture, load_decoder, model_revision
 
 # Keys of the section data that do not change the corpus.
 _IGNORED_KEYS = {"max_length", "truncation", "batch_size", "micro_batch_size", "eval_batch_size"}
@@ -46,7 +46,7 @@ class Shared:
         model: tuple[PretrainedConfig, str, Tokenizer] | None = self._get("model", key)
         if model is None:
             architecture = load_architecture(config)
-            tokenizer = load_tokenizer(config, architecture.eos_token_id)
+            tokenizer = load_tokenizer(config, eos_ids(architecture))
             model = self._keep("model", key, (architecture, model_revision(config, architecture), tokenizer))
         return model
 

@@ -115,6 +115,21 @@ def test_the_advice_on_target_modules_works(kind: str, targets: str, advice: str
     build(small_architecture(kind), "reference", *settings)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", [kind for kind in decoder_kinds() if kind not in REFUSED])
+def test_the_advice_for_an_architecture_works(kind: str) -> None:
+    try:
+        build(small_architecture(kind), "reference", "lora.target_modules=null", "lora.lora_dropout=0.1")
+    except ConfigError as error:
+        settings = str(error).partition(" Try ")[2].partition(", or")[0].split()
+        build(small_architecture(kind), "reference", "lora.lora_dropout=0.1", *settings)
+
+
+def test_a_mask_of_the_architectures_own_is_not_packed() -> None:
+    """However little it adds to the scores, as in a new Doge."""
+    assert check(small_architecture("doge") | {"initializer_range": 0.02}, "fast") == "padded"
+
+
 def test_adapters_of_experts_are_reloaded(tmp_path: Path) -> None:
     """PEFT adapts the parameters of all experts of a layer at once, under other names than those of layers."""
     architecture = small_architecture("mixtral")

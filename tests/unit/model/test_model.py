@@ -20,7 +20,7 @@ from llm_cls.errors import ArtifactError, ConfigError
 from llm_cls.hub import source_name
 from llm_cls.model.artifact import read_labels
 from llm_cls.model.classifier import TextClassifier, build_classifier
-from llm_cls.model.decoder import load_architecture, load_decoder, max_positions
+from llm_cls.model.decoder import eos_ids, load_architecture, load_decoder, max_positions
 from llm_cls.model.pooling import pad, pool
 from llm_cls.runs.layout import LABELS
 
@@ -166,6 +166,11 @@ def test_the_longest_text_is_the_longest_that_works(kind: str) -> None:
     decoder(input_ids=torch.full((1, longest), 5))
     with pytest.raises((IndexError, RuntimeError)):
         decoder(input_ids=torch.full((1, longest + 1), 5))
+
+
+def test_not_every_architecture_names_an_eos() -> None:
+    assert eos_ids(load_architecture(tiny(model_type="gpt_neox", eos_token_id=[5, 6]))) == [5, 6]
+    assert eos_ids(load_architecture(tiny(model_type="cpmant"))) is None
 
 
 @pytest.mark.parametrize(
