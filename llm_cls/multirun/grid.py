@@ -1,11 +1,17 @@
 """The grid of a sweep: from the overrides of a command line to planned runs."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
+from fractions import Fraction
+from typing import Any
 
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import ChoiceSweep, Override, RangeSweep
 
+from llm_cls.config.messages import echo
 from llm_cls.errors import ConfigError
 from llm_cls.runs.sweep import Entry, directory_name
+
+_MOST_RUNS = 10_000  # each is composed and checked before the first one begins
 
 
 def spread(n: int) -> list[int]:
@@ -48,16 +54,45 @@ def latest(overrides: Sequence[Override]) -> list[Override]:
     return list({(o.key_or_group, o.package, o.is_delete()): o for o in overrides}.values())
 
 
-def refuse_intervals(overrides: Sequence[Override]) -> None:
-    """Refuses ``lr=interval(1e-4,1e-3)``, which lists no values.
+def own_grid(params: Any) -> list[str]:
+    """The overrides in ``hydra.sweeper.params``, the grid of an experiment file.
 
     Raises:
-        ConfigError: With one line for every such override.
+        ConfigError: It is no mapping.
     """
-    if lines := [
-        f"{o.input_line} lists no values. A grid needs them: write {o.key_or_group}=A,B,C, "
-        f"or {o.key_or_group}=range(START,STOP,STEP)"
-        for o in overrides
-        if o.is_interval_sweep()
-    ]:
+    if not isinstance(params, Mapping):
+        raise ConfigError(f"hydra.sweeper.params must be keys with values, got {echo(str(params))}. Leave it out")
+    return [f"{key}={value}" for key, value in params.items()]
+
+
+def check_values(overrides: Sequence[Override]) -> None:
+    """Checks that each override lists its values, and that there are not too many of them all together.
+
+    ``lr=interval(1e-4,1e-3)`` lists none, and ``seed=range(0,inf)`` would be listed until the memory is full.
+
+    Raises:
+        ConfigError: With one line for every such override, or about their number.
+    """
+    lines, combinations = [], 1
+    for override in overrides:
+        key, value = override.key_or_group, override.value()
+        if override.is_interval_sweep():
+            lines.append(
+                f"{echo(override.input_line or '')} lists no values. A grid needs them: write {key}=A,B,C, "
+                f"or {key}=range(START,STOP,STEP)"
+            )
+        elif isinstance(value, RangeSweep):
+            start, stop, step = (number or 0 for number in (value.start, value.stop, value.step))
+            if not step or any(isinstance(n, float) and not math.isfinite(n) for n in (start, stop, step)):
+                lines.append(
+                    f"{echo(override.input_line or '')} must have a finite start and stop, and a step other than 0. "
+                    f"Try {key}=range(1,4)"
+                )
+            else:
+                combinations *= max(0, math.ceil((Fraction(stop) - Fraction(start)) / Fraction(step)))
+        elif isinstance(value, ChoiceSweep):
+            combinations *= len(value.list)
+    if lines:
         raise ConfigError("\n".join(lines))
+    if combinations > _MOST_RUNS:
+        raise ConfigError(f"The grid has more than {_MOST_RUNS} runs. Give fewer values, or several sweeps")

@@ -22,7 +22,7 @@ from llm_cls.config.compose import quoted, raised_by_hydra, to_type
 from llm_cls.config.schema import Config, parse_config
 from llm_cls.errors import ConfigError, OtherRunError, RunInterrupted, SweepError
 from llm_cls.files import write_text
-from llm_cls.multirun.grid import latest, plan, refuse_intervals, spread
+from llm_cls.multirun.grid import check_values, latest, own_grid, plan, spread
 from llm_cls.multirun.jobs import as_choice, unwritable_error
 from llm_cls.redaction import redact_tree
 from llm_cls.runs import layout
@@ -89,9 +89,8 @@ class GridSweeper(Sweeper):
             )
         directory = Path(self._config.hydra.sweep.dir)
         parser = OverridesParser.create(config_loader=self._loader)
-        params = [f"{key}={value}" for key, value in self._params.items()]
-        overrides = latest(parser.parse_overrides([*params, *arguments]))
-        refuse_intervals(overrides)
+        overrides = latest(parser.parse_overrides([*own_grid(self._params), *arguments]))
+        check_values(overrides)
         checked = self._check(plan(BasicSweeper.split_arguments(overrides, None)[0]))
         entries, config = self._with_known_names(directory, checked), checked[-1][1]
         record = directory / layout.SWEEP_CONFIG

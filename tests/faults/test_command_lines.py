@@ -52,7 +52,8 @@ VALUES = st.one_of(
         "", "x", "-1", "0", "1", "1e9999", "nan", "9" * 30, "9" * 5000, "null", "true", "???", "[", "]", "{", "{a:1}",
         "[1,2]", "'", '"', "'x", "\\", "${x}", "${seed}", "${oc.env:NO}", "${", "1,2", "a,b", ",", "本,文", "日本", "é",
         "\n", "a\nb", "\x1b[31m", "\udcff", "\ud800", "a\0b", "../up", "x" * 300, "~", "=", "a=b", "*", "range(1,3)",
-        "choice(1,2)", "choice()", "interval(0,1)", "glob(*)", "sort(3,1)", "int(x)", "shuffle(1,2)", "tag(a,1)",
+        "range(0,inf)", "range(0,1,0)", "choice(1,2)", "choice()", "interval(0,1)", "glob(*)", "sort(3,1)", "int(x)",
+        "shuffle(1,2)", "tag(a,1)",
     ]),
     st.sampled_from(PLACES),
     st.sampled_from([choice for group in GROUPS for choice in choices(group)]),
@@ -73,7 +74,7 @@ def command_lines(draw: st.DrawFn) -> tuple[str, list[str]]:
     known = list(OWN[name].model_fields) if name in OWN else []
     if name in ("train", "benchmark"):
         known += [*keys(), *GROUPS, *HYDRA]
-    arguments = []
+    arguments = ["-m"] if name == "train" and draw(st.integers(0, 4)) == 0 else []
     if name in OWN and draw(st.booleans()):  # all keys that the command needs, so that it begins
         required = [key for key, field in OWN[name].model_fields.items() if field.is_required()]
         arguments += [f"{key}={draw(st.sampled_from(PLACES))}" for key in required]

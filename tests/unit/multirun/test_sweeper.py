@@ -1,5 +1,6 @@
 """The grid of every sweep experiment, and the plan that is made of it."""
 
+import re
 import sys
 from pathlib import Path
 from unittest.mock import Mock
@@ -14,7 +15,7 @@ from llm_cls.config.compose import accept_plain_values
 from llm_cls.config.groups import CONF
 from llm_cls.errors import ConfigError, ResourceError, SweepError
 from llm_cls.multirun import sweeper
-from llm_cls.multirun.grid import latest, plan, spread
+from llm_cls.multirun.grid import check_values, latest, own_grid, plan, spread
 from llm_cls.multirun.ray_launcher import RayLauncher, _gpus
 from llm_cls.multirun.sweeper import GridSweeper
 from llm_cls.redaction import redact
@@ -72,6 +73,34 @@ def test_an_interval_is_refused_as_a_grid_axis(tmp_path: Path) -> None:
     assert first.startswith("optimizer.lr=interval(1e-4,1e-3) lists no values") and "optimizer.lr=range(" in first
     assert second.startswith("+lora.r=interval(1,2) ")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("axes", "line"),
+    [
+        (["seed=range(0,inf)"], "seed=range(0,inf) must have a finite start and stop, and a step other than 0."),
+        (["seed=range(0,1e400)"], "seed=range(0,1e400) must have a finite"),
+        (["seed=range(0.5,1,nan)"], "seed=range(0.5,1,nan) must have a finite"),
+        (["seed=range(0,1,0)"], "seed=range(0,1,0) must have a finite"),
+        (["seed=range(0,1000000000000)"], "The grid has more than 10000 runs"),
+        (["seed=range(0,1,1e-300)"], "The grid has more than 10000 runs"),
+        (["seed=range(101)", "lora.r=range(10,0,-1)", "template=0,1,2,3,4,5,6,7,8,9"], "The grid has more than 10000"),
+    ],
+)
+def test_a_grid_without_end_is_refused(axes: list[str], line: str) -> None:
+    with pytest.raises(ConfigError, match=f"^{re.escape(line)}"):
+        check_values(OverridesParser.create().parse_overrides(axes))
+
+
+def test_a_large_grid_is_accepted() -> None:
+    axes = ["seed=range(1,101)", "lora.r=range(10,0,-1)", "template=0,1,2", "model=glob(*)", "optimizer.lr=1e-4"]
+    check_values(OverridesParser.create().parse_overrides(axes))
+
+
+def test_the_grid_of_an_experiment_is_a_mapping() -> None:
+    assert own_grid({"seed": "1,2"}) == ["seed=1,2"]
+    with pytest.raises(ConfigError, match=r"^hydra.sweeper.params must be keys with values, got 1"):
+        own_grid(1)
 
 
 def test_a_launcher_without_ray_is_refused_before_anything_is_planned(monkeypatch: pytest.MonkeyPatch) -> None:
