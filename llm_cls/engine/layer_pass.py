@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from llm_cls.engine.attention import SavedAttention, attend, attend_backward
 from llm_cls.engine.head_norms import SavedHeads, rotate_heads, rotate_heads_backward
-from llm_cls.engine.kernels import as_operand, norm, norm_backward
+from llm_cls.engine.kernels import activate, activate_backward, as_operand, norm, norm_backward
 from llm_cls.engine.layers import Layer
 from llm_cls.engine.lora_products import SavedDown
 from llm_cls.engine.packing import PackedLayout
@@ -117,8 +117,9 @@ def layer_forward(
     saved.hidden, saved.up = layer.up.forward(normed, mlp_dropout_state)
     if recompute and not layer.down.adapters and spec.mlp_post_norm is None:  # nothing needs the layer's output
         return x, [], saved
-    activation = layer.activation, spec.gated, layer.up.pending_bias
-    down, saved.down = layer.down.forward_activated(saved.hidden, activation, mlp_dropout_state)
+    out_format = layer.down.operand_format(len(q))
+    activated = activate(saved.hidden, layer.activation, spec.gated, layer.up.pending_bias, out_format)
+    down, saved.down = layer.down.forward(activated, mlp_dropout_state)
     down, _, saved.mlp_post = _addend(down, layer.down.pending_bias, spec.mlp_post_norm)
     return saved.mlp_x, [out, down] if spec.parallel_residual else [down], saved
 
@@ -137,10 +138,10 @@ def layer_backward(
     assert saved.mlp_x is not None and saved.hidden is not None and saved.attention is not None
     rows = len(saved.mlp_x)
     d_down = _addend_backward(d, saved.mlp_post, spec.mlp_post_norm, layer.down.operand_format(rows))
-    activation, out_format = (layer.activation, spec.gated, layer.up.pending_bias), layer.up.operand_format(rows)
-    hidden = layer.down.backward_activated(
-        d_down, saved.down, saved.hidden, activation, mlp_dropout_state, gradients, out_format
-    )
+    grad = layer.down.backward(d_down, saved.down, mlp_dropout_state, gradients, True)
+    assert grad is not None
+    out_format = layer.up.operand_format(rows)
+    hidden = activate_backward(grad, saved.hidden, layer.activation, spec.gated, layer.up.pending_bias, out_format)
     saved.hidden = None
     grad = layer.up.backward(hidden, saved.up, mlp_dropout_state, gradients, True)
     assert grad is not None

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from llm_cls.engine import kernels
 from llm_cls.engine.products import linear, product_over_rows
-from llm_cls.engine.tensors import DropoutMask, OperandFormat
+from llm_cls.engine.tensors import DropoutMask
 
 Activation = tuple[
     str, bool, Tensor | None
@@ -25,13 +25,13 @@ class SavedDown(NamedTuple):
     """The result of ``down`` and what ``down_backward`` needs.
 
     Attributes:
-        x: The input, shape ``(rows, in_features)``; None where ``activate_down`` has computed it.
+        x: The input, shape ``(rows, in_features)``.
         down: ``A dropout(x)`` of one adapter after the other, shape ``(rows, n * r)``.
         dropped: Per adapter ``dropout(x)``; empty on a GPU.
         keep: The bits of the masks on a GPU; None where nothing is dropped.
     """
 
-    x: Tensor | None
+    x: Tensor
     down: Tensor
     dropped: Sequence[Tensor]
     keep: Tensor | None
@@ -70,7 +70,6 @@ def down_backward(
         mask: Likewise.
         total: Receives the gradient with respect to ``x``, which is added to it; None: it is not needed.
     """
-    assert saved.x is not None
     if kernels.uses_triton(saved.x):
         p = 0.0 if mask is None else mask.p
         if total is not None:
@@ -87,44 +86,6 @@ def down_backward(
         else:
             add_dropout(total, linear(part, weight.t()), _of(mask, i))
     return gradients
-
-
-def activate_down(
-    hidden: Tensor, activation: Activation, a: Tensor, mask: DropoutMask | None, out_format: OperandFormat
-) -> tuple[Tensor, SavedDown]:
-    """The activated tensor, and ``down`` of it for one adapter, in one pass; on a GPU only.
-
-    Args:
-        hidden: The input of the activation.
-        activation: How it is computed.
-        a: As ``down`` takes it.
-        mask: Likewise.
-        out_format: Of the activated tensor, not float8; its extra columns receive the product.
-    """
-    keep = None if mask is None else _triton().draw(mask, 1, len(hidden), a.shape[1])
-    p = 0.0 if mask is None else mask.p
-    x, result = _triton("adapted_activation").activate_down(hidden, *activation, a, keep, p, out_format)
-    return x, SavedDown(None, result, [], keep)
-
-
-def activate_down_backward(
-    grad: Tensor, down_grad: Tensor, hidden: Tensor, activation: Activation, saved: SavedDown, a: Tensor, p: float
-) -> tuple[Tensor, Tensor]:
-    """The gradients with respect to ``hidden`` and to ``a``.
-
-    Args:
-        grad: With respect to the activated tensor, without what comes through the adapter.
-        down_grad: With respect to the product with ``a``.
-        hidden: As ``activate_down`` was given.
-        activation: Likewise.
-        saved: What it returned.
-        a: As it was given.
-        p: Dropout of the adapter.
-    """
-    found: tuple[Tensor, Tensor] = _triton("adapted_activation").activate_down_backward(
-        grad, down_grad, hidden, *activation, a, saved.keep, p
-    )
-    return found
 
 
 def dropout(x: Tensor, mask: DropoutMask) -> Tensor:
@@ -151,5 +112,5 @@ def _keep_factor(x: Tensor, mask: DropoutMask) -> Tensor:
     return kept.to(x.dtype).mul_(65536 / (65536 - drops))
 
 
-def _triton(name: str = "lora") -> Any:
-    return import_module(f"llm_cls.engine.triton.{name}")  # only torch's CUDA build brings Triton
+def _triton() -> Any:
+    return import_module("llm_cls.engine.triton.lora")  # only torch's CUDA build brings Triton

@@ -20,16 +20,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from llm_cls.engine import kernels
-from llm_cls.engine.kernels import activate, activate_backward, as_operand
 from llm_cls.engine.lora import Adapter, base_layer, lora_parts
-from llm_cls.engine.lora_products import (
-    Activation,
-    SavedDown,
-    activate_down,
-    activate_down_backward,
-    down,
-    down_backward,
-)
+from llm_cls.engine.lora_products import SavedDown, down, down_backward
 from llm_cls.engine.products import fp8_product, linear, product_over_rows, quantized
 from llm_cls.engine.tensors import DropoutMask, DropoutState, Operand, OperandFormat
 
@@ -113,16 +105,6 @@ class Projection:
             saved = down(x.tensor, self._a_cast, len(self.adapters), self._mask(dropout_state), columns)
         return self._product(x, saved, bias), saved
 
-    def forward_activated(
-        self, hidden: Tensor, activation: Activation, dropout_state: DropoutState | None
-    ) -> tuple[Tensor, SavedDown | None]:
-        """``forward`` of the activated ``hidden``."""
-        out_format = self.operand_format(len(hidden))
-        if len(self.adapters) != 1 or out_format.fp8 or not kernels.uses_triton(hidden):
-            return self.forward(activate(hidden, *activation, out_format), dropout_state)
-        x, saved = activate_down(hidden, activation, self._a_cast, self._mask(dropout_state), out_format)
-        return self._product(Operand(x), saved, None), saved
-
     def _product(self, x: Operand, saved: SavedDown | None, bias: Tensor | None) -> Tensor:
         if saved is None:
             return self._frozen(x, bias)
@@ -155,39 +137,11 @@ class Projection:
             return result
         mask = self._mask(dropout_state)
         found = down_backward(saved, down_grad, self._a_cast, len(self.adapters), mask, result)
-        self._collect(gradients, grad, saved, found)
-        return result
-
-    def backward_activated(
-        self,
-        grad: Operand,
-        saved: SavedDown | None,
-        hidden: Tensor,
-        activation: Activation,
-        dropout_state: DropoutState | None,
-        gradients: dict[nn.Parameter, Tensor],
-        out_format: OperandFormat,
-    ) -> Operand:
-        """``backward`` of ``forward_activated``: the gradient with respect to ``hidden`` in ``out_format``."""
-        if saved is None or saved.x is not None:
-            upper = self.backward(grad, saved, dropout_state, gradients, need_input=True)
-            assert upper is not None
-            return activate_backward(upper, hidden, *activation, out_format)
-        upper, down_grad = self._input_gradients(grad, need_input=True)
-        assert upper is not None and down_grad is not None
-        mask = self._mask(dropout_state)
-        p = 0.0 if mask is None else mask.p
-        result, found = activate_down_backward(upper, down_grad, hidden, activation, saved, self._a_cast, p)
-        self._collect(gradients, grad, saved, [found])
-        return as_operand(result, out_format)
-
-    def _collect(
-        self, gradients: dict[nn.Parameter, Tensor], grad: Operand, saved: SavedDown, found: Sequence[Tensor]
-    ) -> None:
         downs = saved.down.chunk(len(self.adapters), 1)
         for adapter, part, a_gradient in zip(self.adapters, downs, found, strict=True):
             gradients[adapter.a] = a_gradient
             gradients[adapter.b] = product_over_rows(grad.tensor[:, adapter.rows], part)
+        return result
 
     def _input_gradients(self, grad: Operand, need_input: bool) -> tuple[Tensor | None, Tensor | None]:
         """Through ``W`` and through ``B``: with respect to ``x`` and to ``A dropout(x)``."""

@@ -96,17 +96,6 @@ def test_lora_products(rows: int, cols: int, n: int, r: int, p: float, dtype: to
     checks.check_lora("cuda", dtype, rows, cols, n, r, p)
 
 
-@dtypes
-@pytest.mark.parametrize("p", [0.0, 0.1])
-@pytest.mark.parametrize("biased", [False, True])
-@pytest.mark.parametrize("gated", [False, True])
-@pytest.mark.parametrize("activation", sorted(set(ACTIVATIONS.values())))
-def test_activation_with_the_products_after_it(
-    activation: str, gated: bool, biased: bool, p: float, dtype: torch.dtype
-) -> None:
-    checks.check_activate_down("cuda", dtype, activation, gated, biased, p)
-
-
 @pytest.mark.parametrize("cols", [256, 11264])
 def test_fp8_has_the_rounding_of_its_type(cols: int) -> None:
     """Three bits after the binary point: rounding errors of up to 1/16, 2.6 % on the root mean square."""

@@ -199,33 +199,6 @@ def check_lora(device: str, dtype: torch.dtype, rows: int, cols: int, n: int, r:
     check(total, wide[3] + added, dtype)
 
 
-def check_activate_down(device: str, dtype: torch.dtype, activation: str, gated: bool, biased: bool, p: float) -> None:
-    """One pass against activation and products one after the other, in float64."""
-    lora, kernel, rows, cols, r = triton("lora"), triton("adapted_activation"), 70, 200, 8
-    hidden, grad = normal(rows, 2 * cols if gated else cols, dtype=dtype), normal(rows, cols, dtype=dtype, seed=1)
-    a, down_grad = normal(r, cols, dtype=dtype, seed=2), normal(rows, r, dtype=dtype, seed=3)
-    bias = normal(hidden.shape[1], dtype=dtype, seed=4) if biased else None
-    keep, factor = None, torch.ones(rows, cols, dtype=torch.float64)
-    if p:
-        state = DropoutState(torch.tensor([7, 5], device=device))
-        keep = lora.draw(DropoutMask(p, state, 3), 1, rows, cols)
-        factor = kept(keep, cols)[0].double().cpu() * 65536 / (65536 - round(65536 * p))
-    how = activation, gated, None if bias is None else bias.to(device)
-    exact = activation, gated, None if bias is None else bias.double()
-    found, down = kernel.activate_down(hidden.to(device), *how, a.to(device), keep, p, OperandFormat(extra_columns=r))
-    expected = kernels.activate(hidden.double(), *exact).tensor
-    check(found, expected, dtype)
-    expected = expected.to(dtype).double()  # the product is that of the activated tensor as it is stored
-    check(down, (expected * factor) @ a.double().t(), dtype)
-    assert torch.equal(found.as_strided((rows, cols + r), found.stride())[:, cols:], down)
-    found, weight_grad = kernel.activate_down_backward(
-        grad.to(device), down_grad.to(device), hidden.to(device), *how, a.to(device), keep, p
-    )
-    upper = grad.double() + (down_grad.double() @ a.double()) * factor
-    check(found, kernels.activate_backward(upper, hidden.double(), *exact).tensor, dtype)
-    assert error(weight_grad, down_grad.double().t() @ (expected * factor)) <= TOLERANCE[dtype]
-
-
 def check_fp8(device: str, rows: int, cols: int, tolerance: float) -> None:
     """Each function that can give float8 gives the values that it also gives unquantized, and uses the whole range."""
     both = OperandFormat(values=True, fp8=True)

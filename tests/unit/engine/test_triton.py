@@ -78,12 +78,6 @@ def test_lora_products(rows: int, cols: int, n: int, r: int, p: float) -> None:
     checks.check_lora("cpu", torch.float32, rows, cols, n, r, p)
 
 
-@pytest.mark.parametrize("p", [0.0, 0.25])
-@pytest.mark.parametrize(("activation", "gated", "biased"), [("silu", True, False), ("gelu", False, True)])
-def test_activation_with_the_products_after_it(activation: str, gated: bool, biased: bool, p: float) -> None:
-    checks.check_activate_down("cpu", torch.float32, activation, gated, biased, p)
-
-
 def test_fp8() -> None:
     checks.check_fp8("cpu", 3, 96, tolerance=0.08)
 
