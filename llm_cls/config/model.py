@@ -160,7 +160,8 @@ class EngineConfig(Section):
     )
     compile: bool | None = Field(
         None,
-        description="Whether layers without a fused form are compiled (fast and fp8). null: only on GPUs.",
+        description="Whether layers without a fused form are compiled (fast and fp8). null: on GPUs, if the run is "
+        "long enough to save more time than compilation takes.",
         examples=["engine.compile=false"],
     )
     gradient_checkpointing: bool | None = Field(

@@ -51,7 +51,13 @@ class TextClassifier(nn.Module):
         return logits
 
     def use_engine(
-        self, decoder: PreTrainedModel, engine: EngineConfig, full: bool, max_length: int, max_texts: int
+        self,
+        decoder: PreTrainedModel,
+        engine: EngineConfig,
+        full: bool,
+        max_length: int,
+        max_texts: int,
+        compiled: bool = False,
     ) -> None:
         """Chooses how hidden states are computed: the fastest way that gives what a text by itself gives.
 
@@ -62,6 +68,7 @@ class TextClassifier(nn.Module):
             full: Whether the whole network is, or was, trained.
             max_length: Tokens per text at most.
             max_texts: Texts per training batch at most.
+            compiled: Whether packed layers are compiled.
 
         Raises:
             ConfigError: The decoder cannot compute a text of any length.
@@ -75,13 +82,14 @@ class TextClassifier(nn.Module):
             level = logging.WARNING if engine.name == "fp8" else logging.INFO  # only the fused layers have fp8
             log.log(level, "engine=%s uses the layers of transformers: %s", engine.name, reason)
         with _in_evaluation(self.decoder):
-            self.encoder = self._checked_encoder(decoder, engine, full, max_length)
+            self.encoder = self._checked_encoder(decoder, engine, full, max_length, compiled)
 
-    def _checked_encoder(self, decoder: PreTrainedModel, engine: EngineConfig, full: bool, max_length: int) -> Encoder:
+    def _checked_encoder(
+        self, decoder: PreTrainedModel, engine: EngineConfig, full: bool, max_length: int, compiled: bool
+    ) -> Encoder:
         """Packed batches, padded ones or single texts: the first of them that keeps the states of single texts."""
         probe = _probe(self.decoder, decoder, self.pooling, max_length)
         if engine.name != "reference" and self.pooling == "last":
-            compiled = decoder.device.type == "cuda" if engine.compile is None else engine.compile
             packed = pack(self.decoder, decoder, probe, max_length, autocast=full, compiled=compiled)
             if isinstance(packed, PackedDecoder):
                 return grouped(packed, decoder.config, max_length)
@@ -114,7 +122,7 @@ class TextClassifier(nn.Module):
 
 
 def build_classifier(
-    decoder: PreTrainedModel, config: Config, n_labels: int, gradient_checkpointing: bool
+    decoder: PreTrainedModel, config: Config, n_labels: int, gradient_checkpointing: bool, compiled: bool = False
 ) -> TextClassifier:
     """The classifier that ``config`` describes, ready to train.
 
@@ -125,6 +133,7 @@ def build_classifier(
         config: The run's configuration.
         n_labels: Outputs of the head.
         gradient_checkpointing: Whether the layers of ``transformers`` recompute their activations.
+        compiled: Whether layers of ``transformers`` on packed batches are compiled.
     """
     device = decoder.device
     with failures_in_one_line(decoder):
@@ -140,7 +149,7 @@ def build_classifier(
         classifier = TextClassifier(network, hidden_size, n_labels, config.model.pooling)
     classifier.to(device)
     max_texts = config.data.micro_batch_size or config.data.batch_size
-    classifier.use_engine(decoder, config.engine, config.lora.full, config.data.max_length, max_texts)
+    classifier.use_engine(decoder, config.engine, config.lora.full, config.data.max_length, max_texts, compiled)
     return classifier
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 from tqdm.contrib.logging import logging_redirect_tqdm
+from transformers import PreTrainedModel
 
 from llm_cls import signals
 from llm_cls.cli import say, shown_path
@@ -33,6 +34,8 @@ from llm_cls.training.wandb_logger import run_logger
 from llm_cls.training.watch import RankWatch, explain_lost_ranks
 
 log = logging.getLogger(__name__)
+
+_COMPILATION_FLOPS = 2.2e16  # of forward and backward pass; see _compilation_pays
 
 
 def run(
@@ -153,8 +156,23 @@ def build_module(inputs: Inputs, data: TextDataModule, shared: Shared) -> Classi
     checkpointing = config.engine.gradient_checkpointing
     if checkpointing is None:
         checkpointing = config.engine.name == "reference" and hardware.accelerator == "gpu"
-    classifier = build_classifier(decoder, config, len(inputs.corpus.labels), checkpointing)
+    compiled = config.engine.compile
+    if compiled is None:
+        compiled = hardware.accelerator == "gpu" and _compilation_pays(decoder, data, config.trainer.max_epochs)
+    classifier = build_classifier(decoder, config, len(inputs.corpus.labels), checkpointing, compiled)
     return ClassifierModule(classifier, config, data)
+
+
+def _compilation_pays(decoder: PreTrainedModel, data: TextDataModule, epochs: int) -> bool:
+    """Whether compiled layers save more time in training than their compilation takes.
+
+    On an H100 the layers of Qwen3 1.7 B took 51 s to compile, and saved 35 s in each epoch of 2.6 million tokens.
+    """
+    weights = sum(p.numel() for p in decoder.parameters()) - sum(
+        p.numel() for p in decoder.get_input_embeddings().parameters()
+    )
+    tokens = epochs * int(data.tokens["train"].lengths.sum())
+    return 4 * weights * tokens >= _COMPILATION_FLOPS
 
 
 def _with_sizes(record: RunRecord, inputs: Inputs, module: ClassifierModule) -> RunRecord:

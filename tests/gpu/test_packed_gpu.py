@@ -46,14 +46,16 @@ def build(
 ) -> TextClassifier:
     made = config(
         f"engine={engine}", "lora.target_modules=all-linear", "lora.lora_dropout=0",
-        *([f"engine.compile={compiled}"] if engine == "fast" else []), *overrides,
+        *overrides,
     )  # fmt: skip
     model = ModelConfig(name="tiny", weights="random", architecture=ARCHITECTURES[architecture])
     made = made.model_copy(update={"model": model})
     decoder = load_decoder(model, load_architecture(model), torch.float32, torch.device("cpu"), 3)
     randomize_vectors(decoder)
     decoder = decoder.to(torch.bfloat16).to(dtype).to("cuda")  # the same rounded weights in every type
-    classifier = build_classifier(decoder, made, 5, gradient_checkpointing=False)
+    classifier = build_classifier(
+        decoder, made, 5, gradient_checkpointing=False, compiled=compiled and engine == "fast"
+    )
     generator = torch.Generator().manual_seed(seed)
     for name, parameter in classifier.named_parameters():
         if "lora_" in name or name == "head.weight":

@@ -24,6 +24,7 @@ from llm_cls.training.devices import Hardware
 from llm_cls.training.module import ClassifierModule
 from llm_cls.training.optimizer import build_optimizer, build_schedule
 from llm_cls.training.recorder import RunRecorder
+from llm_cls.training.run import _compilation_pays
 from tests.jsonl import read_jsonl
 
 
@@ -52,6 +53,19 @@ def test_clipping_sees_the_gradients_without_the_loss_scale_of_float16() -> None
     assert seen == [pytest.approx(4.0)], "16 ones"
     total = sum(float(p.grad.norm()) ** 2 for p in layer.parameters() if p.grad is not None) ** 0.5
     assert total == pytest.approx(1.0, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "epochs", "expected"), [(2_600_000, 10, True), (2_600_000, 1, False), (64, 10, False)]
+)
+def test_only_long_runs_compile(tokens: int, epochs: int, expected: bool) -> None:
+    """1.4 B weights outside the embeddings, as those of Qwen3 1.7 B: compilation pays after an epoch and a half."""
+    with torch.device("meta"):
+        embeddings = nn.Embedding(151_936, 2048)
+        decoder: Any = nn.Sequential(embeddings, nn.Linear(2048, 683_594, bias=False))
+    decoder.get_input_embeddings = lambda: embeddings
+    data: Any = Mock(tokens={"train": Mock(lengths=np.array([tokens // 2, tokens // 2]))})
+    assert _compilation_pays(decoder, data, epochs) is expected
 
 
 def test_schedule_rises_for_an_epoch_and_falls_to_zero() -> None:
