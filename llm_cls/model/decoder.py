@@ -17,6 +17,10 @@ from llm_cls.hub import content_revision, hub_errors, is_local, only_local, sour
 _DECODERS = ["gpt_neox", "gpt2", "llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "phi3"]
 
 
+# Names in the files of a model with an image or audio part, in any of the layouts that such files have had, to those
+# that the language model alone has.
+_NESTED = {r"^(?:model\.)?language_model\.(?:model\.)?": ""}
+
 _INVALID = (TypeError, ValueError, LookupError, ArithmeticError)
 
 
@@ -26,7 +30,7 @@ def _not_valid(kind: str, error: Exception) -> ConfigError:
 
 
 def load_architecture(config: ModelConfig) -> PretrainedConfig:
-    """The ``transformers`` configuration of the model.
+    """The ``transformers`` configuration of the model; of one with an image or audio part that of its language model.
 
     Raises:
         ConfigError: The model is unknown or could not be loaded, or ``model.architecture`` is not valid.
@@ -52,8 +56,18 @@ def load_architecture(config: ModelConfig) -> PretrainedConfig:
         raise ConfigError(
             f"model.name: {config.name} is an encoder-decoder ({architecture.model_type}). Choose a decoder or encoder"
         )
+    architecture = _language_model(architecture)
     architecture.use_cache = False
     return architecture
+
+
+def _language_model(whole: PretrainedConfig) -> PretrainedConfig:
+    text: PretrainedConfig = whole.get_text_config(decoder=True)
+    if text is not whole:
+        text._commit_hash = getattr(whole, "_commit_hash", None)  # identifies the files, which hold all parts
+        own = getattr(text, "eos_token_id", None)  # not every language model has one of its own
+        text.eos_token_id = getattr(whole, "eos_token_id", None) if own is None else own
+    return text
 
 
 def load_decoder(
@@ -102,6 +116,7 @@ def load_decoder(
                     dtype=dtype,
                     trust_remote_code=config.trust_remote_code,
                     attn_implementation=attention,
+                    key_mapping=_NESTED,
                     output_loading_info=True,
                 )
         finally:

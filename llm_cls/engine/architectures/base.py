@@ -50,6 +50,14 @@ def rotary_table(rotary: Callable[..., Any], max_seqlen: int, device: torch.devi
     return RotaryTable(cos, sin)
 
 
+def text_rotary(rotary: Callable[..., Any]) -> Callable[..., Any]:
+    """The rotary module of a model with images, whose tokens have three positions each, for tokens of text alone.
+
+    A token of a text has one position, three times. So its angles are the usual ones.
+    """
+    return lambda x, position_ids: rotary(x, position_ids.expand(3, *position_ids.shape))
+
+
 def reachable_window(window: int | None, max_seqlen: int) -> int | None:
     """The window of a layer; None where no text of at most ``max_seqlen`` tokens is longer than it."""
     return window if window is not None and window < max_seqlen else None

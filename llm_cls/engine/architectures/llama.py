@@ -16,11 +16,11 @@ def unsupported_reason(config: PretrainedConfig) -> str:
     return unsupported_rotary(config.rope_parameters)
 
 
-def describe(decoder: nn.Module, max_seqlen: int) -> DecoderSpec:
-    """See ``Architecture.describe``."""
+def describe(decoder: nn.Module, max_seqlen: int, angles: Callable[..., Any] | None = None) -> DecoderSpec:
+    """See ``Architecture.describe``; ``angles`` takes the place of the network's own rotary module."""
     network: Any = decoder
     weight = network.embed_tokens.weight.detach()
-    rotary = rotary_table(network.rotary_emb, max_seqlen, weight.device)
+    rotary = rotary_table(angles or network.rotary_emb, max_seqlen, weight.device)
     layers = [describe_layer(layer, network.config, rotary, max_seqlen) for layer in network.layers]
     return DecoderSpec(weight, layers, rms_norm(network.norm))
 

@@ -1,5 +1,6 @@
 """Qwen3 (Yang et al., 2025): as Qwen2, with an RMS norm of each query and key before it is rotated."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -13,10 +14,10 @@ from llm_cls.engine.spec import DecoderSpec
 __all__ = ["describe", "unsupported_reason"]
 
 
-def describe(decoder: nn.Module, max_seqlen: int) -> DecoderSpec:
-    """See ``Architecture.describe``."""
+def describe(decoder: nn.Module, max_seqlen: int, angles: Callable[..., Any] | None = None) -> DecoderSpec:
+    """See ``Architecture.describe`` and ``llama.describe``."""
     network: Any = decoder
-    spec = llama.describe(decoder, max_seqlen)
+    spec = llama.describe(decoder, max_seqlen, angles)
     layers = []
     for layer, found in zip(network.layers, spec.layers, strict=True):
         query_norm, key_norm = rms_norm(layer.self_attn.q_norm), rms_norm(layer.self_attn.k_norm)

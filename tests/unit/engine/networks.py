@@ -15,6 +15,7 @@ from tests.unit.model.test_model import TINY, config, randomize_vectors
 YARN = {
     "rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16, "rope_theta": 1e4, "beta_fast": 4.0,
 }  # fmt: skip
+MROPE = {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 1, 1]}
 # Gemma's weights are wider than those of the others: norms of small sums make the reference itself inexact.
 ARCHITECTURES: dict[str, dict[str, Any]] = {
     "neox": {"model_type": "gpt_neox", "use_parallel_residual": False, "rotary_pct": 1.0, **TINY},
@@ -46,6 +47,11 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
         "model_type": "qwen3", "num_key_value_heads": 1, "head_dim": 8, "use_sliding_window": True,
         "sliding_window": 7, "max_window_layers": 1, "attention_bias": True, "rope_parameters": YARN, **TINY,
     },
+    "qwen2-vl": {"model_type": "qwen2_5_vl_text", "num_key_value_heads": 2, "rope_parameters": MROPE, **TINY},
+    "qwen3-vl": {
+        "model_type": "qwen3_vl_text", "num_key_value_heads": 2, "head_dim": 16, **TINY,
+        "rope_parameters": {**MROPE, "mrope_section": [4, 2, 2]},
+    },
     "gemma": {"model_type": "gemma", "num_key_value_heads": 1, "head_dim": 16, "initializer_range": 0.1, **TINY},
     "gemma2": {
         "model_type": "gemma2", "num_key_value_heads": 2, "head_dim": 16, "query_pre_attn_scalar": 24,
@@ -75,11 +81,12 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
     "phi3-windowed": {"model_type": "phi3", "num_key_value_heads": 2, "sliding_window": 4, "pad_token_id": 0, **TINY},
 }  # fmt: skip
 QWEN3 = ("qwen3", "qwen3-windowed")
+IMAGES = ("qwen2-vl", "qwen3-vl")  # the language models of networks that also read images
 GEMMA = ("gemma", "gemma2", "gemma2-uncapped", "gemma3", "gemma3-local-last")
 WINDOWED = ("qwen2-windowed", "mistral-windowed", "mistral-wide-window")
 FUSED = (
     *("neox", "neox-parallel", "neox-linear-rope", "llama", "llama-biased", "llama-yarn", "qwen2", "mistral"),
-    *(*WINDOWED, *QWEN3, *GEMMA),
+    *(*WINDOWED, *QWEN3, *IMAGES, *GEMMA),
 )
 
 
