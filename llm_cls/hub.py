@@ -88,9 +88,8 @@ def hub_errors(name: str, key: str) -> Iterator[None]:
     except Exception as error:  # the libraries check their files little
         if isinstance(error, RuntimeError) and "PytorchStreamReader" in str(error):
             raise _damaged(name, key, "a .bin file is cut off") from None
-        if (
-            isinstance(error, RuntimeError) and "GPU" in str(error) and not lacks_memory(error)
-        ):  # some quantized checkpoints need one
+        # Some quantized checkpoints need a GPU.
+        if isinstance(error, RuntimeError) and "GPU" in str(error) and not lacks_memory(error):
             raise ConfigError(f"{key}: {name!r} needs a GPU: {first_line(error)} Choose another checkpoint") from None
         if type(error) is Exception or isinstance(error, _OF_DAMAGED_FILES):
             raise ArtifactError(

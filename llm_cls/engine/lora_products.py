@@ -16,10 +16,6 @@ from llm_cls.engine import kernels
 from llm_cls.engine.products import linear, product_over_rows
 from llm_cls.engine.tensors import DropoutMask
 
-Activation = tuple[
-    str, bool, Tensor | None
-]  # name, whether it is gated, and pending bias, as ``kernels.activate`` takes
-
 
 class SavedDown(NamedTuple):
     """The result of ``down`` and what ``down_backward`` needs.
@@ -50,7 +46,7 @@ def down(x: Tensor, a: Tensor, n: int, mask: DropoutMask | None, out: Tensor | N
     if kernels.uses_triton(x):
         keep = None if mask is None else _triton().draw(mask, n, *x.shape)
         result = x.new_empty(len(x), len(a)) if out is None else out
-        _triton().down(x, a, n, keep, 0.0 if mask is None else mask.p, result)
+        _triton().down(x, a, n, keep, _factor(mask), result)
         return SavedDown(x, result, [], keep)
     dropped = [x if mask is None else dropout(x, _of(mask, i)) for i in range(n)]
     downs = [linear(part, weight) for part, weight in zip(dropped, a.chunk(n), strict=True)]
@@ -71,10 +67,9 @@ def down_backward(
         total: Receives the gradient with respect to ``x``, which is added to it; None: it is not needed.
     """
     if kernels.uses_triton(saved.x):
-        p = 0.0 if mask is None else mask.p
         if total is not None:
-            _triton().add_input_grad(total, grad, a, n, saved.keep, p)
-        found: Tensor = _triton().weight_grad(saved.x, grad, n, saved.keep, p)
+            _triton().add_input_grad(total, grad, a, n, saved.keep, _factor(mask))
+        found: Tensor = _triton().weight_grad(saved.x, grad, n, saved.keep, _factor(mask))
         return found.chunk(n)
     gradients = []
     for i, (part, weight) in enumerate(zip(grad.chunk(n, 1), a.chunk(n), strict=True)):
@@ -98,6 +93,10 @@ def add_dropout(total: Tensor, x: Tensor, mask: DropoutMask) -> None:
     total.addcmul_(x, _keep_factor(x, mask))
 
 
+def _factor(mask: DropoutMask | None) -> float:
+    return 1.0 if mask is None else mask.factor
+
+
 def _of(mask: DropoutMask, i: int) -> DropoutMask:
     return mask._replace(stream=mask.stream + i)
 
@@ -106,10 +105,9 @@ def _keep_factor(x: Tensor, mask: DropoutMask) -> Tensor:
     """The factor of each element. Sixteen random bits decide on one: several times as fast as ``bernoulli_``."""
     seed, first_token = mask.state.rng.tolist()
     generator = torch.Generator().manual_seed((seed * 1_000_003 + first_token) * 4099 + mask.stream)
-    drops = round(mask.p * 65536)
     bits = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-(2**63), None, generator=generator)
-    kept = bits.view(torch.int16)[: x.numel()].view(x.shape) >= drops - 32768
-    return kept.to(x.dtype).mul_(65536 / (65536 - drops))
+    kept = bits.view(torch.int16)[: x.numel()].view(x.shape) >= mask.drops - 32768
+    return kept.to(x.dtype).mul_(mask.factor)
 
 
 def _triton() -> Any:

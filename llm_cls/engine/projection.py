@@ -99,21 +99,17 @@ class Projection:
             ``(y, saved)`` with ``y`` of shape ``(rows, out_features)``.
         """
         bias = self.bias if add_bias or self.pending_bias is None else None
-        saved = None
-        if self.adapters:
-            columns = _columns_behind(x.tensor, self._extra_columns)
-            saved = down(x.tensor, self._a_cast, len(self.adapters), self._mask(dropout_state), columns)
-        return self._product(x, saved, bias), saved
-
-    def _product(self, x: Operand, saved: SavedDown | None, bias: Tensor | None) -> Tensor:
-        if saved is None:
-            return self._frozen(x, bias)
-        if _columns_behind(x.tensor, self._extra_columns) is not None:
-            return F.linear(_extended(x.tensor, self._extra_columns), self._extended_weight, bias)
+        if not self.adapters:
+            return self._frozen(x, bias), None
+        extended = _extended(x.tensor, self._extra_columns)
+        columns = None if extended is None else extended[:, x.tensor.shape[1] :]
+        saved = down(x.tensor, self._a_cast, len(self.adapters), self._mask(dropout_state), columns)
+        if extended is not None:
+            return F.linear(extended, self._extended_weight, bias), saved
         y = self._frozen(x, bias)
         for adapter, part in zip(self.adapters, saved.down.chunk(len(self.adapters), 1), strict=True):
             y[:, adapter.rows].addmm_(part, adapter.b_cast.t())
-        return y
+        return y, saved
 
     def backward(
         self,
@@ -166,13 +162,8 @@ class Projection:
         return DropoutMask(first.p, dropout_state, first.stream) if dropout_state is not None and first.p else None
 
 
-def _extended(x: Tensor, extra_columns: int) -> Tensor:
-    """``x`` with the extra columns that lie behind it in memory."""
-    return x.as_strided((x.shape[0], x.shape[1] + extra_columns), x.stride())
-
-
-def _columns_behind(x: Tensor, extra_columns: int) -> Tensor | None:
-    """The extra columns that lie behind ``x`` in memory; None where there are none."""
+def _extended(x: Tensor, extra_columns: int) -> Tensor | None:
+    """``x`` with the extra columns that lie behind it in memory; None where there are none."""
     if not extra_columns or x.stride(0) != x.shape[1] + extra_columns:
         return None
-    return _extended(x, extra_columns)[:, x.shape[1] :]
+    return x.as_strided((x.shape[0], x.shape[1] + extra_columns), x.stride())

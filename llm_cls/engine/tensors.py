@@ -39,7 +39,7 @@ class DropoutState(NamedTuple):
 
 
 class DropoutMask(NamedTuple):
-    """The mask of one dropout layer for one batch; it is drawn wherever it is needed and never stored.
+    """The mask of one dropout layer for one batch; ``lora_products`` draws it.
 
     Attributes:
         p: Probability that an element is dropped.
@@ -50,6 +50,16 @@ class DropoutMask(NamedTuple):
     p: float
     state: DropoutState
     stream: int
+
+    @property
+    def drops(self) -> int:
+        """How many of 65,536 numbers drop an element: sixteen random bits decide on one."""
+        return round(self.p * 65536)
+
+    @property
+    def factor(self) -> float:
+        """Of an element that is kept."""
+        return 65536 / (65536 - self.drops)
 
 
 class OperandFormat(NamedTuple):

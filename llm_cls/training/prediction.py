@@ -63,8 +63,8 @@ def predict_file(arguments: PredictArguments) -> tuple[list[str], tuple[str, ...
     dtype = torch.float32 if config.lora.full else hardware.frozen_dtype
     decoder = load_decoder(config.model, architecture, dtype, hardware.device, config.seed)
     classifier = load_artifact(decoder, config, folder)
-    # Compiling or rounding to 8 bits would take longer than most inputs.
-    engine = EngineConfig(name="reference" if config.engine.name == "reference" else "fast", compile=False)
+    # Rounding to 8 bits, or compiling, would take longer than most inputs.
+    engine = EngineConfig(name="reference" if config.engine.name == "reference" else "fast")
     classifier.use_engine(decoder, engine, config.lora.full, config.data.max_length, max_texts=1)
     labels = read_labels(folder)
     logits = predict_logits(classifier, tokens, len(labels), arguments.batch_size, hardware)

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from llm_cls.engine.tensors import DropoutMask
 
-TILE = 128  # columns that a program computes at a time; the bits of a row fill whole tiles
-PROGRAMS = 528  # that read the input for the gradient of ``A``: four on each of an H100's processors
+_TILE = 128  # columns that a program computes at a time; the bits of a row fill whole tiles
+_PROGRAMS = 528  # that read the input for the gradient of ``A``: four on each of an H100's processors
 
 
 @triton.jit(do_not_specialize=["stream", "drops", "size"])
@@ -40,7 +40,7 @@ def _keep_kernel(
 
 
 @triton.jit
-def kept(keep, row, tile, rows, mask_row, COLUMNS: tl.constexpr):
+def _kept(keep, row, tile, rows, mask_row, COLUMNS: tl.constexpr):
     """Whether each element of a tile of columns is kept; a thread that holds eight columns loads one byte."""
     byte = keep + row[:, None] * mask_row + (tile * (COLUMNS // 8) + tl.arange(0, COLUMNS // 8))[None, :]
     bits = tl.load(byte, mask=(row < rows)[:, None], other=0).to(tl.int32)
@@ -66,7 +66,7 @@ def _down_kernel(
         inside = (row < rows)[:, None] & (c < cols)[None, :]
         value = tl.load(x + row[:, None] * x_row + c[None, :], mask=inside, other=0.0)
         if DROPOUT:
-            value = tl.where(kept(keep, row, tile, rows, mask_row, COLUMNS), value, 0.0)
+            value = tl.where(_kept(keep, row, tile, rows, mask_row, COLUMNS), value, 0.0)
         weight = tl.load(a + r[None, :] * cols + c[:, None], mask=(r < RANK)[None, :] & (c < cols)[:, None], other=0.0)
         acc = tl.dot(value, weight, acc, input_precision=PRECISION)
     place = out + row[:, None] * out_row + (adapter * RANK + r)[None, :]
@@ -92,7 +92,7 @@ def _input_grad_kernel(
         weight = tl.load(place, mask=(r < RANK)[:, None] & (c < cols)[None, :], other=0.0)
         part = tl.dot(down, weight, input_precision=PRECISION)
         if DROPOUT:
-            keeps = kept(keep + tl.full((), adapter, tl.int64) * rows * mask_row, row, tile, rows, mask_row, COLUMNS)
+            keeps = _kept(keep + tl.full((), adapter, tl.int64) * rows * mask_row, row, tile, rows, mask_row, COLUMNS)
             part = tl.where(keeps, part, 0.0)
         added += part
     place = total + row[:, None] * total_row + c[None, :]
@@ -117,7 +117,7 @@ def _weight_grad_kernel(
         inside = (row < rows)[:, None] & (c < cols)[None, :]
         value = tl.load(x + row[:, None] * x_row + c[None, :], mask=inside, other=0.0)
         if DROPOUT:
-            value = tl.where(kept(keep, row, tile, rows, mask_row, COLUMNS), value, 0.0)
+            value = tl.where(_kept(keep, row, tile, rows, mask_row, COLUMNS), value, 0.0)
         place = grad + row[None, :] * grad_row + (adapter * RANK + r)[:, None]
         down = tl.load(place, mask=(r < RANK)[:, None] & (row < rows)[None, :], other=0.0)
         acc = tl.dot(down, value, acc, input_precision=PRECISION)
@@ -129,69 +129,59 @@ def _weight_grad_kernel(
 
 def draw(mask: DropoutMask, n: int, rows: int, cols: int) -> Tensor:
     """The bits of the masks of ``n`` consecutive streams, uint8 of shape ``(n, rows, bytes)``."""
-    mask_row = triton.cdiv(cols, TILE) * TILE // 8
+    mask_row = triton.cdiv(cols, _TILE) * _TILE // 8
     rng, token_index = mask.state
     keep = rng.new_empty(n, rows, mask_row, dtype=torch.uint8)
     _keep_kernel[(triton.cdiv(rows * mask_row, 1024), n)](
-        keep, rng, token_index, mask.stream, _drops(mask.p), mask_row, rows * mask_row,
+        keep, rng, token_index, mask.stream, mask.drops, mask_row, rows * mask_row,
         INDEXED=token_index is not None, BLOCK=1024,
     )  # fmt: skip
     return keep
 
 
-def down(x: Tensor, a: Tensor, n: int, keep: Tensor | None, p: float, out: Tensor) -> None:
+def down(x: Tensor, a: Tensor, n: int, keep: Tensor | None, factor: float, out: Tensor) -> None:
     """See ``lora_products.down``; the result is written to ``out``."""
     rows, cols = x.shape
     _down_kernel[(n, triton.cdiv(rows, 64))](
-        x, a, keep, out, rows, cols, x.stride(0), out.stride(0), width(keep), scale(p), M=64, **options(a, n, keep)
+        x, a, keep, out, rows, cols, x.stride(0), out.stride(0), _width(keep), factor, M=64, **_options(a, n, keep)
     )  # fmt: skip
 
 
-def add_input_grad(total: Tensor, grad: Tensor, a: Tensor, n: int, keep: Tensor | None, p: float) -> None:
+def add_input_grad(total: Tensor, grad: Tensor, a: Tensor, n: int, keep: Tensor | None, factor: float) -> None:
     """Adds the gradient with respect to the input to ``total``; see ``lora_products.down_backward``."""
     rows, cols = total.shape
-    _input_grad_kernel[(triton.cdiv(cols, TILE), triton.cdiv(rows, 32))](
-        total, grad, a, keep, rows, cols, total.stride(0), grad.stride(0), width(keep), scale(p),
-        ADAPTERS=n, M=32, num_stages=4, **options(a, n, keep),
+    _input_grad_kernel[(triton.cdiv(cols, _TILE), triton.cdiv(rows, 32))](
+        total, grad, a, keep, rows, cols, total.stride(0), grad.stride(0), _width(keep), factor,
+        ADAPTERS=n, M=32, num_stages=4, **_options(a, n, keep),
     )  # fmt: skip
 
 
-def weight_grad(x: Tensor, grad: Tensor, n: int, keep: Tensor | None, p: float) -> Tensor:
+def weight_grad(x: Tensor, grad: Tensor, n: int, keep: Tensor | None, factor: float) -> Tensor:
     """The gradients of the weights, float32 of shape ``(n * r, in_features)``; see ``lora_products.down_backward``.
 
     The rows are shared out among programs, whose sums are added in a fixed order.
     """
     rows, cols = x.shape
-    tiles = triton.cdiv(cols, TILE)
-    splits = max(1, min(PROGRAMS // (tiles * n), triton.cdiv(rows, 256)))
+    tiles = triton.cdiv(cols, _TILE)
+    splits = max(1, min(_PROGRAMS // (tiles * n), triton.cdiv(rows, 256)))
     share = triton.cdiv(triton.cdiv(rows, splits), 32) * 32
     out = x.new_empty(splits, grad.shape[1], cols, dtype=torch.float32)
     _weight_grad_kernel[(tiles, n, splits)](
-        x, grad, keep, out, rows, cols, x.stride(0), grad.stride(0), width(keep), scale(p), share,
-        M=32, num_stages=4, **options(grad.t(), n, keep),
+        x, grad, keep, out, rows, cols, x.stride(0), grad.stride(0), _width(keep), factor, share,
+        M=32, num_stages=4, **_options(grad.t(), n, keep),
     )  # fmt: skip
     return out.sum(0)
 
 
-def options(a: Tensor, n: int, keep: Tensor | None) -> dict[str, Any]:
+def _options(a: Tensor, n: int, keep: Tensor | None) -> dict[str, Any]:
     """Constants of a kernel; ``R`` fills the rank up to what a matrix product takes; float32 stays float32."""
     rank = len(a) // n
     return {
-        "DROPOUT": keep is not None, "RANK": rank, "R": max(triton.next_power_of_2(rank), 16), "COLUMNS": TILE,
+        "DROPOUT": keep is not None, "RANK": rank, "R": max(triton.next_power_of_2(rank), 16), "COLUMNS": _TILE,
         "PRECISION": "ieee" if a.dtype == torch.float32 else "tf32",
     }  # fmt: skip
 
 
-def width(keep: Tensor | None) -> int:
+def _width(keep: Tensor | None) -> int:
     """Bytes of a row of bits."""
     return 0 if keep is None else keep.shape[2]
-
-
-def _drops(p: float) -> int:
-    """How many of 65,536 random numbers drop an element."""
-    return round(p * 65536)
-
-
-def scale(p: float) -> float:
-    """The factor of an element that is kept."""
-    return 65536 / (65536 - _drops(p))

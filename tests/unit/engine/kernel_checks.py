@@ -181,20 +181,20 @@ def check_lora(device: str, dtype: torch.dtype, rows: int, cols: int, n: int, r:
         normal(rows, n * r + 4, dtype=dtype, seed=3).to(device),
     )
     grad = grad[:, : n * r]
+    mask = DropoutMask(p, DropoutState(torch.tensor([7, 5], device=device)), 3)
     keep, factors = None, [1.0] * n
     if p:
-        state = DropoutState(torch.tensor([7, 5], device=device))
-        keep = lora.draw(DropoutMask(p, state, 3), n, rows, cols)
+        keep = lora.draw(mask, n, rows, cols)
         factors = list(kept(keep, cols).double().cpu() * 65536 / (65536 - round(65536 * p)))
     wide = [tensor.double().cpu() for tensor in (x, a, grad, total)]
     weights, grads = wide[1].chunk(n), wide[2].chunk(n, 1)
     out = torch.zeros(rows, n * r + 8, dtype=dtype, device=device)
-    lora.down(x, a, n, keep, p, out[:, : n * r])
+    lora.down(x, a, n, keep, mask.factor, out[:, : n * r])
     check(out[:, : n * r], torch.cat([wide[0] * f @ w.t() for f, w in zip(factors, weights, strict=True)], 1), dtype)
     assert not out[:, n * r :].any()
     expected = torch.cat([g.t() @ (wide[0] * f) for f, g in zip(factors, grads, strict=True)])
-    check(lora.weight_grad(x, grad, n, keep, p), expected, torch.float32)
-    lora.add_input_grad(total, grad, a, n, keep, p)
+    check(lora.weight_grad(x, grad, n, keep, mask.factor), expected, torch.float32)
+    lora.add_input_grad(total, grad, a, n, keep, mask.factor)
     added = sum((g @ w) * f for f, g, w in zip(factors, grads, weights, strict=True))
     check(total, wide[3] + added, dtype)
 
