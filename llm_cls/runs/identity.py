@@ -56,6 +56,10 @@ RESOLVED: Mapping[str, str] = {
     "trainer.precision": "trainer.precision",
 }
 
+# Keys that are younger than finished runs, with the value that computes what was computed before the key existed: at it,
+# a run keeps its identity.
+NEUTRAL: Mapping[str, Any] = {}
+
 TokenizerFacts = tuple[str, int | list[int] | None, int]
 FACTS = tuple(dict.fromkeys(RESOLVED.values()))
 
@@ -104,7 +108,8 @@ def settings(config: Config) -> dict[str, Any]:
 def identity(config: Config, facts: Facts | Mapping[str, Any]) -> dict[str, Any]:
     """What identifies the run of ``config``, as JSON values by key."""
     resolved = facts.as_keys() if isinstance(facts, Facts) else {key: facts[key] for key in FACTS}
-    parts = {key: value for key, value in settings(config).items() if key not in RESOLVED} | resolved
+    chosen = {key: value for key, value in settings(config).items() if key not in RESOLVED}
+    parts = {key: value for key, value in chosen.items() if key not in NEUTRAL or value != NEUTRAL[key]} | resolved
     result: dict[str, Any] = json.loads(json.dumps(parts, sort_keys=True))
     return result
 
