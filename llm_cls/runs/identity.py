@@ -56,7 +56,7 @@ RESOLVED: Mapping[str, str] = {
     "trainer.precision": "trainer.precision",
 }
 
-# Keys that are younger than finished runs, with the value that computes what was computed before the key existed: at it,
+# Keys that are younger than finished runs, with the value that computes what was computed before they existed: at it,
 # a run keeps its identity.
 NEUTRAL: Mapping[str, Any] = {}
 
