@@ -1,0 +1,171 @@
+"""CSV and TSV, read by the csv module in its strict mode.
+
+The module itself gives no place for its errors and does not notice a quote that is closed by one of a later row, which
+merges all rows between.
+"""
+
+import csv
+import logging
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from llm_cls.data.tables.format import TableFormat, TableRow, check_unique
+from llm_cls.data.tables.stream import LONGEST, open_text, text_lines
+
+log = logging.getLogger(__name__)
+
+_QUOTES = "Write a double quote within a text twice, or try data.quoting=false"
+_NAMES = {",": "comma", "\t": "tab", ";": "semicolon"}
+
+
+@dataclass(frozen=True)
+class _Record:
+    """The cells of one record, and the lines of the file that it takes, from 1."""
+
+    cells: list[str]
+    first: int
+    lines: list[str]
+
+    @property
+    def is_blank(self) -> bool:
+        return len(self.cells) < 2 and len(self.lines) == 1 and not self.lines[0].strip()
+
+    @property
+    def place(self) -> str:
+        n = len(self.lines)
+        return f"line {self.first}" if n == 1 else f"the row in lines {self.first} to {self.first + n - 1}"
+
+
+def read_delimited(path: Path, format: TableFormat, separator: str, whole: bool) -> Iterator[TableRow]:
+    """The rows; a cell is the string in the file.
+
+    A line without any text is no row, except in a table of one column.
+
+    Raises:
+        ValueError: Quotes or numbers of fields are wrong; the message has the line.
+        DataError: As ``open_text``.
+    """
+    separator = format.separator or separator
+    with open_text(path, format.encoding, "", whole) as stream:
+        records = _records(text_lines(stream), separator, format.quoting)
+        if format.quoting:
+            records = _check_quotes(records, separator, path)
+        names: list[str] = []
+        number, blank = 0, []
+        for record in records:
+            if not names:
+                if record.is_blank:
+                    blank.append(record)
+                    continue
+                n = len(record.cells)
+                names = [str(i + 1) for i in range(n)]
+                rows = [*(blank if n == 1 else []), record]
+                if format.header:  # pandas writes its index without a name
+                    names = [name or f"column {i + 1}" for i, name in enumerate(record.cells)]
+                    check_unique(names)
+                    rows = []
+            else:
+                rows = [record]
+            for row in rows:
+                cells = row.cells
+                if len(cells) != len(names):
+                    if row.is_blank:
+                        if len(names) > 1:
+                            continue
+                        cells = [""]
+                    else:
+                        raise ValueError(_wrong_width(row, len(names), separator))
+                number += 1
+                yield TableRow(zip(names, cells, strict=True), str(path), number, row.first)
+
+
+def _records(lines: Iterable[str], separator: str, quoting: bool) -> Iterator[_Record]:
+    csv.field_size_limit(LONGEST)  # the module has one limit for the whole process; by default 131,072 characters
+    taken: list[str] = []
+
+    def feed() -> Iterator[str]:
+        for line in lines:
+            taken.append(line)
+            yield line
+
+    if quoting:
+        reader = csv.reader(feed(), delimiter=separator, strict=True)
+    else:
+        reader = csv.reader(feed(), delimiter=separator, quoting=csv.QUOTE_NONE, strict=True)
+    while True:
+        first = reader.line_num + 1
+        try:
+            cells = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            raise ValueError(_quote_fault(str(error), first, reader.line_num)) from None
+        yield _Record(cells, first, taken.copy())
+        taken.clear()
+
+
+def _quote_fault(cause: str, first: int, last: int) -> str:
+    if "unexpected end" in cause:
+        return f"line {first} opens a double quote that no later line closes. Close it. {_QUOTES}"
+    if "field larger" in cause:
+        return f"line {first} has a cell of more than {LONGEST} characters: a double quote may be open. {_QUOTES}"
+    if "expected after" in cause:
+        begin = "" if first == last else f" of the row that begins in line {first}"
+        return f"line {last}{begin} has text after a closing double quote. {_QUOTES}"
+    return f"line {last}: {cause}"
+
+
+def _wrong_width(record: _Record, n: int, separator: str) -> str:
+    found = len(record.cells)
+    fault = f"{record.place} must have {n} fields, found {found}"
+    if len(record.lines) > 1:
+        return f"{fault}. Check the double quotes in line {record.first}: one may be unclosed. {_QUOTES}"
+    if found > n:
+        name = _NAMES.get(separator, repr(separator))
+        return f"{fault}. Put a text that has a {name} into double quotes"
+    return f"{fault}. Fill in the others, if only as empty ones"
+
+
+def _check_quotes(records: Iterable[_Record], separator: str, path: Path) -> Iterator[_Record]:
+    """Refuses or reports cells that may have swallowed rows.
+
+    Programs that write CSV enclose a cell with a quote in quotes. A file in which a cell has one without that was
+    written by something that does not treat quotes at all, so that a cell of several lines there is an accident.
+    Elsewhere, cells of several lines are read as they are, and reported where each of their lines would be a row.
+
+    Raises:
+        ValueError: A file has both.
+    """
+    mark = re.escape(separator)
+    quoted = re.compile(rf'(\A|{mark})"(?:[^"]|"")*"(?={mark}|\Z)')
+    bare: int | None = None
+    long: _Record | None = None
+    alike: list[_Record] = []
+    for record in records:
+        if len(record.lines) > 1:
+            long = long or record
+            if _each_line_is_a_row(record, separator):
+                alike.append(_Record([], record.first, record.lines))
+        if bare is None and any('"' in line for line in record.lines):
+            text = "".join(record.lines).rstrip("\r\n")
+            if '"' in quoted.sub(r"\1", text):
+                bare = record.first
+        if bare is not None and long is not None:
+            raise ValueError(
+                f"line {bare} has a double quote within a cell that is not in quotes, and {long.place} has a cell of "
+                f"several lines, which may be an unclosed quote. {_QUOTES}"
+            )
+        yield record
+    if alike:
+        log.warning(
+            "%s: %d cells extend over lines that look like rows of their own, for example %s. If a quote is unclosed "
+            "there: %s", path, len(alike), alike[0].place, _QUOTES[0].lower() + _QUOTES[1:],
+        )  # fmt: skip
+
+
+def _each_line_is_a_row(record: _Record, separator: str) -> bool:
+    """Whether each line of the record has as many fields as the whole, where quotes are text."""
+    n = len(record.cells)
+    return n > 1 and all(line.count(separator) == n - 1 for line in record.lines)
