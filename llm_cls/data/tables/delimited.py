@@ -8,8 +8,8 @@ import csv
 import logging
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from llm_cls.data.tables.format import TableFormat, TableRow, check_unique
 from llm_cls.data.tables.stream import LONGEST, open_text, text_lines
@@ -17,11 +17,12 @@ from llm_cls.data.tables.stream import LONGEST, open_text, text_lines
 log = logging.getLogger(__name__)
 
 _QUOTES = "Write a double quote within a text twice, or try data.quoting=false"
+_ROWS_SEEN = 1000  # labels are known by then
+_MOST_SUSPECTS = 100
 _NAMES = {",": "comma", "\t": "tab", ";": "semicolon"}
 
 
-@dataclass(frozen=True)
-class _Record:
+class _Record(NamedTuple):
     """The cells of one record, and the lines of the file that it takes, from 1."""
 
     cells: list[str]
@@ -133,24 +134,32 @@ def _check_quotes(records: Iterable[_Record], separator: str, path: Path) -> Ite
 
     Programs that write CSV enclose a cell with a quote in quotes. A file in which a cell has one without that was
     written by something that does not treat quotes at all, so that a cell of several lines there is an accident.
-    Elsewhere, cells of several lines are read as they are, and reported where each of their lines would be a row.
+    Elsewhere, cells of several lines are read as they are, and reported where each of their lines would be a row with
+    a value that other rows have in the same column, such as a label.
 
     Raises:
         ValueError: A file has both.
     """
-    mark = re.escape(separator)
-    quoted = re.compile(rf'(\A|{mark})"(?:[^"]|"")*"(?={mark}|\Z)')
+    other = f"[^{re.escape(separator)}]"
+    quoted = re.compile(rf'(?<!{other})"[^"]*(?:""[^"]*)*"(?!{other})')  # begins and ends at a separator or an end
     bare: int | None = None
     long: _Record | None = None
-    alike: list[_Record] = []
+    suspects: list[_Record] = []
+    values: list[set[str]] = []  # of each column, in the first rows
+    n_seen = 0
     for record in records:
         if len(record.lines) > 1:
             long = long or record
-            if _each_line_is_a_row(record, separator):
-                alike.append(_Record([], record.first, record.lines))
-        if bare is None and any('"' in line for line in record.lines):
+            if len(suspects) < _MOST_SUSPECTS and _each_line_is_a_row(record, separator):
+                suspects.append(record)
+        elif n_seen < _ROWS_SEEN:
+            n_seen += 1
+            values += [set() for _ in record.cells[len(values) :]]
+            for seen, cell in zip(values, record.cells, strict=False):
+                seen.add(cell)
+        if bare is None and any('"' in cell for cell in record.cells):
             text = "".join(record.lines).rstrip("\r\n")
-            if '"' in quoted.sub(r"\1", text):
+            if '"' in quoted.sub("", text):
                 bare = record.first
         if bare is not None and long is not None:
             raise ValueError(
@@ -158,10 +167,11 @@ def _check_quotes(records: Iterable[_Record], separator: str, path: Path) -> Ite
                 f"several lines, which may be an unclosed quote. {_QUOTES}"
             )
         yield record
-    if alike:
+    if found := [record for record in suspects if _has_known_values(record, separator, values)]:
         log.warning(
-            "%s: %d cells extend over lines that look like rows of their own, for example %s. If a quote is unclosed "
-            "there: %s", path, len(alike), alike[0].place, _QUOTES[0].lower() + _QUOTES[1:],
+            "%s: rows may be lost: %s has a cell whose lines look like rows of their own%s. Check its double "
+            "quotes. %s",
+            path, found[0].place, f", as have {len(found) - 1} others" if found[1:] else "", _QUOTES,
         )  # fmt: skip
 
 
@@ -169,3 +179,9 @@ def _each_line_is_a_row(record: _Record, separator: str) -> bool:
     """Whether each line of the record has as many fields as the whole, where quotes are text."""
     n = len(record.cells)
     return n > 1 and all(line.count(separator) == n - 1 for line in record.lines)
+
+
+def _has_known_values(record: _Record, separator: str, values: list[set[str]]) -> bool:
+    """Whether there is a column in which all lines of the record have one of ``values``."""
+    lines = [[field.strip('"') for field in line.rstrip("\r\n").split(separator)] for line in record.lines]
+    return any(all(line[i] in known for line in lines) for i, known in enumerate(values[: len(lines[0])]))
