@@ -112,7 +112,7 @@ class DataConfig(TableKeys, HubKeys):
         json_schema_extra={"must_be": "a path or a list of paths"},
     )
     text: Name | None = Field(
-        None, description="Name of the column with the text (data=table, hub).", examples=["data.text=text"]
+        None, description="Name of the column with the text (data=table).", examples=["data.text=text"]
     )
     title: Name | None = Field(
         None,

@@ -104,7 +104,7 @@ def _local_folder(config: DataConfig) -> Path:
         folder = first.parents[len(Path(wanted[0]).parents) - 1]
         for file in wanted[1:]:
             hf_hub_download(name, file, repo_type="dataset", revision=folder.name)
-        for file in ("README.md", ".huggingface.yaml"):  # they describe the subsets and the types
+        for file in ("README.md", ".huggingface.yaml", "dataset_infos.json"):  # they describe the subsets and the types
             try:
                 hf_hub_download(name, file, repo_type="dataset", revision=folder.name)
             except LocalEntryNotFoundError:
@@ -183,16 +183,17 @@ def _hub_errors(config: DataConfig) -> Iterator[None]:
         causes = (GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError)
         if type(error).__name__ == "DatasetNotFoundError" or isinstance(error.__cause__, causes):
             raise ConfigError(_refused(config, error.__cause__ or error)) from None
+        reason = "" if isinstance(error, LocalEntryNotFoundError) else f": {first_line(error).rstrip('.')}"
         raise ConfigError(
-            f"data.dataset={name} is not in the local cache and could not be downloaded from the hub: "
-            f"{first_line(error).rstrip('.')}. Run once where there is a network, or give a local folder"
+            f"data.dataset={name} is not in the local cache and could not be downloaded from the hub{reason}. Run it "
+            "once where there is a network (HF_HOME is the folder of the cache), or give a folder: data.dataset=FOLDER"
         ) from None
 
 
 def _refused(config: DataConfig, error: BaseException) -> str:
     if isinstance(error, RevisionNotFoundError) or "evision" in str(error):
         return f"data.revision={config.revision}: {config.dataset} has no such revision. Check it"
-    if isinstance(error, GatedRepoError) or "gated" in str(error):
+    if isinstance(error, GatedRepoError) or "is a gated" in str(error):
         return f"data.dataset={config.dataset} asks for its conditions to be accepted. Accept them on its page, and " \
             "run: hf auth login"  # fmt: skip
     return f"data.dataset: the hub has no data set {config.dataset!r}, or it is private. Check the id, or run: " \

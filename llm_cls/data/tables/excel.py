@@ -3,6 +3,7 @@
 import datetime
 import warnings
 import zipfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,11 @@ from llm_cls.config.messages import nearest
 from llm_cls.data.tables.format import TableFormat, TableRow, check_unique
 from llm_cls.data.tables.stream import memory_limit, too_large
 from llm_cls.errors import ConfigError, first_line
+
+# openpyxl checks its files little; a fault of XML is a SyntaxError.
+_OF_DAMAGED_FILES = (
+    LookupError, TypeError, AttributeError, ArithmeticError, SyntaxError, EOFError, RuntimeError, zlib.error
+)  # fmt: skip
 
 
 def read_excel(path: Path, format: TableFormat, whole: bool) -> Iterator[TableRow]:
@@ -70,17 +76,19 @@ def _values(path: Path, format: TableFormat) -> list[tuple[Any, ...]]:
                 book.close()
     except zipfile.BadZipFile:
         raise ValueError("it is no .xlsx file, or is encrypted or damaged. Save it again in Excel") from None
-    except (KeyError, TypeError, AttributeError, IndexError, SyntaxError, EOFError, NotImplementedError) as error:
+    except _OF_DAMAGED_FILES as error:
         raise ValueError(f"it is damaged: {first_line(error)}. Save it again in Excel") from None
 
 
 def _sheet(book: Any, path: Path, name: str | None) -> Any:
     sheets = {sheet.title: sheet for sheet in book.worksheets}
+    if not sheets:
+        raise ValueError("it has no sheet with cells")
     if name is None and len(sheets) == 1:
         return next(iter(sheets.values()))
     if name is None:
         known = ", ".join(map(repr, sheets))
-        raise ConfigError(f"{path} has {len(sheets)} sheets: {known}. Try data.sheet={next(iter(sheets), 'NAME')}")
+        raise ConfigError(f"{path} has {len(sheets)} sheets: {known}. Try data.sheet={next(iter(sheets))}")
     if name not in sheets:
         raise ConfigError(f"{path}: data.sheet={name} is not a sheet. {nearest(name, list(sheets))}")
     return sheets[name]

@@ -1,6 +1,9 @@
 """Data sets of the hub: splits, subsets, classes by name, and the messages for what cannot be used."""
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -9,6 +12,8 @@ from llm_cls.config.schema import DataConfig
 from llm_cls.data.corpus import SPLITS, Corpus
 from llm_cls.data.sources.hub import choose_splits, load_hub
 from llm_cls.errors import ConfigError, DataError
+
+from .hub_server import COMMIT, hub_of
 
 datasets = pytest.importorskip("datasets")
 CARD = """---
@@ -162,3 +167,54 @@ def test_class_without_a_name(parquet: Path) -> None:
         (parquet / "ja" / f"{split}.csv").write_text("text,label\na,0\n")
     with pytest.raises(DataError, match="row 2 of column 'label' has class 2, but there are names for 2 classes"):
         load_hub(config(parquet, subset="ja"))
+
+
+PROGRAM = """
+from llm_cls.config.schema import DataConfig
+from llm_cls.data.sources.hub import load_hub
+from llm_cls.errors import LlmClsError
+
+for keys in ({}, {"revision": "main"}, {"subset": "de"}, {"dataset": "org/none"}, {"revision": "nosuch"}):
+    given = {"name": "hub", "cache_dir": "x", "dataset": "org/set", "subset": "ja", "text": "text", "label": "label"}
+    try:
+        print(load_hub(DataConfig(**given | keys)).digest)
+    except LlmClsError as error:
+        print(error)
+"""
+
+
+def test_a_private_data_set_of_the_hub_with_and_without_a_network(card: Path, tmp_path: Path) -> None:
+    """Only the files of the subset are downloaded, and the cache is enough from then on."""
+    files = {path.relative_to(card).as_posix(): path.read_bytes() for path in card.rglob("*") if path.is_file()}
+    expected = load_hub(config(card, subset="ja")).digest
+    variables = {k: v for k, v in os.environ.items() if not k.startswith("HF_")} | {"HF_HOME": str(tmp_path / "home")}
+
+    def lines(**more: str) -> list[str]:
+        line = [sys.executable, "-c", PROGRAM]
+        done = subprocess.run(line, env=variables | more, capture_output=True, text=True, check=True)
+        assert not done.stderr
+        return done.stdout.splitlines()
+
+    with hub_of("org/set", files, "hf_token") as (address, answered):
+        first, again, subset, unknown, revision = lines(HF_ENDPOINT=address, HF_TOKEN="hf_token")
+    assert first == again == expected
+    assert subset.startswith("org/set: BuilderConfig 'de' not found. Available: ['ja', 'en']. Try data.subset=")
+    assert unknown.startswith(
+        "data.dataset: the hub has no data set 'org/none', or it is private. Check the id, or run"
+    )
+    assert revision == "data.revision=nosuch: org/set has no such revision. Check it"
+    asked = {line.rpartition("/")[2] for line in answered}
+    assert asked >= {"README.md", "train.csv", "dev.csv", "test.csv"} and "en.jsonl" not in asked
+
+    first, again, _, unknown, revision = lines(HF_HUB_OFFLINE="1")
+    assert first == again == expected
+    assert unknown.startswith(
+        "data.dataset=org/none is not in the local cache and could not be downloaded from the hub."
+    )
+    assert (tmp_path / "home" / "hub" / "datasets--org--set" / "refs" / "main").read_text() == COMMIT
+
+
+def test_a_missing_package_is_one_line(card: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    with pytest.raises(ConfigError, match=r"data=hub needs datasets\. Install it with: pip install"):
+        load_hub(config(card))

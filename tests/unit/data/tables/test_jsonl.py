@@ -33,7 +33,7 @@ def written(rows: list[dict[str, Any]], layout: str, ascii: bool) -> str:
 
 
 @given(ROWS, st.sampled_from(["lines", "spread", "one line", "list", "field"]), st.booleans(), st.integers(1, 4))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=200, deadline=None)
 def test_what_the_json_module_wrote_is_read(
     tmp_path_factory: pytest.TempPathFactory, rows: list[dict[str, Any]], layout: str, ascii: bool, chunk: int
 ) -> None:
@@ -45,7 +45,7 @@ def test_what_the_json_module_wrote_is_read(
 
 
 @given(st.recursive(VALUES, lambda inner: st.lists(inner) | st.dictionaries(STRINGS, inner)), st.integers(0, 3))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=80, deadline=None)
 def test_an_object_may_break_wherever_json_allows(
     tmp_path_factory: pytest.TempPathFactory, value: Any, indent: int
 ) -> None:
