@@ -22,7 +22,12 @@ def find_files(given: Files, key: str) -> list[Path]:
     Raises:
         DataError: A folder or pattern has no tables, or a file is named twice.
     """
-    files = [file for path in (given if isinstance(given, list) else [given]) for file in _expand(path, key)]
+    files = []
+    for path in given if isinstance(given, list) else [given]:
+        try:
+            files += _expand(path, key)
+        except OSError as error:
+            raise DataError(f"{path} could not be read: {os.strerror(error.errno or 0)}. Check {key}") from None
     if twice := next((file for i, file in enumerate(files) if file in files[:i]), None):
         raise DataError(f"{key} names {twice} twice. Name each file once")
     return files

@@ -13,7 +13,7 @@ from typing import Any
 
 from llm_cls.config.messages import nearest
 from llm_cls.data.tables.format import Row, TableFormat, TableRow, check_unique
-from llm_cls.data.tables.stream import LONGEST, memory_limit, open_text, text_lines, too_large
+from llm_cls.data.tables.stream import LONGEST, open_text, read_all, text_lines
 
 _SPACE = re.compile(r"\s*")
 
@@ -29,9 +29,7 @@ def read_json(path: Path, format: TableFormat, whole: bool) -> Iterator[TableRow
     """
     if format.field is not None or _begins_with_list(path, format.encoding):
         with open_text(path, format.encoding, None, whole) as stream:
-            text = stream.read(limit := memory_limit()).removeprefix("\ufeff")
-        if len(text) >= limit:
-            raise too_large(path, limit)
+            text = read_all(stream, path).removeprefix("\ufeff")
         values: Iterable[tuple[int | None, Any]] = ((None, value) for value in _list_of_rows(text, format.field))
         yield from _rows(values, path)
     else:

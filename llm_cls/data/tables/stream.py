@@ -65,6 +65,20 @@ def text_lines(stream: TextIO) -> Iterator[str]:
         number += 1
 
 
+def read_all(stream: TextIO, path: Path) -> str:
+    """All text of a file.
+
+    Raises:
+        DataError: It does not fit into the memory.
+    """
+    limit, size, parts = memory_limit(), 0, []
+    while part := stream.read(_BLOCK):
+        parts.append(part)
+        if (size := size + len(part)) > limit:
+            raise too_large(path, limit)
+    return "".join(parts)
+
+
 def memory_limit() -> int:
     """Largest number of bytes of a file that is held in memory: a quarter of it, because rows take several times that.
 

@@ -23,8 +23,8 @@ def test_the_defaults_are_those_of_the_reader() -> None:
 
 @pytest.mark.parametrize(
     ("argument", "separator"),
-    [("data.separator=|", "|"), ('data.separator=";"', ";"), ("data.separator=tab", "\t"), (r"data.separator='\t'", "\t"),
-     ("data.separator=' '", " "), ("data.separator=','", ",")],
+    [("data.separator=|", "|"), ('data.separator=";"', ";"), ("data.separator=tab", "\t"),
+     (r"data.separator='\t'", "\t"), ("data.separator=' '", " "), ("data.separator=','", ",")],
 )  # fmt: skip
 def test_separators(argument: str, separator: str) -> None:
     assert table(argument).separator == separator

@@ -192,6 +192,12 @@ def test_unknown_column_is_answered_with_the_columns() -> None:
     assert str(caught.value) == f"t.csv {expected}"
 
 
+def test_a_document_around_the_rows_is_recognised(tmp_path: Path) -> None:
+    rows = read_rows(write(tmp_path / "t.json", '{"version": 1, "rows": [{"text": "a"}]}'))
+    with pytest.raises(DataError, match=r"has no column 'text'\. It has 'version', 'rows'\. Try data\.field=rows"):
+        column(rows, "text", "data.text", tmp_path / "t.json")
+
+
 @pytest.mark.parametrize(
     "text", ['{"a": 1}\n{"a": 2}', '{"a": 1} {"a": 2}', '{\n"a": 1\n}\n\n{"a":\n2}', '{"a": 1}\r{"a": 2}\r']
 )

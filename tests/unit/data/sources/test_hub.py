@@ -127,6 +127,7 @@ def test_splits_can_be_chosen(card: Path) -> None:
         ({"subset": "de"}, "Try data.subset=NAME"),
         ({"subset": "ja", "val_split": "tset"}, "has no such split. Did you mean 'test'?"),
         ({"subset": "ja", "revision": "main"}, "data.revision=main is for data sets on the hub"),
+        ({"dataset": "n" * 300}, "data.dataset=nnn"),
         ({"dataset": "./no/such/folder"}, "data.dataset=./no/such/folder is no folder and no hub id"),
         ({"dataset": "no/such-set"}, "data.dataset=no/such-set is not in the local cache"),
     ],
@@ -157,6 +158,12 @@ def test_files_that_cannot_be_read(tmp_path: Path, name: str, content: str, part
     with pytest.raises(DataError) as caught:
         load_hub(config(tmp_path))
     assert part in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_card_that_chooses_rows_is_refused(card: Path) -> None:
+    (card / "README.md").write_text(CARD.replace("sep: ';'", "sep: ';'\n  skiprows: 1"), encoding="utf-8")
+    with pytest.raises(DataError, match=r"its card sets skiprows, which is not supported\. Download it, and try"):
+        load_hub(config(card, subset="ja"))
 
 
 def test_class_without_a_name(parquet: Path) -> None:

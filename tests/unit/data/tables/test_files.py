@@ -59,6 +59,7 @@ def test_what_a_folder_has_besides_tables_is_reported(folder: Path, caplog: pyte
     [
         (["none*.csv"], "none*.csv: no file matches. Check data.file"),
         (["none.csv"], "none.csv: the file does not exist. Check the path"),
+        (["n" * 300], "could not be read: File name too long. Check data.file"),
         (["b.csv", "*.csv"], "b.csv twice. Name each file once"),
         (["empty"], "empty: the folder has no tables. Try data.file=FILE"),
         (["b.csv", "other.csv"], "b.csv, but lacks 'label' and has 'class'. Rename the columns"),

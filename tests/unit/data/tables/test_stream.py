@@ -85,7 +85,6 @@ def test_position_of_a_byte_in_any_block(tmp_path: Path, where: int, encoding: s
 def test_a_bomb_is_refused_and_can_be_read_in_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stream, "memory_limit", lambda: 2**17)
     monkeypatch.setattr("llm_cls.data.rows.memory_limit", lambda: 2**17)
-    monkeypatch.setattr("llm_cls.data.tables.jsonl.memory_limit", lambda: 2**17)
     lines = "".join(f'{{"text": "{i}"}}\n' for i in range(10**4))
     for name in ("t.jsonl.gz", "t.jsonl.zst", "t.jsonl"):
         path = write(tmp_path / name, packed(name, lines.encode()))
