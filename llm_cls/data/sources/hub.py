@@ -21,7 +21,6 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
-from huggingface_hub.utils import validate_repo_id
 
 from llm_cls.config.messages import echo, nearest
 from llm_cls.config.schema import DataConfig
@@ -32,6 +31,7 @@ from llm_cls.data.tables.files import read_files
 from llm_cls.data.tables.parquet import name_of_class
 from llm_cls.errors import ConfigError, DataError, first_line
 from llm_cls.hub import hub_is_reachable
+from llm_cls.redaction import redact
 
 _USUAL = {"train": ("train",), "val": ("validation", "valid", "val", "dev"), "test": ("test",)}
 _HUB_FILE = re.compile(r"hf://datasets/(?P<name>[^@]+)@(?P<revision>[^/]+)/(?P<file>.+)")
@@ -99,16 +99,15 @@ def _local_folder(config: DataConfig) -> Path:
         if config.revision is not None:
             raise ConfigError(f"data.revision={config.revision} is for data sets on the hub, but {name} is a folder")
         return Path(name)
-    try:
-        validate_repo_id(name)
-    except HFValidationError:
-        raise ConfigError(f"data.dataset={echo(name)} is no folder and no hub id. Check the path") from None
     with _hub_errors(config):
         if not hub_is_reachable():
             return Path(snapshot_download(name, repo_type="dataset", revision=config.revision, local_files_only=True))
         data_files = _builder(config, name).config.data_files
-        paths = [_HUB_FILE.fullmatch(str(file)) for split in data_files.values() for file in split]
-        wanted = [match["file"] for match in paths if match is not None]
+        wanted = []
+        for file in (file for split in data_files.values() for file in split):
+            if (match := _HUB_FILE.fullmatch(str(file))) is None:
+                raise DataError(f"{name}: {redact(str(file))} is not on the hub. Download it, and try data=table")
+            wanted.append(match["file"])
         # The first one records which commit the revision is, so that it is found without a network.
         first = Path(hf_hub_download(name, wanted[0], repo_type="dataset", revision=config.revision))
         folder = first.parents[len(Path(wanted[0]).parents) - 1]
@@ -134,7 +133,7 @@ def _builder(config: DataConfig, path: str) -> Any:
     revision = None if Path(path).is_dir() else config.revision
     try:
         builder = datasets.load_dataset_builder(path, config.subset, revision=revision)
-    except (datasets.exceptions.DatasetNotFoundError, HfHubHTTPError, ConnectionError):
+    except (datasets.exceptions.DatasetNotFoundError, HFValidationError, HfHubHTTPError, ConnectionError):
         raise  # see _hub_errors
     except (ValueError, FileNotFoundError, TypeError, RuntimeError) as error:
         cause = " ".join(str(error).split())
@@ -194,6 +193,8 @@ def _hub_errors(config: DataConfig) -> Iterator[None]:
     name = config.dataset
     try:
         yield
+    except HFValidationError:
+        raise ConfigError(f"data.dataset={echo(name or '')} is no folder and no hub id. Check the path") from None
     except (GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError) as error:
         raise ConfigError(_refused(config, error)) from None
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
