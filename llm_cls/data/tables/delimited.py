@@ -8,6 +8,7 @@ import csv
 import logging
 import re
 from collections.abc import Iterable, Iterator
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,6 +20,7 @@ log = logging.getLogger(__name__)
 _QUOTES = "Write a double quote within a text twice, or try data.quoting=false"
 _ROWS_SEEN = 1000  # labels are known by then
 _MOST_SUSPECTS = 100
+_MOST_BLANK = 10**6
 _NAMES = {",": "comma", "\t": "tab", ";": "semicolon"}
 
 
@@ -53,33 +55,39 @@ def read_delimited(path: Path, format: TableFormat, separator: str, whole: bool)
         records = _records(text_lines(stream), separator, format.quoting)
         if format.quoting:
             records = _check_quotes(records, separator, path)
-        names: list[str] = []
-        number, blank = 0, []
+        blank, first = _first_record(records, keep_blank=not format.header)
+        if first is None:
+            return
+        if format.header:  # pandas writes its index without a name
+            names = [name or f"column {i + 1}" for i, name in enumerate(first.cells)]
+            check_unique(names)
+        else:
+            names = [str(i + 1) for i in range(len(first.cells))]
+            records = chain(blank if len(names) == 1 else [], [first], records)
+        number = 0
         for record in records:
-            if not names:
-                if record.is_blank:
-                    blank.append(record)
+            cells = record.cells
+            if len(cells) != len(names):
+                if not record.is_blank:
+                    raise ValueError(_wrong_width(record, len(names), separator))
+                if len(names) > 1:
                     continue
-                n = len(record.cells)
-                names = [str(i + 1) for i in range(n)]
-                rows = [*(blank if n == 1 else []), record]
-                if format.header:  # pandas writes its index without a name
-                    names = [name or f"column {i + 1}" for i, name in enumerate(record.cells)]
-                    check_unique(names)
-                    rows = []
-            else:
-                rows = [record]
-            for row in rows:
-                cells = row.cells
-                if len(cells) != len(names):
-                    if row.is_blank:
-                        if len(names) > 1:
-                            continue
-                        cells = [""]
-                    else:
-                        raise ValueError(_wrong_width(row, len(names), separator))
-                number += 1
-                yield TableRow(zip(names, cells, strict=True), str(path), number, row.first)
+                cells = [""]
+            number += 1
+            yield TableRow(zip(names, cells, strict=True), str(path), number, record.first)
+
+
+def _first_record(records: Iterator[_Record], keep_blank: bool) -> tuple[list[_Record], _Record | None]:
+    """The first record that is not blank, with the blank ones before it; None where there is none."""
+    blank = []
+    for record in records:
+        if not record.is_blank:
+            return blank, record
+        if keep_blank:
+            blank.append(record)
+            if len(blank) > _MOST_BLANK:
+                raise ValueError(f"the first {_MOST_BLANK} lines are blank. Remove them")
+    return [], None
 
 
 def _records(lines: Iterable[str], separator: str, quoting: bool) -> Iterator[_Record]:
@@ -129,7 +137,7 @@ def _wrong_width(record: _Record, n: int, separator: str) -> str:
     return f"{fault}. Fill in the others, if only as empty ones"
 
 
-def _check_quotes(records: Iterable[_Record], separator: str, path: Path) -> Iterator[_Record]:
+def _check_quotes(records: Iterator[_Record], separator: str, path: Path) -> Iterator[_Record]:
     """Refuses or reports cells that may have swallowed rows.
 
     Programs that write CSV enclose a cell with a quote in quotes. A file in which a cell has one without that was

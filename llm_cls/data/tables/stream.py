@@ -160,6 +160,8 @@ def _bad_bytes(path: Path, encoding: str) -> str:
             try:
                 decoder.decode(block, final=not block)
             except UnicodeDecodeError as error:
+                if not block:
+                    return f"{path}: must be {name}, but ends within a character (line {line}). Restore the file"
                 within = max(error.start - len(pending), 0)
                 position += error.start - len(pending)
                 line += block.count(b"\n", 0, within)

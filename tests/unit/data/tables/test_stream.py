@@ -61,6 +61,7 @@ def test_a_byte_order_mark_is_no_text(tmp_path: Path) -> None:
         ("t.csv", TEXT.encode("utf-16"), "found byte 0xff at position 0 (line 1). Try data.encoding=utf-16"),
         ("t.csv", "text,label\nl'été à Nîmes,x\n".encode("cp1252"), "Try data.encoding=cp1252"),
         ("t.csv", TEXT.encode() + b"a\x81\xff\x81,x\n", "(line 502). Save the file as UTF-8"),
+        ("t.csv", TEXT.encode() + "a,猫".encode()[:-1], "must be UTF-8, but ends within a character (line 502)."),
         ("t.csv.gz", gzip.compress(TEXT.encode("cp932")), "found byte 0x8c at position 11 (line 2). Try data"),
         ("t.jsonl", '{"text": "猫"}'.encode("cp932"), "must be UTF-8, found byte 0x94 at position 10 (line 1). Try"),
         ("t.csv", "text,label\na,b\n".encode("utf-16-le"), "line 1 has a NUL character at position 2. Remove it, or"),
