@@ -1,6 +1,5 @@
 """The sections that choose the texts and the form in which the network reads them."""
 
-import string
 from typing import Literal, Self
 
 from pydantic import Field, model_validator
@@ -13,44 +12,12 @@ from llm_cls.config.fields import (
     Name,
     NonNegativeInt,
     PositiveInt,
-    Section,
     Seed,
 )
+from llm_cls.config.texts import Columns, TextsConfig
 
 
-class TemplateConfig(Section):
-    """How the title and the body of a text become one string."""
-
-    name: Name = Field(description="Name of the template in reports.", examples=["template=2"])
-    text: str = Field(
-        description="The string. It contains {body} exactly once, and {title} if the texts have titles.",
-        examples=["'template.text=\"{title}: {body}\"'"],
-    )
-
-    @model_validator(mode="after")
-    def _fields_are_known(self) -> Self:
-        try:
-            parsed = [part for part in string.Formatter().parse(self.text) if part[1] is not None]
-        except ValueError as error:
-            raise ValueError(f"text is not a template: {error}") from None
-        fields = [str(field) for _, field, _, _ in parsed]
-        if any(form or conversion for _, _, form, conversion in parsed):
-            raise ValueError(
-                "text must not contain format specifications. Write {title} and {body} without ':' and '!'"
-            )
-        if unknown := sorted(set(fields) - {"title", "body"}):
-            raise ValueError(f"text may contain {{title}} and {{body}} only, got {{{unknown[0]}}}")
-        if fields.count("body") != 1:
-            raise ValueError(f"text must contain {{body}} exactly once, got {fields.count('body')} times")
-        return self
-
-    @property
-    def uses_title(self) -> bool:
-        """Whether ``{title}`` occurs."""
-        return any(field == "title" for _, field, _, _ in string.Formatter().parse(self.text))
-
-
-class DataConfig(Section):
+class DataConfig(TextsConfig):
     """The texts, and how they are split, cut and grouped into steps."""
 
     name: Name = Field(
@@ -103,8 +70,12 @@ class DataConfig(Section):
         description="Table of the test texts, where the split is given (data=table).",
         examples=["data.test_file=test.csv"],
     )
-    text: Name | None = Field(
-        None, description="Name of the column with the text (data=table).", examples=["data.text=text"]
+    text: Columns | None = Field(
+        None,
+        description="Name of the column with the text (data=table). Of a list, {body} has each column on a line "
+        "of its own.",
+        examples=["data.text=text", "data.text=[premise,hypothesis]"],
+        json_schema_extra={"must_be": "the name of a column, or a list of names, or null"},
     )
     title: Name | None = Field(
         None,
@@ -188,12 +159,28 @@ class DataConfig(Section):
             faults.append("data.file and data.train_file exclude each other. Give one of them")
         elif self.file is None and not all(separate):
             faults.append("data.train_file, data.val_file and data.test_file go together. Give all three, or data.file")
-        if self.text is None and self.body is None:
+        if self.text is None and self.body is None and not self.columns:
             faults.append("data.text is missing. Try data.text=COLUMN, or data.title=COLUMN data.body=COLUMN")
         elif self.text is not None and (self.body is not None or self.title is not None):
             faults.append("data.text excludes data.title and data.body. Give one or the other")
         if self.label is None:
             faults.append("data.label is missing. Try data.label=COLUMN")
+        elif self.label in self.input_columns:
+            faults.append(
+                f"data.label={self.label} is also read as text, which gives the answer away. Name another column"
+            )
         if faults:
             raise ValueError("\n".join(faults))
         return self
+
+    @property
+    def body_columns(self) -> list[str]:
+        """The columns that ``{body}`` stands for."""
+        text = self.text or self.body
+        return text if isinstance(text, list) else [text] if text else []
+
+    @property
+    def input_columns(self) -> list[str]:
+        """All columns that a template may use, as the file names them."""
+        title = [self.title] if self.title else []
+        return list(dict.fromkeys([*title, *self.body_columns, *(self.columns or ())]))

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from llm_cls.files import sha256_json
 
@@ -11,12 +12,30 @@ SPLITS = ("train", "val", "test")
 
 @dataclass(frozen=True, slots=True)
 class Text:
-    """One text to classify. ``title`` is empty where the corpus has no titles."""
+    """One text to classify.
+
+    Attributes:
+        id: Unique within a split.
+        label: The label; empty where it is unknown.
+        title: Empty where the corpus has no titles.
+        body: Empty where a template uses other columns only.
+        columns: Names and values of the columns besides title and body that a template may use.
+        group: Texts of one group stay together in a split; empty where there are no groups.
+        row: Number of its row in its file, from 1; 0 where there are no rows.
+    """
 
     id: str
     label: str
     title: str
     body: str
+    columns: tuple[tuple[str, str], ...] = ()
+    group: str = ""
+    row: int = 0
+
+    @property
+    def content(self) -> tuple[str, ...]:
+        """Everything that a template can show of the text."""
+        return (self.title, self.body, *(value for _, value in self.columns))
 
 
 @dataclass(frozen=True)
@@ -42,10 +61,16 @@ class Corpus:
 
 def digest_splits(splits: Mapping[str, Sequence[Text]]) -> str:
     """Hex sha256 over the texts of every split in their order."""
-    return sha256_json({n: [[t.id, t.label, t.title, t.body] for t in texts] for n, texts in splits.items()})
+    return sha256_json({name: [_digested(text) for text in texts] for name, texts in splits.items()})
+
+
+def _digested(text: Text) -> list[Any]:
+    """What counts of a text; that of earlier versions where it has a title and a body only."""
+    own = [[list(column) for column in text.columns]] if text.columns else []
+    return [text.id, text.label, text.title, text.body, *own]
 
 
 def texts_in_two_splits(splits: Mapping[str, Sequence[Text]]) -> int:
-    """Number of distinct (title, body) pairs that occur in more than one split, which leaks labels."""
-    occurrences = Counter(pair for texts in splits.values() for pair in {(t.title, t.body) for t in texts})
+    """Number of distinct texts that occur in more than one split, which leaks labels."""
+    occurrences = Counter(content for texts in splits.values() for content in {text.content for text in texts})
     return sum(1 for count in occurrences.values() if count > 1)

@@ -45,6 +45,7 @@ RESOLVED: Mapping[str, str] = {
     "data.text": "data.digest",
     "data.title": "data.digest",
     "data.body": "data.digest",
+    "data.columns": "data.digest",
     "data.label": "data.digest",
     "data.id": "data.digest",
     "data.limit": "data.split",
@@ -56,9 +57,11 @@ RESOLVED: Mapping[str, str] = {
     "trainer.precision": "trainer.precision",
 }
 
-# Keys that are younger than finished runs, with the value that computes what was computed before the key existed: at it,
-# a run keeps its identity.
-NEUTRAL: Mapping[str, Any] = {}
+# Keys that are younger than finished runs, with the value that computes what was computed before the key existed: at
+# it, a run keeps its identity.
+NEUTRAL: Mapping[str, Any] = {
+    "data.cut": None,
+}
 
 TokenizerFacts = tuple[str, int | list[int] | None, int]
 FACTS = tuple(dict.fromkeys(RESOLVED.values()))

@@ -1,9 +1,11 @@
 """Tables of the user's own texts: CSV, TSV, JSON lines or Parquet."""
 
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 from llm_cls.config.schema import DataConfig
+from llm_cls.data.columns import check_ids_differ, check_not_empty, read_columns
 from llm_cls.data.corpus import Corpus, Text, digest_splits, texts_in_two_splits
 from llm_cls.data.rows import column, read_rows
 from llm_cls.data.split import split_texts, stratified_split
@@ -42,17 +44,15 @@ def load_table(config: DataConfig) -> Corpus:
 def _read_texts(config: DataConfig, path: Path, prefix: str) -> list[Text]:
     rows = read_rows(path)
     assert config.label is not None
-    label_key, text_key = "data.label", "data.text" if config.text else "data.body"
-    labels = column(rows, config.label, label_key, path)
-    bodies = column(rows, config.text or config.body or "", text_key, path)
-    titles = column(rows, config.title, "data.title", path, may_be_empty=True) if config.title else [""] * len(rows)
-    ids = column(rows, config.id, "data.id", path) if config.id else [f"{prefix}-{i + 1}" for i in range(len(rows))]
-    if len(set(ids)) < len(ids):
-        twice = next(i for i, n in Counter(ids).items() if n > 1)
-        raise DataError(
-            f"{path}: data.id={config.id} must be unique, but {twice!r} occurs twice. Choose another column"
-        )
-    return [Text(*fields) for fields in zip(ids, labels, titles, bodies, strict=True)]
+    labels = column(rows, config.label, "data.label", path)
+    texts = read_columns(rows, config, path)
+    if config.id:
+        check_ids_differ(texts, config.id, path)
+    else:
+        texts = [replace(text, id=f"{prefix}-{text.row}") for text in texts]
+    texts = [replace(text, label=label) for text, label in zip(texts, labels, strict=True)]
+    check_not_empty(texts, config, path)
+    return texts
 
 
 def _check_known_labels(config: DataConfig, splits: dict[str, list[Text]]) -> None:

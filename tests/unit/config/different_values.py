@@ -21,6 +21,8 @@ _SPECIAL: dict[str, dict[str, Any]] = {
     "data.id": TABLE | {"data.id": "number"},
     "data.title": COLUMNS,
     "data.body": COLUMNS,
+    "data.columns": TABLE | {"data.columns": ["context"]},
+    "data.cut": {"data.cut": "longest"},
     "data.train_file": SEPARATE,
     "data.val_file": SEPARATE,
     "data.test_file": SEPARATE,

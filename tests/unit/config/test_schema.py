@@ -83,7 +83,8 @@ def test_templates() -> None:
 @pytest.mark.parametrize(
     ("overrides", "parts"),
     [
-        (["template.text='{title}'"], ["exactly once", "0 times"]),
+        (["template.text='text'"], ["template: text contains no column. Write {body} where the text belongs"]),
+        (["template.text='{}'"], ["text has {}, which names no column"]),
         (["template.text='{body}{body}'"], ["2 times"]),
         (["template.text='{body} {author}'"], ["{author}"]),
         (["template.text='{body'"], ["template"]),

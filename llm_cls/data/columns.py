@@ -1,0 +1,106 @@
+"""The columns of a table as texts: the same for training, prediction and evaluation."""
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from llm_cls.config.schema import DataConfig, TemplateConfig
+from llm_cls.data.corpus import Text
+from llm_cls.data.rows import Row, column
+from llm_cls.data.template import Pieces, layout, render
+from llm_cls.errors import DataError
+
+
+def read_inputs(
+    rows: Sequence[Row], data: DataConfig, template: TemplateConfig, path: Path, section: str = "data."
+) -> tuple[list[str], list[Pieces]]:
+    """Ids and pieces of rows to classify; texts may be empty, and rows are numbered where ``data.id`` is null.
+
+    Args:
+        rows: At least one row, from ``read_rows``.
+        data: Names the columns; ``with_columns`` names others.
+        template: How the columns become one string.
+        path: File of the rows, for messages.
+        section: What stands before ``text``, ``title``, ``body`` and ``id`` in messages: "" for a command that has
+            these keys itself.
+
+    Raises:
+        DataError: There is no such column, or a cell is not a single value.
+    """
+    parts = layout(template, data)
+    texts = read_columns(rows, data, path, section)
+    return [text.id for text in texts], [render(parts, text) for text in texts]
+
+
+def with_columns(
+    data: DataConfig, template: TemplateConfig, text: str | None, title: str | None, body: str | None, id: str | None
+) -> DataConfig:
+    """``data`` of a run with the columns of another table: those given, or else those of the training table.
+
+    A run on a corpus without columns, such as livedoor, has ``title`` and ``body``. The id is the one given; None
+    numbers the rows.
+    """
+    columns: dict[str, str | list[str] | None] = {"id": id, "title": None}
+    if template.uses_title and "title" not in (data.columns or ()):
+        columns["title"] = title or data.title or "title"
+    if "body" in template.fields and (text or body or not isinstance(data.text, list)):
+        name = text or body or data.text or data.body or "body"
+        columns |= {"text": name, "body": None} if data.text else {"text": None, "body": name}
+    return data.model_copy(update=columns)
+
+
+def read_columns(rows: Sequence[Row], data: DataConfig, path: Path, section: str = "data.") -> list[Text]:
+    """The rows as texts without labels, in their order; any of them may be empty.
+
+    Raises:
+        DataError: There is no such column, or a cell is not a single value.
+    """
+    blank = [""] * len(rows)
+    single = data.body or (data.text if isinstance(data.text, str) else None)
+    titles = column(rows, data.title, f"{section}title", path, may_be_empty=True) if data.title else blank
+    key = f"{section}{'text' if data.text else 'body'}"
+    bodies = column(rows, single, key, path, may_be_empty=True) if single else blank
+    several = data.text if isinstance(data.text, list) else []
+    others = {name: f"{section}text" for name in several}
+    others |= {name: "template.text" for name in data.columns or () if name not in others}
+    values = [column(rows, name, key, path, may_be_empty=True) for name, key in others.items()]
+    ids = [str(i + 1) for i in range(len(rows))]
+    if data.id:
+        ids = column(rows, data.id, f"{section}id", path, may_be_empty=True)
+    cells = zip(*values, strict=True) if values else [()] * len(rows)
+    return [
+        Text(ids[i], "", titles[i], bodies[i], tuple(zip(others, row, strict=True)), row=i + 1)
+        for i, row in enumerate(cells)
+    ]
+
+
+def check_ids_differ(texts: Sequence[Text], name: str, path: Path) -> None:
+    """Refuses a column of ids in which one is empty or occurs twice.
+
+    Raises:
+        DataError: One is.
+    """
+    if empty := next((text.row for text in texts if not text.id.strip()), None):
+        raise DataError(f"{path}: row {empty} of column {name!r} is empty. Fill it in, or remove the row")
+    twice = next((i for i, n in Counter(text.id for text in texts).items() if n > 1), None)
+    if twice is not None:
+        raise DataError(f"{path}: data.id={name} must be unique, but {twice!r} occurs twice. Choose another column")
+
+
+def check_not_empty(texts: Sequence[Text], data: DataConfig, path: Path) -> None:
+    """Refuses a text without a body, or in which all columns of a template are empty.
+
+    Raises:
+        DataError: One is.
+    """
+    if empty := next((text for text in texts if is_empty(text, data)), None):
+        names = data.body_columns or data.input_columns
+        what = f"column {names[0]!r} is" if len(names) == 1 else f"columns {', '.join(map(repr, names))} are"
+        raise DataError(f"{path}: row {empty.row} of {what} empty. Fill it in, or remove the row")
+
+
+def is_empty(text: Text, data: DataConfig) -> bool:
+    """Whether there is nothing to read in a text."""
+    if data.body or isinstance(data.text, str):
+        return not text.body.strip()
+    return not any(value.strip() for _, value in text.columns)
