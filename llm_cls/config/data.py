@@ -4,6 +4,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
+from llm_cls.config.corpus import CorpusConfig, table_faults
 from llm_cls.config.fields import (
     AtLeastThree,
     AtLeastTwo,
@@ -14,10 +15,10 @@ from llm_cls.config.fields import (
     PositiveInt,
     Seed,
 )
-from llm_cls.config.texts import Columns, TextsConfig
+from llm_cls.config.texts import Columns
 
 
-class DataConfig(TextsConfig):
+class DataConfig(CorpusConfig):
     """The texts, and how they are split, cut and grouped into steps."""
 
     name: Name = Field(
@@ -57,7 +58,8 @@ class DataConfig(TextsConfig):
     )
     train_file: Location | None = Field(
         None,
-        description="Table of the training texts, where the split is given (data=table).",
+        description="Table of the training texts, where the split is given (data=table). By itself it is split as "
+        "data.file is; without data.val_file, val is a tenth of it.",
         examples=["data.train_file=train.csv"],
     )
     val_file: Location | None = Field(
@@ -67,7 +69,8 @@ class DataConfig(TextsConfig):
     )
     test_file: Location | None = Field(
         None,
-        description="Table of the test texts, where the split is given (data=table).",
+        description="Table of the test texts, where the split is given (data=table); without it, beside data.val_file, "
+        "the scores are those of val only.",
         examples=["data.test_file=test.csv"],
     )
     text: Columns | None = Field(
@@ -104,11 +107,14 @@ class DataConfig(TextsConfig):
         examples=["data.folds=5"],
     )
     fold: NonNegativeInt = Field(
-        0, description="Fold that is the test split, counted from 0; the next fold is val.", examples=["data.fold=1"]
+        0,
+        description="Fold that is the test split, counted from 0, or a value of data.fold_column; the next one is val.",
+        examples=["data.fold=1"],
     )
     limit: PositiveInt | None = Field(
         None,
-        description="Number of texts to use from each split, for trials; null uses all.",
+        description="Number of texts to use from each split, for trials: a sample with every label in its share, "
+        "drawn with data.split_seed; null uses all.",
         examples=["data.limit=100"],
     )
     max_length: AtLeastTwo = Field(
@@ -137,39 +143,19 @@ class DataConfig(TextsConfig):
 
     @model_validator(mode="after")
     def _fold_exists(self) -> Self:
-        if self.fold and self.folds is None:
+        if self.fold and self.folds is None and self.fold_column is None:
             raise ValueError(f"data.fold={self.fold} needs data.folds. Try data.folds=5")
         if self.folds is not None and self.fold >= self.folds:
             raise ValueError(
                 f"data.fold must be < data.folds ({self.folds}), got {self.fold}. The first is data.fold=0"
             )
-        if self.folds is not None and self.train_file is not None:
-            raise ValueError("data.folds splits one file. Try data.file instead of data.train_file")
         return self
 
     @model_validator(mode="after")
     def _table_is_described(self) -> Self:
         if self.name != "table":
             return self
-        faults = []
-        separate = [self.train_file, self.val_file, self.test_file]
-        if self.file is None and not any(separate):
-            faults.append("data.file is missing. Try data.file=texts.csv")
-        elif self.file is not None and any(separate):
-            faults.append("data.file and data.train_file exclude each other. Give one of them")
-        elif self.file is None and not all(separate):
-            faults.append("data.train_file, data.val_file and data.test_file go together. Give all three, or data.file")
-        if self.text is None and self.body is None and not self.columns:
-            faults.append("data.text is missing. Try data.text=COLUMN, or data.title=COLUMN data.body=COLUMN")
-        elif self.text is not None and (self.body is not None or self.title is not None):
-            faults.append("data.text excludes data.title and data.body. Give one or the other")
-        if self.label is None:
-            faults.append("data.label is missing. Try data.label=COLUMN")
-        elif self.label in self.input_columns:
-            faults.append(
-                f"data.label={self.label} is also read as text, which gives the answer away. Name another column"
-            )
-        if faults:
+        if faults := table_faults(self):
             raise ValueError("\n".join(faults))
         return self
 

@@ -60,10 +60,9 @@ def read_columns(rows: Sequence[Row], data: DataConfig, path: Path, section: str
     titles = column(rows, data.title, f"{section}title", path, may_be_empty=True) if data.title else blank
     key = f"{section}{'text' if data.text else 'body'}"
     bodies = column(rows, single, key, path, may_be_empty=True) if single else blank
-    several = data.text if isinstance(data.text, list) else []
-    others = {name: f"{section}text" for name in several}
-    others |= {name: "template.text" for name in data.columns or () if name not in others}
-    values = [column(rows, name, key, path, may_be_empty=True) for name, key in others.items()]
+    others = text_columns(data)
+    keys = [f"{section}text" if name in data.body_columns else "template.text" for name in others]
+    values = [column(rows, name, key, path, may_be_empty=True) for name, key in zip(others, keys, strict=True)]
     ids = [str(i + 1) for i in range(len(rows))]
     if data.id:
         ids = column(rows, data.id, f"{section}id", path, may_be_empty=True)
@@ -72,6 +71,12 @@ def read_columns(rows: Sequence[Row], data: DataConfig, path: Path, section: str
         Text(ids[i], "", titles[i], bodies[i], tuple(zip(others, row, strict=True)), row=i + 1)
         for i, row in enumerate(cells)
     ]
+
+
+def text_columns(data: DataConfig) -> list[str]:
+    """The columns besides those of title and body, in the order of ``Text.columns``."""
+    several = data.text if isinstance(data.text, list) else []
+    return list(dict.fromkeys([*several, *(data.columns or ())]))
 
 
 def check_ids_differ(texts: Sequence[Text], name: str, path: Path) -> None:
@@ -87,20 +92,28 @@ def check_ids_differ(texts: Sequence[Text], name: str, path: Path) -> None:
         raise DataError(f"{path}: data.id={name} must be unique, but {twice!r} occurs twice. Choose another column")
 
 
-def check_not_empty(texts: Sequence[Text], data: DataConfig, path: Path) -> None:
-    """Refuses a text without a body, or in which all columns of a template are empty.
-
-    Raises:
-        DataError: One is.
-    """
-    if empty := next((text for text in texts if is_empty(text, data)), None):
-        names = data.body_columns or data.input_columns
-        what = f"column {names[0]!r} is" if len(names) == 1 else f"columns {', '.join(map(repr, names))} are"
-        raise DataError(f"{path}: row {empty.row} of {what} empty. Fill it in, or remove the row")
-
-
 def is_empty(text: Text, data: DataConfig) -> bool:
     """Whether there is nothing to read in a text."""
     if data.body or isinstance(data.text, str):
         return not text.body.strip()
     return not any(value.strip() for _, value in text.columns)
+
+
+def handle_empty(texts: Sequence[Text], data: DataConfig, path: Path) -> list[Text]:
+    """The texts without empty ones, as ``data.on_empty`` says.
+
+    Raises:
+        DataError: One is empty, which is an error by default.
+    """
+    if data.on_empty == "keep":
+        return list(texts)
+    empty = [text for text in texts if is_empty(text, data)]
+    if empty and data.on_empty == "error":
+        names = data.body_columns or data.input_columns
+        what = f"column {names[0]!r} is" if len(names) == 1 else f"columns {', '.join(map(repr, names))} is"
+        others = f" (and {len(empty) - 1} more rows)" if len(empty) > 1 else ""
+        raise DataError(
+            f"{path}: row {empty[0].row} of {what} empty{others}. Fill it in, or remove the row, or try "
+            "data.on_empty=skip"
+        )
+    return [text for text in texts if not is_empty(text, data)]

@@ -44,11 +44,15 @@ class Corpus:
 
     Attributes:
         name: Name in the record of the run.
-        labels: All labels, sorted; a class index is a position here.
-        splits: The texts of "train", "val" and "test", each in a fixed order.
+        labels: All labels, sorted or in the order that the user gave; a class index is a position here.
+        splits: The texts of "train", "val" and "test", each in a fixed order; test is empty if not ``has_test``.
         digest: Hex sha256 that changes with any text, label or id of the corpus.
         has_titles: Whether the texts have titles that a template can use.
         warnings: Findings that do not prevent training, for the log.
+        columns: The other columns that a template can use.
+        own_columns: Names of the columns of the user's own texts that are "title" and "body", by these two; None where
+            the texts of the corpus may not be copied.
+        has_test: Whether there is a test split.
     """
 
     name: str
@@ -57,6 +61,9 @@ class Corpus:
     digest: str
     has_titles: bool
     warnings: tuple[str, ...] = ()
+    columns: tuple[str, ...] = ()
+    own_columns: Mapping[str, str] | None = None
+    has_test: bool = True
 
 
 def digest_splits(splits: Mapping[str, Sequence[Text]]) -> str:

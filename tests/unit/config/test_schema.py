@@ -95,7 +95,31 @@ def test_templates() -> None:
             ["data=table", "data.file=a.csv", "data.train_file=b.csv", "data.text=t", "data.label=l"],
             ["exclude each other"],
         ),
-        (["data=table", "data.train_file=b.csv", "data.text=t", "data.label=l"], ["go together"]),
+        (["data=table", "data.val_file=b", "data.text=t", "data.label=l"], ["data.val_file needs data.train_file"]),
+        (
+            ["data=table", "data.file=a", "data.text=t", "data.label=l", "data.split=s", "data.folds=5"],
+            ["data.folds and data.split exclude each other"],
+        ),
+        (
+            ["data=table", "data.train_file=a", "data.test_file=b", "data.text=t", "data.label=l", "data.split=s"],
+            ["data.split splits one file. Try data.file instead of data.train_file"],
+        ),
+        (["data=table", "data.file=a", "data.text=t", "data.label=t"], ["data.label=t is also read as text"]),
+        (
+            ["data=table", "data.file=a", "data.label=l", "template.text='{a} {l}'"],
+            ["data.label=l is also read as text"],
+        ),
+        (["data=table", "data.file=a", "data.label=l", "template.text='{a} {body}'"], ["Try data.text=COLUMN"]),
+        (["data=table", "data.file=a", "data.text=t", "data.label=l", "template.text='{a}'"], ["Remove data.text"]),
+        (
+            ["data=table", "data.file=a", "data.label=l", "template.text='{a} {b}'", "data.cut=c"],
+            ["data.cut=c must be a column that template", "or longest. It has a, b"],
+        ),
+        (
+            ["data=table", "data.file=a", "data.label=l", "template.text='{a} {b}'", "data.columns=[a]"],
+            ["data.columns lacks 'b'", "Try data.columns=[a,b]"],
+        ),
+        (["data=table", "data.file=a", "data.text=[p,p]", "data.label=l"], ["data.text must"]),
         (["data=table", "data.file=a.csv", "data.text=t", "data.body=b", "data.label=l"], ["data.text excludes"]),
         (["data=table", "data.file=a", "data.text=t", "data.label=l", "template=2"], ["Try template=text"]),
         (["data=table", "data.file=a", "data.title=t", "data.body=b", "data.label=l"], ["Try template=2"]),
