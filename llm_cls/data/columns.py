@@ -29,7 +29,7 @@ def read_inputs(
     """
     parts = layout(template, data)
     texts = read_columns(rows, data, path, section)
-    return [text.id for text in texts], [render(parts, text) for text in texts]
+    return [text.id for text in texts], [render(parts, text.values) for text in texts]
 
 
 def with_columns(
@@ -96,7 +96,7 @@ def is_empty(text: Text, data: DataConfig) -> bool:
     """Whether there is nothing to read in a text."""
     if data.body or isinstance(data.text, str):
         return not text.body.strip()
-    return not any(value.strip() for _, value in text.columns)
+    return not any(value.strip() for value in text.content)
 
 
 def handle_empty(texts: Sequence[Text], data: DataConfig, path: Path) -> list[Text]:

@@ -33,6 +33,11 @@ class Text:
     row: int = 0
 
     @property
+    def values(self) -> dict[str, str]:
+        """Title, body and columns, by the names that a template has for them."""
+        return {"title": self.title, "body": self.body, **dict(self.columns)}
+
+    @property
     def content(self) -> tuple[str, ...]:
         """Everything that a template can show of the text."""
         return (self.title, self.body, *(value for _, value in self.columns))

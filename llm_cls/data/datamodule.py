@@ -41,7 +41,7 @@ class TextDataModule(LightningDataModule):
         parts = layout(template, config)
         for split in SPLITS:
             texts = corpus.splits[split]
-            pieces = [render(parts, text) for text in texts]
+            pieces = [render(parts, text.values) for text in texts]
             self.tokens[split] = tokenize_cached(
                 pieces, tokenizer, config.max_length, config.truncation, config.cache_dir
             )

@@ -1,13 +1,14 @@
 """Templates: the columns of a text as one string, and the parts of it that may be cut."""
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 from llm_cls.config.schema import DataConfig, TemplateConfig
 from llm_cls.config.texts import LONGEST, parse_template
-from llm_cls.data.corpus import Text
 
-# A text in parts: (before, value, before, value, ..., tail). Joined they are the text. A text that is too long is cut
-# at the end of its values; the tail is kept.
+# A text in parts: (before, value, before, value, ..., rest, suffix). Joined they are the text. A text that is too long
+# is cut at the end of its values. The rest, which has columns, is cut only where it is too long by itself; the suffix,
+# which has none, is always kept.
 Pieces = tuple[str, ...]
 
 
@@ -44,9 +45,17 @@ def layout(template: TemplateConfig, data: DataConfig) -> Layout:
     return Layout(tuple(slots), tail, frozenset(cut))
 
 
-def render(parts: Layout, text: Text) -> Pieces:
-    r"""``text`` in the template, in parts."""
-    values = {"title": text.title, "body": text.body, **dict(text.columns)}
+def render(parts: Layout, values: Mapping[str, str]) -> Pieces:
+    r"""A text in the template, in parts.
+
+    Args:
+        parts: The template.
+        values: Its columns by the names that they have in the template.
+
+    >>> render(Layout((("Q: ", "question"), ("\nA: ", "answer")), ".", frozenset({"question"})),
+    ...        {"question": "Why?", "answer": "So"})
+    ('Q: ', 'Why?', '\nA: So', '.')
+    """
     pieces: list[str] = []
     before = ""
     for literal, field in parts.slots:
@@ -56,4 +65,4 @@ def render(parts: Layout, text: Text) -> Pieces:
             before = ""
         else:
             before += values[field]
-    return (*pieces, before + parts.tail)
+    return (*pieces, before, parts.tail)

@@ -55,7 +55,7 @@ def tokenize(pieces: Sequence[Pieces], tokenizer: Tokenizer, max_length: int, tr
     """Ids of ``prefix text EOS`` for every text.
 
     A text that fits is encoded as a whole. A longer one is truncated: with "body" at the end of each of its values, the
-    longest first, which keeps the tail of the template and the EOS; with "end" at the end of the sequence, which loses
+    longest first, which keeps the end of the template and the EOS; with "end" at the end of the sequence, which loses
     them.
 
     Args:
@@ -65,7 +65,7 @@ def tokenize(pieces: Sequence[Pieces], tokenizer: Tokenizer, max_length: int, tr
         truncation: "body" or "end".
 
     Raises:
-        ConfigError: Prefix and tail of a text alone exceed ``max_length``.
+        ConfigError: Prefix and end of the template alone exceed ``max_length``.
     """
     start = list(tokenizer.prefix)
     room = max_length - len(start) - 1
@@ -87,28 +87,30 @@ def tokenize(pieces: Sequence[Pieces], tokenizer: Tokenizer, max_length: int, tr
 def _cut(pieces: Sequence[Pieces], tokenizer: Tokenizer, room: int, max_length: int) -> Iterator[list[int]]:
     """Ids of texts that have more than ``room`` tokens, cut to that many.
 
-    Each value is encoded together with the literal text before it, so that a single one is cut as if the tail came
-    after it.
+    Each value is encoded together with the literal text before it, so that a single one is cut as if nothing came after
+    it.
     """
-    strings = [string for parts in pieces for string in (*_heads(parts), *parts[:-1:2], parts[-1])]
+    strings = [s for p in pieces for s in (*_heads(p), *p[:-2:2], p[-2] + p[-1], p[-2], p[-1])]
     encoded = iter(tokenizer.encode(strings))
     for parts in pieces:
-        n_values = len(parts) // 2
+        n_values = len(parts) // 2 - 1
         heads = list(islice(encoded, n_values))
         before = [len(ids) for ids in islice(encoded, n_values)]
-        tail = next(encoded)
-        if len(tail) >= room:
+        tail, rest, suffix = islice(encoded, 3)
+        if len(suffix) >= room:
             raise ConfigError(
-                f"data.max_length={max_length} leaves no room for a text: the template needs {len(tail)} tokens after "
-                f"what may be cut. Try data.max_length={2 * len(tail) + 64}, or data.cut=longest"
+                f"data.max_length={max_length} leaves no room for a text: the template needs "
+                f"{len(suffix)} tokens after the last column. Try data.max_length={2 * len(suffix) + 64}"
             )
+        if len(tail) > room:  # columns that are not to be cut are too long by themselves
+            tail = rest[: room - len(suffix)] + suffix
         kept = kept_lengths([len(ids) for ids in heads], before, room - len(tail))
         yield [i for ids, n in zip(heads, kept, strict=True) for i in ids[:n]] + tail
 
 
 def _heads(parts: Pieces) -> list[str]:
     """Each value with the literal text before it."""
-    return [before + value for before, value in zip(parts[:-1:2], parts[1::2], strict=True)]
+    return [before + value for before, value in zip(parts[:-2:2], parts[1:-2:2], strict=True)]
 
 
 def kept_lengths(lengths: Sequence[int], fixed: Sequence[int], room: int) -> list[int]:
@@ -173,7 +175,8 @@ def tokenize_cached(
     replaced.
     """
     ends = [list(tokenizer.prefix), tokenizer.eos_id]
-    parts = [(*_heads(p), p[-1]) if len(p) == 3 else p for p in pieces]  # a single value has no part of its own
+    # The value of a single column is encoded together with what is before it, so they count as one string.
+    parts = [(p[0] + p[1], p[3]) if len(p) == 4 and not p[2] else p for p in pieces]
     key = sha256_json([_FORMAT, parts, tokenizer.fingerprint, ends, max_length, truncation])
     path = cache_dir / "tokens" / f"{key}.safetensors"
     if (tokens := _read(path, key)) is not None:

@@ -23,13 +23,13 @@ def template(text: str) -> TemplateConfig:
 def test_inputs_of_every_kind_of_template() -> None:
     rows = [{"id": "a", "q": "Q", "c": None, "n": 1.0}, {"id": "b", "q": "", "c": "", "n": ""}]
     assert read_inputs(rows, config(text="q", id="id"), template("<{body}>"), PATH) == (
-        ["a", "b"], [("<", "Q", ">"), ("<", "", ">")],
+        ["a", "b"], [("<", "Q", "", ">"), ("<", "", "", ">")],
     )  # fmt: skip
     assert read_inputs(rows, config(text=["q", "n"]), template("{body}"), PATH) == (
-        ["1", "2"], [("", "Q", "\n", "1", ""), ("", "", "\n", "", "")],
+        ["1", "2"], [("", "Q", "\n", "1", "", ""), ("", "", "\n", "", "", "")],
     )  # fmt: skip
     found = read_inputs(rows, config(columns=["q", "c"], cut="q"), template("{c}|{q}"), PATH)[1]
-    assert found == [("|", "Q", ""), ("|", "", "")], "an empty text is a text"
+    assert found == [("|", "Q", "", ""), ("|", "", "", "")], "an empty text is a text"
 
 
 @pytest.mark.parametrize(
