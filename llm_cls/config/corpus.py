@@ -77,20 +77,22 @@ class CorpusConfig(TextsConfig):
     )
 
 
-def table_faults(data: Any) -> list[str]:
-    """What is missing or contradictory in the description of a table, a line for each fault."""
-    faults = []
+def file_faults(data: Any) -> list[str]:
+    """What is missing or contradictory in the files of a table, a line for each fault."""
     others = {"data.val_file": data.val_file, "data.test_file": data.test_file}
     given = [key for key, path in others.items() if path is not None]
+    faults = []
     if data.file is None and data.train_file is None:
-        faults.append(
-            f"{given[0]} needs data.train_file. Try data.train_file=train.csv"
-            if given
-            else "data.file is missing. Try data.file=texts.csv"
-        )
+        faults = [f"{key} needs data.train_file. Try data.train_file=train.csv" for key in given]
+        faults = faults or ["data.file is missing. Try data.file=texts.csv"]
     elif data.file is not None and (given or data.train_file is not None):
         faults.append("data.file and data.train_file exclude each other. Give one of them")
-    faults += split_faults(data, separate=bool(given))
+    return faults + split_faults(data, separate=bool(given))
+
+
+def description_faults(data: Any) -> list[str]:
+    """What is missing or contradictory in the columns of a table, a line for each fault."""
+    faults = []
     if data.text is None and data.body is None and not data.columns:
         faults.append("data.text is missing. Try data.text=COLUMN, or data.title=COLUMN data.body=COLUMN")
     elif data.text is not None and (data.body is not None or data.title is not None):

@@ -4,7 +4,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from llm_cls.config.corpus import CorpusConfig, table_faults
+from llm_cls.config.corpus import CorpusConfig, description_faults, file_faults
 from llm_cls.config.fields import (
     AtLeastThree,
     AtLeastTwo,
@@ -155,7 +155,7 @@ class DataConfig(CorpusConfig):
     def _table_is_described(self) -> Self:
         if self.name != "table":
             return self
-        if faults := table_faults(self):
+        if faults := [*file_faults(self), *description_faults(self)]:
             raise ValueError("\n".join(faults))
         return self
 

@@ -11,11 +11,11 @@ from llm_cls.data.labels import named, normalize_labels, order_labels
 from llm_cls.data.split import Split, carve_val, check_counts, split_texts, stratified_split
 from llm_cls.errors import DataError
 
-ALL = "all"  # texts that no one has split yet
+ALL = ""  # the name of texts that no one has split yet
 
 
 def build_corpus(
-    name: str, given: Mapping[str, list[Text]], sources: Mapping[str, str], config: DataConfig, warnings: Sequence[str]
+    config: DataConfig, given: Mapping[str, list[Text]], sources: Mapping[str, str], warnings: Sequence[str]
 ) -> Corpus:
     """The corpus of labelled texts.
 
@@ -23,10 +23,9 @@ def build_corpus(
     with train and val alone, the test split has no texts.
 
     Args:
-        name: Name of the corpus.
-        given: The texts of "all" or "train" alone, or of "train" with "val", "test" or both.
-        sources: Where the texts of each split come from, for messages.
         config: How they are split.
+        given: The texts of "" (not split) or "train" alone, or of "train" with "val", "test" or both.
+        sources: Where the texts of each split come from, for messages.
         warnings: Findings so far.
 
     Raises:
@@ -59,12 +58,12 @@ def build_corpus(
     if len(config.body_columns) == 1:
         own["body"] = config.body_columns[0]
     return Corpus(
-        name,
+        config.name,
         labels,
         splits,
         digest_splits(splits),
         has_titles=config.title is not None,
-        warnings=tuple(f"{name}: {warning}" for warning in found),
+        warnings=tuple(f"{config.name}: {warning}" for warning in found),
         columns=tuple(text_columns(config)),
         own_columns=own,
         has_test=has_test,

@@ -20,16 +20,13 @@ _SPLIT_NAMES = {
 }  # fmt: skip
 
 
-def corpus_of_rows(
-    name: str, tables: Mapping[str, Sequence[Row]], paths: Mapping[str, Path], config: DataConfig
-) -> Corpus:
+def corpus_of_rows(config: DataConfig, tables: Mapping[str, Sequence[Row]], paths: Mapping[str, Path]) -> Corpus:
     """The corpus of tables whose columns ``config`` names.
 
     Args:
-        name: Name of the corpus.
-        tables: The rows of "all" or "train" alone, or of "train" with "val", "test" or both.
-        paths: Where they come from, for messages.
         config: Says how they are read and split.
+        tables: The rows of "" (not split) or "train" alone, or of "train" with "val", "test" or both.
+        paths: Where they come from, for messages.
 
     Raises:
         DataError: A table lacks a column, has an empty or unknown label or an empty text, or cannot be split.
@@ -49,7 +46,7 @@ def corpus_of_rows(
         elif config.fold_column is not None:
             given = _by_fold_column(given[split], rows, config.fold_column, config.fold, path)
         sources = dict.fromkeys((ALL, "train", "val", "test"), str(path))
-    return build_corpus(name, given, sources, config, warnings)
+    return build_corpus(config, given, sources, warnings)
 
 
 def read_labelled(rows: Sequence[Row], config: DataConfig, path: Path, prefix: str, warnings: list[str]) -> list[Text]:
@@ -63,10 +60,12 @@ def read_labelled(rows: Sequence[Row], config: DataConfig, path: Path, prefix: s
     texts = read_columns(rows, config, path)
     if config.id:
         check_ids_differ(texts, config.id, path)
-    else:
-        texts = [replace(text, id=f"{prefix}-{text.row}") for text in texts]
+    ids = [text.id if config.id else f"{prefix}-{text.row}" for text in texts]
     groups = column(rows, config.group, "data.group", path, may_be_empty=True) if config.group else [""] * len(rows)
-    texts = [replace(text, label=label, group=group) for text, label, group in zip(texts, labels, groups, strict=True)]
+    texts = [
+        replace(text, id=id, label=label, group=group)
+        for text, id, label, group in zip(texts, ids, labels, groups, strict=True)
+    ]
     kept = handle_empty(texts, config, path)
     if skipped := len(texts) - len(kept):
         warnings.append(f"{skipped} of {len(texts)} rows of {path} have no text and are left out (data.on_empty=skip)")

@@ -46,6 +46,20 @@ def label_key(label: str) -> str:
     return unicodedata.normalize("NFKC", label).strip().casefold()
 
 
+def match_labels(values: Sequence[str], known: Sequence[str], config: DataConfig) -> list[str]:
+    """The values of another table's label column as the labels of a run, where it has them; others stay as they are.
+
+    Args:
+        values: The values.
+        known: All labels of the run.
+        config: Of the run: its names of the values, and whether spellings were merged.
+    """
+    names = config.label_names or {}
+    by_key = {label_key(label): label for label in known} if config.normalize_labels else {}
+    labels = [names.get(value, value) for value in values]
+    return [by_key.get(label_key(label), label) if by_key else label for label in labels]
+
+
 def normalize_labels(splits: Mapping[str, list[Text]], config: DataConfig) -> tuple[dict[str, list[Text]], list[str]]:
     """The texts with merged labels if ``data.normalize_labels`` is set, and warnings of labels that look alike."""
     counts = Counter(text.label for texts in splits.values() for text in texts)

@@ -15,4 +15,4 @@ def load_table(config: DataConfig) -> Corpus:
     """
     given = {ALL: config.file, "train": config.train_file, "val": config.val_file, "test": config.test_file}
     paths = {split: path for split, path in given.items() if path is not None}
-    return corpus_of_rows("table", {split: read_rows(path) for split, path in paths.items()}, paths, config)
+    return corpus_of_rows(config, {split: read_rows(path) for split, path in paths.items()}, paths)

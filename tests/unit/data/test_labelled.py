@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from llm_cls.config.schema import DataConfig
 from llm_cls.data.corpus import SPLITS, Corpus
 from llm_cls.data.labelled import corpus_of_rows
+from llm_cls.data.labels import match_labels
 from llm_cls.data.rows import Row
 from llm_cls.data.split import portions
 from llm_cls.errors import DataError
@@ -30,10 +31,9 @@ def rows(counts: dict[str, int], first: int = 0, **more: str) -> list[Row]:
 def build(tables: Sequence[list[Row]], files: dict[str, Path] = FILE, **keys: object) -> Corpus:
     given_keys = {"name": "table", "cache_dir": "cache", "text": "text", "label": "label"} | files | keys
     config = DataConfig.model_validate(given_keys)
-    names = ["all" if key == "file" else key.removesuffix("_file") for key in files]
-    return corpus_of_rows(
-        "table", dict(zip(names, tables, strict=True)), dict(zip(names, files.values(), strict=True)), config
-    )
+    names = ["" if key == "file" else key.removesuffix("_file") for key in files]
+    paths = dict(zip(names, files.values(), strict=True))
+    return corpus_of_rows(config, dict(zip(names, tables, strict=True)), paths)
 
 
 def refused(tables: Sequence[list[Row]], files: dict[str, Path] = FILE, **keys: object) -> str:
@@ -239,6 +239,14 @@ def test_names_of_labels() -> None:
     assert "data.label_names has no name for '1' (row 11 of column 'label'). Add it" in refused(
         [table], label_names=["neg"]
     )
+
+
+def test_labels_of_other_texts_are_those_of_the_run() -> None:
+    given_keys = {"name": "table", "cache_dir": "c", "file": "t.csv", "text": "text", "label": "label"}
+    config = DataConfig.model_validate(given_keys | {"label_names": ["neg", "pos"]})
+    assert match_labels(["0", "pos", "x", "POS"], ("neg", "pos"), config) == ["neg", "pos", "x", "POS"]
+    config = DataConfig.model_validate(given_keys | {"normalize_labels": True})
+    assert match_labels([" ＰＯＳ", "x"], ("neg", "Pos"), config) == ["Pos", "x"]
 
 
 # Texts
