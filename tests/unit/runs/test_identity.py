@@ -9,6 +9,7 @@ from llm_cls.config.schema import Config, keys, parse_config
 from llm_cls.files import sha256_json
 from llm_cls.runs.identity import (
     FACTS,
+    NEUTRAL,
     NO_EFFECT,
     RESOLVED,
     Facts,
@@ -34,6 +35,7 @@ def config(**overrides: Any) -> Config:
 DEFAULT = parse_config(compose_tree([]))
 BASE = config()
 PARTS = identity(BASE, FACT_VALUES)
+DEFAULT_RUN_ID = "bc7a12fcea3fa7e5"  # of the published experiment; it must not change
 
 
 def pair(key: str) -> tuple[Config, Config]:
@@ -71,6 +73,13 @@ def test_the_exclusions_are_keys_with_reasons() -> None:
     assert set(NO_EFFECT) <= {*KEYS, *sections} and set(RESOLVED) <= set(KEYS)
     assert all(len(reason) > 10 for reason in NO_EFFECT.values())
     assert not set(NO_EFFECT) & set(RESOLVED)
+
+
+def test_younger_keys_do_not_count_at_their_neutral_value() -> None:
+    values = settings(DEFAULT)
+    assert not NEUTRAL.keys() - values.keys()
+    assert not NEUTRAL.keys() & PARTS.keys()
+    assert run_id(identity(DEFAULT, FACT_VALUES)) == DEFAULT_RUN_ID
 
 
 @pytest.mark.parametrize("fact", FACTS)
