@@ -79,7 +79,7 @@ def read_delimited(path: Path, format: TableFormat, separator: str, whole: bool)
 
 def _first_record(records: Iterator[_Record], keep_blank: bool) -> tuple[list[_Record], _Record | None]:
     """The first record that is not blank, with the blank ones before it; None where there is none."""
-    blank = []
+    blank: list[_Record] = []
     for record in records:
         if not record.is_blank:
             return blank, record
