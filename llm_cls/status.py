@@ -63,6 +63,8 @@ def table(runs: Iterable[tuple[str, RunState]]) -> str:
         epochs = "" if state.max_epochs is None else f"{state.epochs}/{state.max_epochs}"
         f1 = "" if state.val_f1 is None else f"{percent(state.val_f1)} %"
         run = name + (f": {state.reason}" if state.reason else "")
+        if state.metrics is not None and state.metrics.test is None:
+            run += " (no test split)"
         rows.append((state.name, epochs, f1, printable(run)))
     widths = [max(len(row[i]) for row in rows) for i in range(3)]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, [*widths, 0], strict=True)) for row in rows]

@@ -5,18 +5,19 @@ frozen classes of this package, which are all that the rest of llm_cls sees. The
 ``model`` and ``machine``; the help and the documentation of their keys are made from their fields.
 """
 
-from typing import Self
+from typing import Any, Self
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from pydantic import Field, model_validator
 
-from llm_cls.config.data import DataConfig, TemplateConfig
+from llm_cls.config.data import DataConfig
 from llm_cls.config.fields import Section, Seed, fields
 from llm_cls.config.groups import choices
 from llm_cls.config.machine import LoggerConfig, PrunerConfig, SweepConfig, TrainerConfig
 from llm_cls.config.messages import nearest, validate
 from llm_cls.config.model import EngineConfig, LoraConfig, ModelConfig, OptimizerConfig
+from llm_cls.config.texts import TemplateConfig, column_faults, with_template_columns
 from llm_cls.errors import ConfigError, first_line
 
 __all__ = [
@@ -44,19 +45,14 @@ class Config(Section):
         examples=["seed=1"],
     )
 
+    @model_validator(mode="before")
+    @classmethod
+    def _columns_are_those_of_the_template(cls, values: Any) -> Any:
+        return with_template_columns(values)
+
     @model_validator(mode="after")
     def _parts_fit(self) -> Self:
-        faults = []
-        if self.data.name == "table":
-            if self.template.uses_title and self.data.title is None:
-                faults.append(
-                    f"template {self.template.name!r} has {{title}}, but data.title names no column. "
-                    "Try template=text, or data.title=COLUMN data.body=COLUMN"
-                )
-            if self.data.title is not None and not self.template.uses_title:
-                faults.append(
-                    f"data.title is set, but template {self.template.name!r} has no {{title}}. Try template=2"
-                )
+        faults = column_faults(self.template, self.data)
         if self.data.micro_batch_size is not None and self.data.micro_batch_size > self.data.batch_size:
             faults.append(
                 f"data.micro_batch_size must be <= data.batch_size ({self.data.batch_size}), "

@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 from llm_cls.config.schema import DataConfig, TemplateConfig
 from llm_cls.data.batches import Batch, EvalBatches, Step, TrainSteps, step_indices
 from llm_cls.data.corpus import SPLITS, Corpus
-from llm_cls.data.template import render
+from llm_cls.data.template import layout, render
 from llm_cls.data.tokenizer import Tokenizer
 from llm_cls.data.tokens import Tokens, check_ids, tokenize_cached, tokens_per_character
 
@@ -38,15 +38,16 @@ class TextDataModule(LightningDataModule):
         self.tokens: dict[str, Tokens] = {}
         self._labels: dict[str, npt.NDArray[np.int64]] = {}
         index = {label: i for i, label in enumerate(corpus.labels)}
+        parts = layout(template, config)
         for split in SPLITS:
             texts = corpus.splits[split]
-            pieces = [render(template.text, text.title, text.body) for text in texts]
+            pieces = [render(parts, text.values) for text in texts]
             self.tokens[split] = tokenize_cached(
                 pieces, tokenizer, config.max_length, config.truncation, config.cache_dir
             )
             self._labels[split] = np.array([index[text.label] for text in texts], np.int64)
             if split == "train":
-                _warn_of_characters([head + tail for head, tail in pieces], tokenizer)
+                _warn_of_characters(["".join(p) for p in pieces], tokenizer)
 
     def check_ids(self, tokenizer: Tokenizer, n_embeddings: int | None) -> None:
         """See ``tokens.check_ids``."""

@@ -33,7 +33,7 @@ from llm_cls.metrics.percent import percent
 from llm_cls.multirun import register_plugins
 from llm_cls.multirun.created import created_paths
 from llm_cls.runs.directory import RunDirectory
-from llm_cls.runs.schema import Metrics
+from llm_cls.runs.schema import Metrics, TestScores
 from llm_cls.runs.sweep import join_sweep, progress_line, read_states
 from llm_cls.signals import raise_if_received
 from llm_cls.training.launch import check_launcher, is_first_process, with_resume_command
@@ -136,15 +136,13 @@ def _summary(metrics: Metrics, config: Config, directory: Path) -> str:
     where = shown_path(directory)
     test, val = metrics.test, metrics.val
     lines = [""]
-    if test.f1_ci95 is None:
+    if val.f1 is None or (test is not None and test.f1 is None):
         lines += ["The training diverged: no epoch gave finite scores. Try a smaller optimizer.lr."]
     else:
-        low, high = test.f1_ci95
         lines += [
             f"Best epoch {metrics.best_epoch} of {metrics.epochs_run}, chosen on val; {metrics.seconds.total:.0f} s",
             f"  val   F1 {_percent(val.f1)}   accuracy {_percent(val.accuracy)}   ({val.n} texts)",
-            f"  test  F1 {_percent(test.f1)}   accuracy {_percent(test.accuracy)}   ({test.n} texts; "
-            f"95 % interval of F1: {percent(low)} to {percent(high)})",
+            _test_line(test),
         ]
         if metrics.status == "diverged":
             lines += ["The training diverged after that epoch. Try a smaller optimizer.lr."]
@@ -158,13 +156,23 @@ def _summary(metrics: Metrics, config: Config, directory: Path) -> str:
                 )
             lines += [f"Collapsed: half of the labels or more are never predicted. {fix}"]
     lines += [f"Run directory: {where}"]
-    if test.f1 is not None:
+    if metrics.best_epoch is not None:
         lines += [
             "Next:",
             f"  python -m llm_cls.predict {shlex.quote(f'run={where}')} input=texts.csv output=labels.csv",
             f"  python -m llm_cls.report {shlex.quote(f'dir={where}')}",
         ]
     return "\n".join(lines)
+
+
+def _test_line(test: TestScores | None) -> str:
+    if test is None or test.f1_ci95 is None:
+        return "  test  none: the data has no test split, and val has chosen the epoch"
+    low, high = test.f1_ci95
+    return (
+        f"  test  F1 {_percent(test.f1)}   accuracy {_percent(test.accuracy)}   ({test.n} texts; "
+        f"95 % interval of F1: {percent(low)} to {percent(high)})"
+    )
 
 
 def _percent(score: float | None) -> str:

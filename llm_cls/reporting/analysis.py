@@ -16,6 +16,11 @@ from llm_cls.reporting.settings import Setting, best, group
 from llm_cls.reporting.tables import Table, all_tables
 from llm_cls.runs.predictions import Predictions
 
+NO_TEST = (
+    "The data has no test split: all scores are those of val, by which epochs and settings are chosen, so they are too "
+    "high. Comparisons and the baseline need test texts."
+)
+
 
 @dataclass(frozen=True)
 class Analysis:
@@ -82,6 +87,9 @@ def analyse(directory: Path, data: str | None, with_baseline: bool) -> Analysis:
     winner = best(settings)
     name = name_setting(winner, settings)
     notes: list[str] = []
+    if not winner.has_test:
+        notes.append(NO_TEST)
+        return Analysis(runs, settings, tables, winner, name, notes=tuple(notes))
     texts = _texts(winner.best_run, notes)
     bootstrap = PairedBootstrap()
     pairs: list[Comparison] = []
@@ -126,6 +134,8 @@ def summary(found: Analysis) -> Sequence[str]:
     states = ", ".join(f"{count} {state}" for state, count in found.states.items())
     lines = [f"{len(found.runs)} run{'s' if len(found.runs) != 1 else ''}: {states}"]
     if found.winner is not None:
+        if not found.winner.has_test:
+            return [*lines, f"Winner on val: {found.name}, val F1 {percent(found.winner.val_f1)} %", *found.notes]
         f1, interval = percent(found.winner.test("f1")), found.winner.interval
         words = f" (95 % interval: {percent(interval[0])} to {percent(interval[1])})" if interval else ""
         sd = found.winner.test_f1_sd

@@ -95,7 +95,9 @@ def _figures(found: Analysis) -> list[tuple[str, str, str]]:
         ("Val F1 (%)", winner.val_f1, ""),
         ("Test accuracy (%)", winner.test("accuracy"), ""),
     ]
-    if winner.test_f1_sd is not None:
+    if not winner.has_test:
+        rows = [row for row in rows if row[0] == "Val F1 (%)"]
+    elif winner.test_f1_sd is not None:
         rows.append(("SD of test F1", winner.test_f1_sd, replicates(winner)))
     if found.baseline is not None:
         rows.append(("TF-IDF baseline", found.baseline.scores.f1, _interval(found.baseline.interval)))
@@ -135,7 +137,7 @@ def _sections(found: Analysis) -> list[Section]:
 def _results(found: Analysis) -> list[Section]:
     """A section for each results table, with its plot, and one for the learning curves."""
     baseline = found.baseline.scores.f1 if found.baseline is not None else None
-    settings = found.settings
+    settings = [setting for setting in found.settings if setting.has_test]
     drawn = {
         "best": plots.by_model(settings, baseline),
         "lr": plots.by_lr(settings, baseline, found.runs),
@@ -179,8 +181,9 @@ def _costs(found: Analysis) -> list[Plot]:
         "Wall-clock time of a run times its devices; of repeated settings the mean over the runs. Crosses are "
         "collapsed runs, arrows on the lower edge settings too far below to show."
     )
+    settings = [setting for setting in found.settings if setting.has_test]
     drawn = (
-        plots.cost(found.settings, "seconds", "GPU-seconds" if on_gpus else "device-seconds", seconds),
-        plots.cost(found.settings, "memory", "GiB", "Peak memory of one device."),
+        plots.cost(settings, "seconds", "GPU-seconds" if on_gpus else "device-seconds", seconds),
+        plots.cost(settings, "memory", "GiB", "Peak memory of one device."),
     )
     return [plot for plot in drawn if plot is not None]

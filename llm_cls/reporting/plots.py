@@ -77,7 +77,7 @@ def by_axis(settings: Sequence[Setting], axis: str, label: str) -> Plot | None:
 
 def by_model(settings: Sequence[Setting], baseline: float | None) -> Plot | None:
     """Test F1 of the best setting of each model; None for a single model."""
-    chosen = sorted(best_per(settings, "model"), key=lambda s: -s.test("f1"))
+    chosen = sorted(best_per(settings, "model"), key=lambda s: -s.rank_f1)
     if len(chosen) < 2:
         return None
     series = [Series(str(s.axes["model"]), [_point(s, i)], line=False) for i, s in enumerate(chosen)]

@@ -75,7 +75,7 @@ def _read_run(path: Path, name: str) -> Run:
             raise ArtifactError(f"{path / layout.CONFIG} is missing. Restore it, or remove {path}")
         if run.scored and run.record is not None and run.metrics is not None:
             verify_files(path, run.record, with_model=False)  # the report reads no weights
-            check_scores(path, "test", run.record, run.metrics)
+            check_scores(path, "test" if run.metrics.test is not None else "val", run.record, run.metrics)
     except ArtifactError as error:
         if run.state != "running":  # another process may still complete what looks damaged now
             run = run.put_aside("damaged", str(error))

@@ -47,8 +47,18 @@ class Setting:
         return mean_sd([value(run, "val", "f1") for run in self.runs])[0]
 
     def test(self, name: str) -> float:
-        """Mean of a test score over the runs."""
+        """Mean of a test score over the runs; NaN if not ``has_test``."""
         return mean_sd([value(run, "test", name) for run in self.runs])[0]
+
+    @property
+    def has_test(self) -> bool:
+        """Whether there are test texts, and with them test scores."""
+        return all(run.metrics is not None and run.metrics.test is not None for run in self.runs)
+
+    @property
+    def rank_f1(self) -> float:
+        """By which tables are sorted: test F1, or val F1 where there are no test texts."""
+        return self.test("f1") if self.has_test else self.val_f1
 
     @cached_property
     def test_f1_sd(self) -> float | None:
@@ -58,7 +68,8 @@ class Setting:
     @cached_property
     def interval(self) -> tuple[float, float] | None:
         """95 % interval of test F1 over test texts: for several runs the mean of their bounds."""
-        known = [run.metrics.test.f1_ci95 for run in self.runs if run.metrics and run.metrics.test.f1_ci95]
+        tests = [run.metrics.test for run in self.runs if run.metrics and run.metrics.test]
+        known = [test.f1_ci95 for test in tests if test.f1_ci95]
         if not known:
             return None
         return mean_sd([b[0] for b in known])[0], mean_sd([b[1] for b in known])[0]
@@ -79,9 +90,9 @@ class Setting:
 
 
 def value(run: Run, split: str, name: str) -> float:
-    """A score of a scored run."""
-    figures: Scores = getattr(run.metrics, split)
-    return float(getattr(figures, name))
+    """A score of a scored run; NaN where it has no such split."""
+    figures: Scores | None = getattr(run.metrics, split)
+    return math.nan if figures is None else float(getattr(figures, name))
 
 
 def axes_of(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -117,7 +128,11 @@ def _can_differ(key: str) -> bool:
 
     All are of one corpus, so the names of its files do not matter; and none was ended by its pruner.
     """
-    return changes_result(key) and RESOLVED.get(key) != "data.digest" and not key.startswith("pruner.")
+    return (
+        changes_result(key)
+        and RESOLVED.get(key) != "data.digest"
+        and not key.startswith(("pruner.", "data.label_names."))
+    )
 
 
 def group(runs: Sequence[Run]) -> list[Setting]:

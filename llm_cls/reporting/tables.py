@@ -104,7 +104,7 @@ def all_tables(runs: Sequence[Run], settings: Sequence[Setting]) -> list[Table]:
 
 
 def _best_table(settings: Sequence[Setting]) -> Table:
-    chosen = sorted(best_per(settings, "model"), key=lambda s: -s.test("f1"))
+    chosen = sorted(best_per(settings, "model"), key=lambda s: -s.rank_f1)
     note = (
         "The setting of each model with the best val F1, scored on test; sorted by test F1. Where models share "
         "settings, only those settings take part, so that each model has the same number of chances."
@@ -140,19 +140,23 @@ def _table(name: str, title: str, note: str, shown: tuple[str, ...], settings: S
     extras = tuple(dict.fromkeys(key for setting in settings for key in setting.extras))
     columns = (*_AXES, *_FIGURES, *_BESIDE, *_REPEATED, *(Column(key, key) for key in extras))
     rows = tuple(setting_row(setting) for setting in settings)
+    if not any(setting.has_test for setting in settings):
+        note = "The best settings by val F1; the data has no test split."
     return Table(name, title, note, columns, rows, (*shown, *extras))
 
 
 def setting_row(setting: Setting) -> dict[str, Any]:
     """A setting as a row: means over its runs."""
     row = {**setting.axes, **setting.extras, "val_f1": setting.val_f1}
-    row |= {f"test_{name}": setting.test(name) for name in METRICS}
-    row |= {"runs": len(setting.runs), "test_f1_sd": setting.test_f1_sd}
+    row["runs"] = len(setting.runs)
+    if setting.has_test:
+        row |= {f"test_{name}": setting.test(name) for name in METRICS}
+        row["test_f1_sd"] = setting.test_f1_sd
     if len(setting.runs) == 1 and setting.runs[0].metrics is not None:
         row["best_epoch"] = setting.runs[0].metrics.best_epoch
     if setting.interval is not None:
         row["test_f1_low"], row["test_f1_high"] = setting.interval
-    if (reference := published(setting)) is not None:
+    if setting.has_test and (reference := published(setting)) is not None:
         row["published_test_f1"] = reference["test_f1"]
         row["difference"] = setting.test("f1") - reference["test_f1"]
     return row

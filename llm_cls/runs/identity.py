@@ -30,6 +30,7 @@ NO_EFFECT: Mapping[str, str] = {
     "data.eval_batch_size": "groups texts for scoring; each text is scored on its own",
     "engine.gradient_checkpointing": "recomputes the same activations to save memory",
     "model.trust_remote_code": "a permission; the code itself is part of the revision",
+    "data.keep_texts": "decides what the predictions show",
     "template.name": "a label; template.text counts",
 }
 
@@ -42,9 +43,30 @@ RESOLVED: Mapping[str, str] = {
     "data.train_file": "data.digest",
     "data.val_file": "data.digest",
     "data.test_file": "data.digest",
+    "data.separator": "data.digest",
+    "data.quoting": "data.digest",
+    "data.header": "data.digest",
+    "data.encoding": "data.digest",
+    "data.field": "data.digest",
+    "data.sheet": "data.digest",
+    "data.dataset": "data.digest",
+    "data.subset": "data.digest",
+    "data.revision": "data.digest",
+    "data.train_split": "data.digest",
+    "data.val_split": "data.digest",
+    "data.test_split": "data.digest",
     "data.text": "data.digest",
     "data.title": "data.digest",
     "data.body": "data.digest",
+    "data.columns": "data.digest",
+    "data.split": "data.digest",
+    "data.fold_column": "data.digest",
+    "data.group": "data.digest",
+    "data.on_empty": "data.digest",
+    "data.normalize_labels": "data.digest",
+    "data.rare_labels": "data.digest",
+    "data.other_label": "data.digest",
+    "data.label_names": "data.digest",
     "data.label": "data.digest",
     "data.id": "data.digest",
     "data.limit": "data.split",
@@ -56,9 +78,12 @@ RESOLVED: Mapping[str, str] = {
     "trainer.precision": "trainer.precision",
 }
 
-# Keys that are younger than finished runs, with the value that computes what was computed before they existed: at it,
-# a run keeps its identity.
-NEUTRAL: Mapping[str, Any] = {}
+# Keys that are younger than finished runs, with the value that computes what was computed before the key existed: at
+# it, a run keeps its identity.
+NEUTRAL: Mapping[str, Any] = {
+    "data.cut": None,
+    "data.label_order": None,
+}
 
 TokenizerFacts = tuple[str, int | list[int] | None, int]
 FACTS = tuple(dict.fromkeys(RESOLVED.values()))
@@ -100,8 +125,9 @@ def changes_result(key: str) -> bool:
 def settings(config: Config) -> dict[str, Any]:
     """All keys of ``config`` that can change the result, dotted; None for a key that has no effect here."""
     tree = config.model_dump(mode="json")
-    architecture = tree["model"].pop("architecture")  # one value, whatever keys it has
-    values = dict(flatten(tree)) | {"model.architecture": architecture}
+    mappings = {"model.architecture": tree["model"].pop("architecture")}  # one value each, whatever keys it has
+    mappings["data.label_names"] = tree["data"].pop("label_names")
+    values = dict(flatten(tree)) | mappings
     return {key: value for key, value in blank_unused(values).items() if changes_result(key)}
 
 

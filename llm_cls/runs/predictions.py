@@ -104,9 +104,9 @@ def check_scores(directory: Path, split: str, record: RunRecord, metrics: Metric
     Raises:
         ArtifactError: They differ, or the predictions are missing or damaged.
     """
-    stated: ValScores = metrics.test if split == "test" else metrics.val
-    if stated.f1 is None:
-        return  # the logits were not finite
+    stated: ValScores | None = metrics.test if split == "test" else metrics.val
+    if stated is None or stated.f1 is None:
+        return  # there is no such split, or the logits were not finite
     if record.schema_version < 3 and not (directory / layout.PREDICTIONS / f"{split}.jsonl").exists():
         return  # nothing says that the file must exist
     found = read_predictions(directory, split, record.data.labels)

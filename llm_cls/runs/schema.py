@@ -98,7 +98,7 @@ class Metrics(FileContent):
     best_epoch: Positive | None
     epochs_run: Positive
     val: ValScores
-    test: TestScores
+    test: TestScores | None  # null where the data has no test split
     per_class: dict[str, LabelScores | None] = Field(default_factory=dict)
     seconds: Durations
     tokens_per_second: Number = None
@@ -124,13 +124,18 @@ class Epoch(FileContent):
 
 
 class Prediction(FileContent):
-    """A line of ``predictions/val.jsonl`` or ``predictions/test.jsonl``; ``title`` where the corpus has titles."""
+    """A line of ``predictions/val.jsonl`` or ``predictions/test.jsonl``.
+
+    ``title`` is there where the corpus has titles, ``columns`` where the texts are the user's own: the beginning of
+    each of their columns, by its name.
+    """
 
     id: str
     label: str
     prediction: str | None
     probabilities: dict[str, Number]
     title: str | None = None
+    columns: dict[str, str] | None = None
 
 
 class DataRecord(FileContent):

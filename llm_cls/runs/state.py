@@ -130,13 +130,14 @@ def _check_consistent(directory: Path, record: RunRecord | None, metrics: Metric
             f"{directory / layout.RECORD} is missing, but there is a {layout.METRICS}. "
             f"Restore it, or remove {directory} and start again"
         )
-    if metrics.status == "finished" and metrics.test.f1 is None:
+    if metrics.status == "finished" and metrics.test is not None and metrics.test.f1 is None:
         raise ArtifactError(
             f"{directory / layout.METRICS} is damaged: status is finished, but test.f1 is null. Run again"
         )
-    if metrics.status == "finished" and metrics.test.n != record.data.n_test:
+    n_test = 0 if metrics.test is None else metrics.test.n
+    if metrics.status == "finished" and n_test != record.data.n_test:
         raise ArtifactError(
-            f"{directory / layout.METRICS} has {metrics.test.n} test texts, {layout.RECORD} {record.data.n_test}: "
+            f"{directory / layout.METRICS} has {n_test} test texts, {layout.RECORD} {record.data.n_test}: "
             "they are of different runs. Restore both, or run again"
         )
 

@@ -12,8 +12,9 @@ from tqdm import tqdm
 from llm_cls.config.commands import PredictArguments
 from llm_cls.config.schema import Config, EngineConfig, ModelConfig, TrainerConfig
 from llm_cls.data.batches import EvalBatches
-from llm_cls.data.rows import column, read_rows
-from llm_cls.data.template import render
+from llm_cls.data.columns import read_inputs, with_columns
+from llm_cls.data.rows import read_rows
+from llm_cls.data.template import Pieces
 from llm_cls.data.tokenizer import Tokenizer, load_tokenizer
 from llm_cls.data.tokens import Tokens, check_ids, tokenize
 from llm_cls.errors import ArtifactError, ConfigError, LlmClsError, first_line
@@ -132,23 +133,17 @@ def _has_code(folder: Path) -> bool:
     return isinstance(described, dict) and "AutoTokenizer" in (described.get("auto_map") or {})
 
 
-def _read_texts(arguments: PredictArguments, config: Config) -> tuple[list[str], list[tuple[str, str]]]:
+def _read_texts(arguments: PredictArguments, config: Config) -> tuple[list[str], list[Pieces]]:
     """Ids and template pieces of the input; the columns are those of the training data unless named."""
     if arguments.output.resolve() == arguments.input.resolve():
         raise ConfigError("output must not be the input file")
     rows = read_rows(arguments.input)
-    data = config.data
-    body_name = arguments.text or arguments.body or data.text or data.body or "body"
-    bodies = column(rows, body_name, "text" if data.text else "body", arguments.input)
-    titles = [""] * len(rows)
-    if config.template.uses_title:
-        titles = column(rows, arguments.title or data.title or "title", "title", arguments.input)
-    id_name = arguments.id or data.id or "id"
-    ids = [str(i + 1) for i in range(len(rows))]
-    if arguments.id or id_name in rows[0]:
-        ids = column(rows, id_name, "id", arguments.input, may_be_empty=True)
-    pieces = [render(config.template.text, title, body) for title, body in zip(titles, bodies, strict=True)]
-    return ids, pieces
+    usual = config.data.id or "id"
+    data = with_columns(
+        config.data, config.template, arguments.text, arguments.title, arguments.body,
+        id=arguments.id or (usual if usual in rows[0] else None),
+    )  # fmt: skip
+    return read_inputs(rows, data, config.template, arguments.input, section="")
 
 
 @torch.inference_mode()

@@ -96,6 +96,11 @@ def prepare(config: Config, shared: Shared) -> Inputs:
             f"template {config.template.name!r} has {{title}}, but the corpus {corpus.name} has no titles. "
             "Try template=text"
         )
+    if unknown := [name for name in config.data.columns or () if name not in corpus.columns]:
+        raise ConfigError(
+            f"template {config.template.name!r} has {{{unknown[0]}}}, but the corpus {corpus.name} has no such column. "
+            "Try template=text"
+        )
     if hardware.world_size > config.data.batch_size:
         raise ConfigError(
             f"trainer.devices must be <= data.batch_size ({config.data.batch_size}), got {hardware.world_size}"

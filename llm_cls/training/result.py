@@ -1,8 +1,9 @@
 """From the evaluations of a run to the content of its result files."""
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
-from llm_cls.data.corpus import Corpus
+from llm_cls.data.corpus import Corpus, Text
 from llm_cls.files import finite
 from llm_cls.metrics.evaluation import Evaluation
 from llm_cls.metrics.scores import per_class
@@ -10,36 +11,53 @@ from llm_cls.metrics.statistics import f1_ci95
 from llm_cls.runs.schema import SCHEMA, Durations, LabelScores, Metrics, Prediction, TestScores, ValScores
 from llm_cls.training.recorder import RunRecorder
 
+_KEPT_CHARACTERS = 2_000  # of each column: enough to see what a text is about
 
-def prediction_lines(evaluation: Evaluation, corpus: Corpus, split: str) -> Iterator[Prediction]:
-    """A line per text of a split, in the order of the corpus."""
+
+def prediction_lines(
+    evaluation: Evaluation, corpus: Corpus, split: str, keep_texts: bool = True
+) -> Iterator[Prediction]:
+    """A line per text of a split, in the order of the corpus; the user's own texts are in it if ``keep_texts``."""
     names = corpus.labels
+    own = corpus.own_columns is not None
     for text, p, best in zip(corpus.splits[split], evaluation.probabilities, evaluation.predictions, strict=True):
-        title = {"title": text.title} if corpus.has_titles else {}
+        shown: dict[str, Any] = {"title": text.title} if corpus.has_titles and (keep_texts or not own) else {}
+        if own and keep_texts:
+            shown["columns"] = {name: _beginning(value) for name, value in own_texts(corpus, text).items()}
         yield Prediction(
             id=text.id,
             label=text.label,
             prediction=names[best] if evaluation.finite else None,
             probabilities=finite(dict(zip(names, p.tolist(), strict=True))),
-            **title,
+            **shown,
         )
 
 
+def own_texts(corpus: Corpus, text: Text) -> dict[str, str]:
+    """The columns of one of the user's own texts, by their names in the file."""
+    values = {"title": text.title, "body": text.body}
+    return {name: values[key] for key, name in (corpus.own_columns or {}).items()} | dict(text.columns)
+
+
+def _beginning(value: str) -> str:
+    return value if len(value) <= _KEPT_CHARACTERS else f"{value[:_KEPT_CHARACTERS]}…"
+
+
 def collect_metrics(
-    recorder: RunRecorder, val: Evaluation, test: Evaluation, labels: Sequence[str], seconds: float
+    recorder: RunRecorder, val: Evaluation, test: Evaluation | None, labels: Sequence[str], seconds: float
 ) -> Metrics:
     """The content of ``metrics.json``.
 
     Args:
         recorder: What happened in training.
         val: The val split, scored with the weights of the best epoch.
-        test: The test split, likewise.
+        test: The test split, likewise; None where there is none.
         labels: All labels, in the order of the class indices.
         seconds: Wall-clock time of the whole run.
     """
     per_label: dict[str, LabelScores | None] = dict.fromkeys(labels)
     interval: list[float] | None = None
-    if test.confusion is not None:
+    if test is not None and test.confusion is not None:
         columns = per_class(test.confusion)
         per_label = {
             label: LabelScores(
@@ -59,7 +77,7 @@ def collect_metrics(
         best_epoch=recorder.best_epoch,
         epochs_run=len(epochs),
         val=ValScores(**finite(val.figures()), n=len(val.labels)),
-        test=TestScores(**finite(test.figures()), n=len(test.labels), f1_ci95=interval),
+        test=None if test is None else TestScores(**finite(test.figures()), n=len(test.labels), f1_ci95=interval),
         per_class=per_label,
         seconds=Durations(total=seconds, per_epoch=sum(epoch.seconds for epoch in epochs) / len(epochs)),
         tokens_per_second=sum(epoch.tokens_per_second or 0.0 for epoch in epochs) / len(epochs),

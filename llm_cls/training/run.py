@@ -128,20 +128,23 @@ def train(directory: RunDirectory, inputs: Inputs, record: RunRecord, shared: Sh
         trainer.fit(module, datamodule=data, ckpt_path=checkpoint)
         has_best = recorder.load_best(module)
         trainer.validate(module, datamodule=data, verbose=False)
-        trainer.test(module, datamodule=data, verbose=False)
+        if corpus.has_test:
+            trainer.test(module, datamodule=data, verbose=False)
         directory.check_exists()
         seconds = recorder.earlier_seconds + time.perf_counter() - started
-        val, test = module.evaluations["val"], module.evaluations["test"]
+        val, test = module.evaluations["val"], module.evaluations.get("test")
         metrics = collect_metrics(recorder, val, test, corpus.labels, seconds)
         for split, evaluation in module.evaluations.items():
-            directory.write_predictions(split, prediction_lines(evaluation, corpus, split))
+            directory.write_predictions(split, prediction_lines(evaluation, corpus, split, config.data.keep_texts))
         if has_best and directory.writes:
             save_artifact(module.classifier, tokenizer, corpus.labels, config, directory.path / layout.MODEL)
         if pruner is not None:
             pruner.end(metrics.val.f1, recorder.pruned)
         directory.commit(record.model_copy(update={"finished_at": now()}), metrics)
         trainer.strategy.barrier()  # no process ends before the result is written
-        logger.log_results(metrics, test, corpus)  # after the result, because W&B may not answer
+        logger.log_results(
+            metrics, test, corpus, config.data.keep_texts
+        )  # after the result, because W&B may not answer
     if not config.lora.full:
         shared.return_decoder(module.classifier.release(), config)
     return metrics

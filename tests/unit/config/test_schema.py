@@ -19,6 +19,7 @@ TOPS = f"Known: {', '.join(GROUPS)}, sweep, seed."
 CHOICES = sorted(path for path in CONF.glob("*/*.yaml") if path.parent.name != "base")
 NEEDED = {
     "data/table.yaml": ["data.file=x.csv", "data.text=t", "data.label=l"],
+    "data/hub.yaml": ["data.dataset=a/b", "data.text=t", "data.label=l"],
     "model/hf.yaml": ["model.name=some/model"],
 }
 
@@ -83,7 +84,8 @@ def test_templates() -> None:
 @pytest.mark.parametrize(
     ("overrides", "parts"),
     [
-        (["template.text='{title}'"], ["exactly once", "0 times"]),
+        (["template.text='text'"], ["template: text contains no column. Write {body} where the text belongs"]),
+        (["template.text='{}'"], ["text has {}, which names no column"]),
         (["template.text='{body}{body}'"], ["2 times"]),
         (["template.text='{body} {author}'"], ["{author}"]),
         (["template.text='{body'"], ["template"]),
@@ -94,7 +96,36 @@ def test_templates() -> None:
             ["data=table", "data.file=a.csv", "data.train_file=b.csv", "data.text=t", "data.label=l"],
             ["exclude each other"],
         ),
-        (["data=table", "data.train_file=b.csv", "data.text=t", "data.label=l"], ["go together"]),
+        (["data=table", "data.val_file=b", "data.text=t", "data.label=l"], ["data.val_file needs data.train_file"]),
+        (
+            ["data=table", "data.file=a", "data.text=t", "data.label=l", "data.split=s", "data.folds=5"],
+            ["data.folds and data.split exclude each other"],
+        ),
+        (
+            ["data=table", "data.train_file=a", "data.test_file=b", "data.text=t", "data.label=l", "data.split=s"],
+            ["data.split splits one file. Try data.file instead of data.train_file"],
+        ),
+        (["data=table", "data.file=a", "data.text=t", "data.label=t"], ["data.label=t is also read as text"]),
+        (
+            ["data=table", "data.file=a", "data.label=l", "template.text='{a} {l}'"],
+            ["data.label=l is also read as text"],
+        ),
+        (["data=table", "data.file=a", "data.label=l", "template.text='{a} {body}'"], ["Try data.text=COLUMN"]),
+        (["data=table", "data.file=a", "data.text=t", "data.label=l", "template.text='{a}'"], ["Remove data.text"]),
+        (
+            ["data=table", "data.file=a", "data.label=l", "template.text='{a} {b}'", "data.cut=c"],
+            ["data.cut=c must be a column that template", "or longest. It has a, b"],
+        ),
+        (
+            ["data=table", "data.file=a", "data.label=l", "template.text='{a} {b}'", "data.columns=[a]"],
+            ["data.columns lacks 'b'", "Try data.columns=[a,b]"],
+        ),
+        (["data.cut=body", "data.truncation=end"], ["data.cut needs data.truncation=body"]),
+        (
+            ["data.cut=text"],
+            ["data.cut=text must be a column that template '2' has once, or longest. It has title, body"],
+        ),
+        (["data=table", "data.file=a", "data.text=[p,p]", "data.label=l"], ["data.text must"]),
         (["data=table", "data.file=a.csv", "data.text=t", "data.body=b", "data.label=l"], ["data.text excludes"]),
         (["data=table", "data.file=a", "data.text=t", "data.label=l", "template=2"], ["Try template=text"]),
         (["data=table", "data.file=a", "data.title=t", "data.body=b", "data.label=l"], ["Try template=2"]),
@@ -242,9 +273,11 @@ def test_every_key_of_the_main_choices_can_be_given() -> None:
     """Hydra knows only keys that are in the files."""
     with initialize_config_dir(str(CONF), version_base="1.3"):
         tree = compose("config", overrides=["data=table", "model=hf", "logger=wandb", "pruner=median"])
+        hub = compose("config", overrides=["data=hub"])
     livedoor = {"data.url", "data.archive", "data.download_timeout_seconds", "data.download_stall_seconds"}
     elsewhere = livedoor | {"pruner.min_epochs", "pruner.reduction_factor"}  # of hyperband
     composed = {f"{group}.{key}" for group in (*GROUPS[:-1], "sweep") for key in tree[group]}
+    composed |= {f"data.{key}" for key in hub.data}
     assert {key for key in keys() if "." in key} - elsewhere - composed == set()
 
 
@@ -283,6 +316,21 @@ def test_a_damaged_configuration_file_is_one_line(tmp_path: Path, content: bytes
         read_config(path)
     assert str(caught.value).startswith(f"{path} ") and part in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_lists_and_mappings_of_columns_and_labels() -> None:
+    data = parse(
+        "data=table", "data.file=a.csv", "data.text=[premise,hypothesis]", "data.label=l", "data.label_order=[b,a,2]",
+        "data.label_names={-1:a,1:b}", "data.cut=premise",
+    ).data  # fmt: skip
+    assert (data.text, data.label_order, data.cut) == (["premise", "hypothesis"], ["b", "a", "2"], "premise")
+    assert data.label_names == {"-1": "a", "1": "b"} and data.columns is None
+    assert (
+        parse("data=table", "data.file=a", "data.text=[t]", "data.label=l", "data.label_names=[n,p]").data.text == "t"
+    )
+    pair = parse("data=table", "data.file=a", "data.label=l", "template.text='{b} {a} {b}'").data
+    assert pair.columns == ["b", "a"], "those of the template, which the record of the run then names"
+    assert Config.model_validate(parse("template.text='{title}'").model_dump()).data.columns is None
 
 
 def test_a_template_of_the_users_own(tmp_path: Path) -> None:

@@ -1,0 +1,120 @@
+"""The columns of a table as texts: the same for training, prediction and evaluation."""
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from llm_cls.config.schema import DataConfig, TemplateConfig
+from llm_cls.data.corpus import Text
+from llm_cls.data.rows import Row, column
+from llm_cls.data.tables.format import row_fault
+from llm_cls.data.template import Pieces, layout, render
+from llm_cls.errors import DataError
+
+
+def read_inputs(
+    rows: Sequence[Row], data: DataConfig, template: TemplateConfig, path: Path, section: str = "data."
+) -> tuple[list[str], list[Pieces]]:
+    """Ids and pieces of rows to classify; texts may be empty, and rows are numbered where ``data.id`` is null.
+
+    Args:
+        rows: At least one row, from ``read_rows``.
+        data: Names the columns; ``with_columns`` names others.
+        template: How the columns become one string.
+        path: File of the rows, for messages.
+        section: What stands before ``text``, ``title``, ``body`` and ``id`` in messages: "" for a command that has
+            these keys itself.
+
+    Raises:
+        DataError: There is no such column, or a cell is not a single value.
+    """
+    parts = layout(template, data)
+    texts = read_columns(rows, data, path, section)
+    return [text.id for text in texts], [render(parts, text.values) for text in texts]
+
+
+def with_columns(
+    data: DataConfig, template: TemplateConfig, text: str | None, title: str | None, body: str | None, id: str | None
+) -> DataConfig:
+    """``data`` of a run with the columns of another table: those given, or else those of the training table.
+
+    A run on a corpus without columns, such as livedoor, has ``title`` and ``body``. The id is the one given; None
+    numbers the rows.
+    """
+    columns: dict[str, str | list[str] | None] = {"id": id, "title": None}
+    if template.uses_title and "title" not in (data.columns or ()):
+        columns["title"] = title or data.title or "title"
+    if "body" in template.fields and (text or body or not isinstance(data.text, list)):
+        name = text or body or data.text or data.body or "body"
+        columns |= {"text": name, "body": None} if data.text else {"text": None, "body": name}
+    return data.model_copy(update=columns)
+
+
+def read_columns(rows: Sequence[Row], data: DataConfig, path: Path, section: str = "data.") -> list[Text]:
+    """The rows as texts without labels, in their order; any of them may be empty.
+
+    Raises:
+        DataError: There is no such column, or a cell is not a single value.
+    """
+    blank = [""] * len(rows)
+    single = data.body or (data.text if isinstance(data.text, str) else None)
+    titles = column(rows, data.title, f"{section}title", path, may_be_empty=True) if data.title else blank
+    key = f"{section}{'text' if data.text else 'body'}"
+    bodies = column(rows, single, key, path, may_be_empty=True) if single else blank
+    others = text_columns(data)
+    keys = [f"{section}text" if name in data.body_columns else "template.text" for name in others]
+    values = [column(rows, name, key, path, may_be_empty=True) for name, key in zip(others, keys, strict=True)]
+    ids = [str(i + 1) for i in range(len(rows))]
+    if data.id:
+        ids = column(rows, data.id, f"{section}id", path, may_be_empty=True)
+    cells = zip(*values, strict=True) if values else [()] * len(rows)
+    return [
+        Text(ids[i], "", titles[i], bodies[i], tuple(zip(others, row, strict=True)), row=i + 1)
+        for i, row in enumerate(cells)
+    ]
+
+
+def text_columns(data: DataConfig) -> list[str]:
+    """The columns besides those of title and body, in the order of ``Text.columns``."""
+    several = data.text if isinstance(data.text, list) else []
+    return list(dict.fromkeys([*several, *(data.columns or ())]))
+
+
+def check_ids_differ(texts: Sequence[Text], rows: Sequence[Row], name: str, path: Path) -> None:
+    """Refuses a column of ids in which one is empty or occurs twice.
+
+    Raises:
+        DataError: One is.
+    """
+    if empty := next((text.row for text in texts if not text.id.strip()), None):
+        fault = f"of column {name!r} is empty"
+        raise DataError(row_fault(rows[empty - 1], empty, path, fault, "Fill it in, or remove the row"))
+    twice = next((i for i, n in Counter(text.id for text in texts).items() if n > 1), None)
+    if twice is not None:
+        raise DataError(f"{path}: data.id={name} must be unique, but {twice!r} occurs twice. Choose another column")
+
+
+def is_empty(text: Text, data: DataConfig) -> bool:
+    """Whether there is nothing to read in a text."""
+    if data.body or isinstance(data.text, str):
+        return not text.body.strip()
+    return not any(value.strip() for value in text.content)
+
+
+def handle_empty(texts: Sequence[Text], rows: Sequence[Row], data: DataConfig, path: Path) -> list[Text]:
+    """The texts without empty ones, as ``data.on_empty`` says.
+
+    Raises:
+        DataError: One is empty, which is an error by default.
+    """
+    if data.on_empty == "keep":
+        return list(texts)
+    empty = [text for text in texts if is_empty(text, data)]
+    if empty and data.on_empty == "error":
+        names = data.body_columns or data.input_columns
+        what = f"column {names[0]!r} is" if len(names) == 1 else f"columns {', '.join(map(repr, names))} is"
+        others = f" (and {len(empty) - 1} more rows)" if len(empty) > 1 else ""
+        i = empty[0].row - 1
+        fix = "Fill it in, or remove the row, or try data.on_empty=skip"
+        raise DataError(row_fault(rows[i], i + 1, path, f"of {what} empty{others}", fix))
+    return [text for text in texts if not is_empty(text, data)]

@@ -1,0 +1,63 @@
+"""The columns of a table, for training and for prediction."""
+
+from pathlib import Path
+
+import pytest
+
+from llm_cls.config.schema import DataConfig, TemplateConfig
+from llm_cls.data.columns import read_inputs, with_columns
+from llm_cls.errors import DataError
+
+PATH = Path("t.csv")
+
+
+def config(**keys: object) -> DataConfig:
+    given = {"name": "table", "cache_dir": "cache", "file": PATH, "label": "label"}
+    return DataConfig.model_validate(given | keys)
+
+
+def template(text: str) -> TemplateConfig:
+    return TemplateConfig(name="t", text=text)
+
+
+def test_inputs_of_every_kind_of_template() -> None:
+    rows = [{"id": "a", "q": "Q", "c": None, "n": 1.0}, {"id": "b", "q": "", "c": "", "n": ""}]
+    assert read_inputs(rows, config(text="q", id="id"), template("<{body}>"), PATH) == (
+        ["a", "b"], [("<", "Q", "", ">"), ("<", "", "", ">")],
+    )  # fmt: skip
+    assert read_inputs(rows, config(text=["q", "n"]), template("{body}"), PATH) == (
+        ["1", "2"], [("", "Q", "\n", "1", "", ""), ("", "", "\n", "", "", "")],
+    )  # fmt: skip
+    found = read_inputs(rows, config(columns=["q", "c"], cut="q"), template("{c}|{q}"), PATH)[1]
+    assert found == [("|", "Q", "", ""), ("|", "", "", "")], "an empty text is a text"
+
+
+@pytest.mark.parametrize(
+    ("keys", "text", "part"),
+    [
+        ({"text": "x"}, "{body}", "t.csv has no column 'x'. It has 'q', 'c'. Try data.text=COLUMN"),
+        ({"text": ["q", "d"]}, "{body}", "has no column 'd'. It has 'q', 'c'. Try data.text=COLUMN"),
+        ({"columns": ["context"]}, "{context}", "has no column 'context'"),
+        ({"columns": ["c"]}, "{c}", "row 1 of column 'c' must be one value, found a list"),
+    ],
+)
+def test_columns_that_cannot_be_read(keys: dict[str, object], text: str, part: str) -> None:
+    with pytest.raises(DataError) as caught:
+        read_inputs([{"q": "a", "c": [1]}], config(**keys), template(text), PATH)
+    assert part in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_the_columns_of_another_table() -> None:
+    def found(data: DataConfig, shown: str, **names: str) -> tuple[object, ...]:
+        given = dict.fromkeys(("text", "title", "body", "id")) | names
+        other = with_columns(data, template(shown), **given)
+        return other.text, other.title, other.body, other.id
+
+    news = config(text=None, name="livedoor", label=None, file=None)
+    assert found(news, "{title} {body}") == (None, "title", "body", None)
+    assert found(news, "{title} {body}", title="t", body="b", id="i") == (None, "t", "b", "i")
+    assert found(news, "{body}", text="b") == (None, None, "b", None)
+    assert found(config(text="q"), "{body}") == ("q", None, None, None)
+    assert found(config(text="q"), "{body}", text="x") == ("x", None, None, None)
+    assert found(config(text=["p", "h"]), "{body}") == (["p", "h"], None, None, None)
+    assert found(config(columns=["p", "h"]), "{p} {h}", id="i") == (None, None, None, "i")
