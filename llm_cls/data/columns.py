@@ -2,8 +2,10 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 
+from llm_cls.config.messages import nearest
 from llm_cls.config.schema import DataConfig, TemplateConfig
 from llm_cls.data.corpus import Text
 from llm_cls.data.rows import Row, column
@@ -61,8 +63,8 @@ def read_columns(rows: Sequence[Row], data: DataConfig, path: Path, section: str
     key = f"{section}{'text' if data.text else 'body'}"
     bodies = column(rows, single, key, path, may_be_empty=True) if single else blank
     others = text_columns(data)
-    keys = [f"{section}text" if name in data.body_columns else "template.text" for name in others]
-    values = [column(rows, name, key, path, may_be_empty=True) for name, key in zip(others, keys, strict=True)]
+    _check_template_columns(rows[0], [name for name in others if name not in data.body_columns], path)
+    values = [column(rows, name, f"{section}text", path, may_be_empty=True) for name in others]
     ids = [str(i + 1) for i in range(len(rows))]
     if data.id:
         ids = column(rows, data.id, f"{section}id", path, may_be_empty=True)
@@ -71,6 +73,18 @@ def read_columns(rows: Sequence[Row], data: DataConfig, path: Path, section: str
         Text(ids[i], "", titles[i], bodies[i], tuple(zip(others, row, strict=True)), row=i + 1)
         for i, row in enumerate(cells)
     ]
+
+
+def _check_template_columns(row: Row, names: Sequence[str], path: Path) -> None:
+    """Refuses a table that lacks a column which the template names."""
+    if lacking := next((name for name in names if name not in row), None):
+        near = nearest(lacking, list(row))
+        question = f"{near} " if near.startswith("Did") else ""
+        known = ", ".join(map(repr, islice(row, 20)))
+        raise DataError(
+            f"{path} has no column {lacking!r}, which the template names. {question}It has {known}. Correct "
+            "template.text, or the column"
+        )
 
 
 def text_columns(data: DataConfig) -> list[str]:

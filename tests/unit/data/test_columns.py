@@ -37,7 +37,11 @@ def test_inputs_of_every_kind_of_template() -> None:
     [
         ({"text": "x"}, "{body}", "t.csv has no column 'x'. It has 'q', 'c'. Try data.text=COLUMN"),
         ({"text": ["q", "d"]}, "{body}", "has no column 'd'. It has 'q', 'c'. Try data.text=COLUMN"),
-        ({"columns": ["context"]}, "{context}", "has no column 'context'"),
+        (
+            {"columns": ["Q"]},
+            "{Q}",
+            "t.csv has no column 'Q', which the template names. It has 'q', 'c'. Correct template.text, or the column",
+        ),
         ({"columns": ["c"]}, "{c}", "row 1 of column 'c' must be one value, found a list"),
     ],
 )
