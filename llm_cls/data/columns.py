@@ -42,7 +42,8 @@ def with_columns(
     A run on a corpus without columns, such as livedoor, has ``title`` and ``body``. The id is the one given; None
     numbers the rows.
     """
-    columns: dict[str, str | list[str] | None] = {"id": id, "title": None}
+    used = [name for name in data.columns or () if name in template.fields]
+    columns: dict[str, str | list[str] | None] = {"id": id, "title": None, "columns": used or None}
     if template.uses_title and "title" not in (data.columns or ()):
         columns["title"] = title or data.title or "title"
     if "body" in template.fields and (text or body or not isinstance(data.text, list)):

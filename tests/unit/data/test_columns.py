@@ -65,3 +65,10 @@ def test_the_columns_of_another_table() -> None:
     assert found(config(text="q"), "{body}", text="x") == ("x", None, None, None)
     assert found(config(text=["p", "h"]), "{body}") == (["p", "h"], None, None, None)
     assert found(config(columns=["p", "h"]), "{p} {h}", id="i") == (None, None, None, "i")
+
+
+def test_prediction_needs_no_columns_but_those_of_the_template() -> None:
+    """``data.columns`` may have more, so that runs with several templates are on the same data."""
+    shown = template("{p}")
+    data = with_columns(config(columns=["p", "h"]), shown, text=None, title=None, body=None, id=None)
+    assert read_inputs([{"p": "A"}], data, shown, PATH) == (["1"], [("", "A", "", "")])
