@@ -58,11 +58,11 @@ def read_columns(rows: Sequence[Row], data: DataConfig, path: Path, section: str
     Raises:
         DataError: There is no such column, or a cell is not a single value.
     """
-    blank = [""] * len(rows)
-    single = data.body or (data.text if isinstance(data.text, str) else None)
-    titles = column(rows, data.title, f"{section}title", path, may_be_empty=True) if data.title else blank
-    key = f"{section}{'text' if data.text else 'body'}"
-    bodies = column(rows, single, key, path, may_be_empty=True) if single else blank
+    keys = {"title": f"{section}title", "body": f"{section}{'text' if data.text else 'body'}"}
+    named = {
+        field: column(rows, name, keys[field], path, may_be_empty=True) for field, name in alias_columns(data).items()
+    }
+    titles, bodies = (named.get(field, [""] * len(rows)) for field in keys)
     others = text_columns(data)
     _check_template_columns(rows[0], [name for name in others if name not in data.body_columns], path)
     values = [column(rows, name, f"{section}text", path, may_be_empty=True) for name in others]
@@ -86,6 +86,12 @@ def _check_template_columns(row: Row, names: Sequence[str], path: Path) -> None:
             f"{path} has no column {lacking!r}, which the template names. {question}It has {known}. Correct "
             "template.text, or the column"
         )
+
+
+def alias_columns(data: DataConfig) -> dict[str, str]:
+    """The columns that a template calls ``title`` and ``body``, as far as there are such, by these two names."""
+    single = data.body or (data.text if isinstance(data.text, str) else None)
+    return {field: name for field, name in (("title", data.title), ("body", single)) if name}
 
 
 def text_columns(data: DataConfig) -> list[str]:
