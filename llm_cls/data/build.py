@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from llm_cls.config.schema import DataConfig
-from llm_cls.data.columns import text_columns
+from llm_cls.data.columns import alias_columns, text_columns
 from llm_cls.data.corpus import SPLITS, Corpus, Text, digest_splits, texts_in_two_splits
 from llm_cls.data.labels import named, normalize_labels, order_labels
 from llm_cls.data.split import Split, carve_val, check_counts, split_texts, stratified_split
@@ -54,9 +54,6 @@ def build_corpus(
             "that it is the right column"
         )
     found += _findings(splits, labels, config)
-    own = {"title": config.title} if config.title else {}
-    if len(config.body_columns) == 1:
-        own["body"] = config.body_columns[0]
     return Corpus(
         config.name,
         labels,
@@ -65,7 +62,7 @@ def build_corpus(
         has_titles=config.title is not None,
         warnings=tuple(f"{config.name}: {warning}" for warning in found),
         columns=tuple(text_columns(config)),
-        own_columns=own,
+        own_columns=alias_columns(config),
         has_test=has_test,
     )
 

@@ -2,8 +2,10 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 
+from llm_cls.config.messages import nearest
 from llm_cls.config.schema import DataConfig, TemplateConfig
 from llm_cls.data.corpus import Text
 from llm_cls.data.rows import Row, column
@@ -41,7 +43,8 @@ def with_columns(
     A run on a corpus without columns, such as livedoor, has ``title`` and ``body``. The id is the one given; None
     numbers the rows.
     """
-    columns: dict[str, str | list[str] | None] = {"id": id, "title": None}
+    used = [name for name in data.columns or () if name in template.fields]
+    columns: dict[str, str | list[str] | None] = {"id": id, "title": None, "columns": used or None}
     if template.uses_title and "title" not in (data.columns or ()):
         columns["title"] = title or data.title or "title"
     if "body" in template.fields and (text or body or not isinstance(data.text, list)):
@@ -56,14 +59,14 @@ def read_columns(rows: Sequence[Row], data: DataConfig, path: Path, section: str
     Raises:
         DataError: There is no such column, or a cell is not a single value.
     """
-    blank = [""] * len(rows)
-    single = data.body or (data.text if isinstance(data.text, str) else None)
-    titles = column(rows, data.title, f"{section}title", path, may_be_empty=True) if data.title else blank
-    key = f"{section}{'text' if data.text else 'body'}"
-    bodies = column(rows, single, key, path, may_be_empty=True) if single else blank
+    keys = {"title": f"{section}title", "body": f"{section}{'text' if data.text else 'body'}"}
+    named = {
+        field: column(rows, name, keys[field], path, may_be_empty=True) for field, name in alias_columns(data).items()
+    }
+    titles, bodies = (named.get(field, [""] * len(rows)) for field in keys)
     others = text_columns(data)
-    keys = [f"{section}text" if name in data.body_columns else "template.text" for name in others]
-    values = [column(rows, name, key, path, may_be_empty=True) for name, key in zip(others, keys, strict=True)]
+    _check_template_columns(rows[0], [name for name in others if name not in data.body_columns], path)
+    values = [column(rows, name, f"{section}text", path, may_be_empty=True) for name in others]
     ids = [str(i + 1) for i in range(len(rows))]
     if data.id:
         ids = column(rows, data.id, f"{section}id", path, may_be_empty=True)
@@ -72,6 +75,24 @@ def read_columns(rows: Sequence[Row], data: DataConfig, path: Path, section: str
         Text(ids[i], "", titles[i], bodies[i], tuple(zip(others, row, strict=True)), row=i + 1)
         for i, row in enumerate(cells)
     ]
+
+
+def _check_template_columns(row: Row, names: Sequence[str], path: Path) -> None:
+    """Refuses a table that lacks a column which the template names."""
+    if lacking := next((name for name in names if name not in row), None):
+        near = nearest(lacking, list(row))
+        question = f"{near} " if near.startswith("Did") else ""
+        known = ", ".join(map(repr, islice(row, 20)))
+        raise DataError(
+            f"{path} has no column {lacking!r}, which the template names. {question}It has {known}. Correct "
+            "template.text, or the column"
+        )
+
+
+def alias_columns(data: DataConfig) -> dict[str, str]:
+    """The columns that a template calls ``title`` and ``body``, as far as there are such, by these two names."""
+    single = data.body or (data.text if isinstance(data.text, str) else None)
+    return {field: name for field, name in (("title", data.title), ("body", single)) if name}
 
 
 def text_columns(data: DataConfig) -> list[str]:

@@ -17,7 +17,8 @@ def split_groups(
     """The texts in parts that have about the same share of every label, with each group in a single part.
 
     The largest groups are assigned first, each to the part that comes nearest to its share of all texts and of each
-    label then. A text without a group is a group by itself. The parts depend on ids, groups and seed only.
+    label then. The last groups with a label go to the parts that lack it. A text without a group is a group by itself.
+    The parts depend on ids, groups and seed only.
 
     Args:
         texts: The texts.
@@ -44,12 +45,17 @@ def split_groups(
     totals = Counter(text.label for text in texts) + Counter({None: len(texts)})  # None: all labels together
     parts: list[list[Text]] = [[] for _ in weights]
     filled: list[Counter[str | None]] = [Counter() for _ in weights]
-    for position, key in enumerate(order):
+    left = Counter(label for group in groups.values() for label in (None, *{text.label for text in group}))
+    for key in order:
         group = groups[key]
-        counts: Counter[str | None] = Counter(text.label for text in group)
-        counts[None] = len(group)
-        empty = [i for i, part in enumerate(parts) if not part]
-        choices = empty if len(order) - position <= len(empty) else range(len(parts))
+        counts: Counter[str | None] = Counter({None: len(group)})
+        counts.update(text.label for text in group)
+        choices = list(range(len(parts)))
+        for label in counts:  # None comes first, so that no part stays empty
+            lacking = [i for i in choices if not filled[i][label]]
+            if left[label] <= sum(not one[label] for one in filled):
+                choices = lacking or choices
+            left[label] -= 1
         best = min(choices, key=lambda i: (_excess(counts, filled[i], totals, weights[i]), i))
         parts[best] += group
         filled[best] += counts

@@ -2,7 +2,6 @@
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from llm_cls.config.schema import DataConfig
@@ -65,7 +64,7 @@ def read_labelled(rows: Sequence[Row], config: DataConfig, path: Path, prefix: s
     ids = [text.id for text in texts] if config.id else row_ids(rows, prefix)
     groups = column(rows, config.group, "data.group", path, may_be_empty=True) if config.group else [""] * len(rows)
     texts = [
-        replace(text, id=id, label=label, group=group)
+        Text(id, label, text.title, text.body, text.columns, group, text.row)
         for text, id, label, group in zip(texts, ids, labels, groups, strict=True)
     ]
     kept = handle_empty(texts, rows, config, path)

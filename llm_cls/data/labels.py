@@ -68,8 +68,12 @@ def normalize_labels(splits: Mapping[str, list[Text]], config: DataConfig) -> tu
         spellings[label_key(label)][unicodedata.normalize("NFKC", label).strip()] += n
     if config.normalize_labels:
         best = {key: min(found, key=lambda one: (-found[one], one)) for key, found in spellings.items()}
+        merged = {label: best[label_key(label)] for label in counts}
         return {
-            name: [replace(text, label=best[label_key(text.label)]) for text in texts] for name, texts in splits.items()
+            name: [
+                text if merged[text.label] == text.label else replace(text, label=merged[text.label]) for text in texts
+            ]
+            for name, texts in splits.items()
         }, []
     warnings = []
     alike: defaultdict[str, list[str]] = defaultdict(list)

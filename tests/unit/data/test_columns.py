@@ -37,7 +37,11 @@ def test_inputs_of_every_kind_of_template() -> None:
     [
         ({"text": "x"}, "{body}", "t.csv has no column 'x'. It has 'q', 'c'. Try data.text=COLUMN"),
         ({"text": ["q", "d"]}, "{body}", "has no column 'd'. It has 'q', 'c'. Try data.text=COLUMN"),
-        ({"columns": ["context"]}, "{context}", "has no column 'context'"),
+        (
+            {"columns": ["Q"]},
+            "{Q}",
+            "t.csv has no column 'Q', which the template names. It has 'q', 'c'. Correct template.text, or the column",
+        ),
         ({"columns": ["c"]}, "{c}", "row 1 of column 'c' must be one value, found a list"),
     ],
 )
@@ -61,3 +65,10 @@ def test_the_columns_of_another_table() -> None:
     assert found(config(text="q"), "{body}", text="x") == ("x", None, None, None)
     assert found(config(text=["p", "h"]), "{body}") == (["p", "h"], None, None, None)
     assert found(config(columns=["p", "h"]), "{p} {h}", id="i") == (None, None, None, "i")
+
+
+def test_prediction_needs_no_columns_but_those_of_the_template() -> None:
+    """``data.columns`` may have more, so that runs with several templates are on the same data."""
+    shown = template("{p}")
+    data = with_columns(config(columns=["p", "h"]), shown, text=None, title=None, body=None, id=None)
+    assert read_inputs([{"p": "A"}], data, shown, PATH) == (["1"], [("", "A", "", "")])

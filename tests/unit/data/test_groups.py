@@ -66,6 +66,25 @@ def test_shares_are_about_as_good_as_those_of_scikit_learn() -> None:
             assert abs(sum(text.label == label for text in part) / n - share) < 0.02
 
 
+@settings(max_examples=80, deadline=None)
+@given(
+    groups=st.lists(st.integers(0, 4), min_size=10, max_size=30),
+    sizes=st.lists(st.integers(1, 9), min_size=30, max_size=30),
+    weights=st.sampled_from([WEIGHTS, (0.9, 0.1)]),
+)
+def test_labels_with_enough_groups_are_in_every_part(
+    groups: list[int], sizes: list[int], weights: tuple[float, ...]
+) -> None:
+    """Where a group has a single label; otherwise a part may lack a label, but never the first one."""
+    often = {label for label, n in Counter(groups).items() if n >= len(weights)}
+    kept = [[label] * n for label, n in zip(groups, sizes, strict=False) if label in often]
+    given_texts = [
+        Text(f"{g}-{i}", str(label), "", "", group=f"g{g}") for g, own in enumerate(kept) for i, label in enumerate(own)
+    ]
+    parts = split_groups(given_texts, weights, 0, "t.csv", "author")
+    assert all({text.label for text in part} == {str(label) for label in often} for part in parts)
+
+
 def test_the_seed_decides() -> None:
     given_texts = texts([[i % 2] * 2 for i in range(40)])
     assert split_groups(given_texts, WEIGHTS, 1, "t.csv", "a") != split_groups(given_texts, WEIGHTS, 2, "t.csv", "a")
