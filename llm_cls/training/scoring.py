@@ -1,6 +1,7 @@
 """A saved classifier on this process's device, and the log-probabilities that it gives."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -48,7 +49,7 @@ def log_probabilities(
     tokens: Tokens,
     batch_size: int,
     hardware: Hardware,
-    progress: "tqdm[None] | None" = None,
+    progress: "tqdm[Any] | None" = None,
 ) -> npt.NDArray[np.float64]:
     """The log-probability of every label for every text, shape ``(n, n_labels)``, in the order of the texts.
 

@@ -119,7 +119,9 @@ def test_a_fault_that_is_not_in_the_overrides_is_shown_as_hydra_says_it() -> Non
         ("report", {"dir": ""}, "dir must not be empty, got ''. Try dir=outputs/sweeps/NAME."),
         ("benchmark", {"steps": "0"}, "steps must be >= 1, got '0'. Try steps=50."),
         ("status", {}, "dir is missing. Try dir=outputs/sweeps/NAME"),
-        ("predict", {"run": "r", "input": "i", "output": "o.xlsx"}, "output must end with .csv, .tsv or .jsonl, got"),
+        ("predict", {"run": "r", "input": "i", "output": "o.xlsx"}, "output must end with .csv, .tsv, .jsonl or"),
+        ("predict", {"run": "r", "input": "-", "output": "-"}, "format is missing. Standard input needs one: format="),
+        ("predict", {"run": "r", "input": "i", "output": "o.csv", "format": "tsv"}, "format is for input=- and output"),
     ],
 )
 def test_faults_of_arguments(name: str, values: dict[str, str], line: str) -> None:
