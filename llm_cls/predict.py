@@ -4,7 +4,7 @@ import sys
 
 from llm_cls.cli import drop_stdout, note, quiet_libraries, run_command, say
 from llm_cls.config.arguments import read_arguments
-from llm_cls.config.commands import STANDARD, PredictArguments
+from llm_cls.config.scoring import STANDARD, PredictArguments
 from llm_cls.data.standard import check_standard_streams
 from llm_cls.errors import ConfigError
 from llm_cls.files import check_output

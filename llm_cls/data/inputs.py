@@ -83,19 +83,19 @@ class TextColumns:
         """
         pieces, faults = [], []
         for row in rows:
-            body, fault = _cell(row, self.body)
+            body, fault = cell_text(row, self.body)
             title = ""
             if not fault and not body.strip():
                 fault = f"{self.body} is {'missing' if row.get(self.body) is None else 'empty'}"
             if not fault and self.title is not None:
-                title, fault = _cell(row, self.title)
+                title, fault = cell_text(row, self.title)
             faults.append(fault)
             if not fault:
                 pieces.append(render(self.template, title, body))
         return pieces, faults
 
 
-def _cell(row: Row, name: str) -> tuple[str, str]:
+def cell_text(row: Row, name: str) -> tuple[str, str]:
     """A cell as text, written as ``rows.column`` writes it for the training, and what is wrong with it."""
     value = row.get(name)
     if isinstance(value, dict | list | bytes):

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from llm_cls.config.commands import STANDARD
+from llm_cls.config.scoring import STANDARD
 from llm_cls.errors import ConfigError
 from llm_cls.files import errors_of
 

@@ -10,9 +10,9 @@ from typing import Any, Protocol
 from tqdm import tqdm
 
 from llm_cls.cli import note
-from llm_cls.config.commands import STANDARD, PredictArguments
+from llm_cls.config.scoring import STANDARD, PredictArguments
+from llm_cls.data.added_columns import AddedColumns
 from llm_cls.data.inputs import TextColumns, iter_rows
-from llm_cls.data.labelled import AddedColumns
 from llm_cls.data.rows import Row
 from llm_cls.data.standard import StandardOutput, input_file
 from llm_cls.data.writers import writer_for
