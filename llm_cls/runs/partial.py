@@ -121,8 +121,8 @@ class PartialFile:
         with suppress(ValueError, KeyError, TypeError):
             origin = json.loads(first)
             differing = [name for name, value in self._origin.items() if origin[name] != value]
-            for line in lines:
-                entry = json.loads(line)  # the last one may be incomplete, and ends the loop
+            for line in lines[:-1]:  # after the last line end there is nothing, or a line that is not complete
+                entry = json.loads(line)
                 rows, size = int(entry["rows"]), int(entry["bytes"])
         if not differing and rows and os.fstat(self._file.fileno()).st_size >= size:
             self._cut_journal(lines)
