@@ -25,7 +25,7 @@ class PartialFile:
 
     Attributes:
         rows: Rows that are complete.
-        afresh: Why what an earlier process has left is not continued; empty where it is, or where there was nothing.
+        afresh: What is wrong with what an earlier process has left; empty where it is continued or there is none.
     """
 
     def __init__(self, target: Path, origin: Mapping[str, Any]) -> None:
@@ -117,8 +117,8 @@ class PartialFile:
         except FileNotFoundError:
             return 0, 0, ""
         rows, size = 0, 0
-        differing = ["journal"]  # is damaged
-        with suppress(ValueError, KeyError, TypeError):
+        differing: list[str] = []
+        with suppress(ValueError, KeyError, TypeError):  # it is damaged
             origin = json.loads(first)
             differing = [name for name, value in self._origin.items() if origin[name] != value]
             for line in lines[:-1]:  # after the last line end there is nothing, or a line that is not complete
@@ -128,7 +128,9 @@ class PartialFile:
             self._cut_journal(lines)
             return rows, size, ""
         self._remove_journal()
-        return 0, 0, f"another {differing[0]}" if differing else "a damaged file"
+        if not os.fstat(self._file.fileno()).st_size:
+            return 0, 0, ""  # there is none, as after a kill when the output was just made of it
+        return 0, 0, f"is of another {differing[0]}" if differing else "is damaged"
 
     def _cut_journal(self, lines: list[bytes]) -> None:
         """Removes an incomplete last line, which more could not be appended to."""

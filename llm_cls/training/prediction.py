@@ -125,7 +125,7 @@ def _output(arguments: PredictArguments, opened: OpenedRun, hardware: Hardware, 
     if output.rows:
         note(f"Continuing {arguments.output} after row {output.rows:,}")
     elif output.afresh:
-        note(f"{arguments.output} is written afresh: its beginning, by an earlier call, is of {output.afresh}")
+        note(f"{arguments.output} is written afresh: its beginning, by an earlier call, {output.afresh}")
     return output
 
 

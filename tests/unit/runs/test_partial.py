@@ -71,7 +71,7 @@ def test_another_origin_is_written_afresh(tmp_path: Path, name: str) -> None:
     target = tmp_path / "o.csv"
     killed(target, b"a\n", b"b\n")
     output = PartialFile(target, ORIGIN | {name: "other"})
-    assert (output.rows, output.afresh) == (0, f"another {name}")
+    assert (output.rows, output.afresh) == (0, f"is of another {name}")
     output.append(b"c\n", 1)
     output.finish(rename)
     output.close()
@@ -91,7 +91,7 @@ def test_a_damaged_beginning_is_discarded(tmp_path: Path, damage: str) -> None:
         new = {"binary": b"\xff\x00", "empty": b"", "list": b"[]\n", "no rows": first + b'{"rows": null}\n'}
         journal.write_bytes(new[damage])
     output = PartialFile(target, ORIGIN)
-    assert output.rows == 0 and bool(output.afresh) == (damage != "no journal")
+    assert output.rows == 0 and output.afresh == ("" if damage in ("no journal", "no partial") else "is damaged")
     output.append(b"c\n", 1)
     output.close()
     output = PartialFile(target, ORIGIN)
