@@ -16,6 +16,7 @@ from llm_cls.config.fields import (
     Section,
     Seed,
 )
+from llm_cls.config.table import Files, HubKeys, TableKeys
 
 
 class TemplateConfig(Section):
@@ -50,7 +51,7 @@ class TemplateConfig(Section):
         return any(field == "title" for _, field, _, _ in string.Formatter().parse(self.text))
 
 
-class DataConfig(Section):
+class DataConfig(TableKeys, HubKeys):
     """The texts, and how they are split, cut and grouped into steps."""
 
     name: Name = Field(
@@ -85,23 +86,30 @@ class DataConfig(Section):
         description="Local copy of the livedoor archive, instead of the download (data=livedoor).",
         examples=["data.archive=ldcc-20140209.tar.gz"],
     )
-    file: Location | None = Field(
-        None, description="Table that is split into train, val and test (data=table).", examples=["data.file=texts.csv"]
+    file: Files | None = Field(
+        None,
+        description="Table that is split into train, val and test: a file, a folder of files, a pattern such as "
+        "'data/*.csv', or a list of them (data=table).",
+        examples=["data.file=texts.csv"],
+        json_schema_extra={"must_be": "a path or a list of paths"},
     )
-    train_file: Location | None = Field(
+    train_file: Files | None = Field(
         None,
         description="Table of the training texts, where the split is given (data=table).",
         examples=["data.train_file=train.csv"],
+        json_schema_extra={"must_be": "a path or a list of paths"},
     )
-    val_file: Location | None = Field(
+    val_file: Files | None = Field(
         None,
         description="Table of the validation texts, where the split is given (data=table).",
         examples=["data.val_file=val.csv"],
+        json_schema_extra={"must_be": "a path or a list of paths"},
     )
-    test_file: Location | None = Field(
+    test_file: Files | None = Field(
         None,
         description="Table of the test texts, where the split is given (data=table).",
         examples=["data.test_file=test.csv"],
+        json_schema_extra={"must_be": "a path or a list of paths"},
     )
     text: Name | None = Field(
         None, description="Name of the column with the text (data=table).", examples=["data.text=text"]
@@ -178,11 +186,14 @@ class DataConfig(Section):
 
     @model_validator(mode="after")
     def _table_is_described(self) -> Self:
-        if self.name != "table":
+        if self.name not in ("table", "hub"):
             return self
         faults = []
         separate = [self.train_file, self.val_file, self.test_file]
-        if self.file is None and not any(separate):
+        if self.name == "hub":
+            if self.dataset is None:
+                faults.append("data.dataset is missing. Try data.dataset=ORG/NAME, or a folder")
+        elif self.file is None and not any(separate):
             faults.append("data.file is missing. Try data.file=texts.csv")
         elif self.file is not None and any(separate):
             faults.append("data.file and data.train_file exclude each other. Give one of them")

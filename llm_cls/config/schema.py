@@ -47,7 +47,7 @@ class Config(Section):
     @model_validator(mode="after")
     def _parts_fit(self) -> Self:
         faults = []
-        if self.data.name == "table":
+        if self.data.name in ("table", "hub"):
             if self.template.uses_title and self.data.title is None:
                 faults.append(
                     f"template {self.template.name!r} has {{title}}, but data.title names no column. "

@@ -1,28 +1,12 @@
 """From the rows of a table to the texts that a trained run reads; a row without a text keeps its place."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from llm_cls.config.schema import Config
-from llm_cls.data.rows import Row, column, read_rows
+from llm_cls.data.rows import Row, column
 from llm_cls.data.template import render
-
-
-def iter_rows(path: Path, format: str | None, chunk_rows: int) -> Iterator[list[Row]]:
-    """The rows of a table in their order, ``chunk_rows`` at a time; the last chunk may be smaller.
-
-    Args:
-        path: The table.
-        format: Its format; None as the file name ends.
-        chunk_rows: Rows of each chunk.
-
-    Raises:
-        DataError: The file could not be read or has no rows.
-    """
-    rows = read_rows(path)
-    for first in range(0, len(rows), chunk_rows):
-        yield rows[first : first + chunk_rows]
 
 
 @dataclass(frozen=True)

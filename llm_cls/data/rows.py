@@ -1,167 +1,129 @@
-"""The rows of a table file: CSV, TSV, JSON lines, a JSON array, or Parquet."""
+"""The rows of a table file: CSV, TSV, JSON, Parquet or Excel, at once or in parts."""
 
-import csv
-import io
-import json
-import math
 import os
-import re
-from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
-from llm_cls.config.messages import echo, nearest
+from llm_cls.config.messages import nearest
+from llm_cls.data.tables.delimited import read_delimited
+from llm_cls.data.tables.excel import read_excel
+from llm_cls.data.tables.format import Row, TableFormat, TableRow, row_fault
+from llm_cls.data.tables.jsonl import read_json
+from llm_cls.data.tables.parquet import read_parquet
+from llm_cls.data.tables.stream import COMPRESSIONS, memory_limit, too_large
 from llm_cls.errors import DataError, first_line
 
-Row = dict[str, Any]
+__all__ = ["ENDINGS", "Row", "TableFormat", "TableRow", "column", "is_table", "iter_rows", "read_rows"]
 
-_SPACE = re.compile(r"\s*")
+Reader = Callable[[Path, TableFormat, bool], Iterator[TableRow]]
+
+_READERS: dict[str, tuple[str, Reader]] = {
+    ".csv": ("csv", lambda path, format, whole: read_delimited(path, format, ",", whole)),
+    ".tsv": ("tsv", lambda path, format, whole: read_delimited(path, format, "\t", whole)),
+    ".jsonl": ("json", read_json),
+    ".ndjson": ("json", read_json),
+    ".json": ("json", read_json),
+    ".parquet": ("parquet", read_parquet),
+    ".xlsx": ("xlsx", read_excel),
+}
+ENDINGS = tuple(_READERS)
+_BINARY = (".parquet", ".xlsx")  # compressed themselves
 
 
-def read_rows(path: Path) -> list[Row]:
+def is_table(path: Path) -> bool:
+    """Whether the name of a file ends as that of a table."""
+    return _ending(path) in _READERS
+
+
+def read_rows(path: Path, format: TableFormat | None = None) -> list[Row]:
     """The rows of a table in their order; all rows have the same keys.
 
-    A cell of CSV and TSV is the string in the file: "007", "NA" and "1e3" stay as they are. JSON and Parquet
-    keep their types; a key that a JSON object lacks is None.
+    A cell of CSV and TSV is the string in the file: "007", "NA" and "1e3" stay as they are, and so do the numbers and
+    booleans of JSON. Parquet and Excel keep their types; a key that a JSON object lacks is None.
 
     Args:
-        path: CSV, TSV, JSON lines, a JSON array of objects, or Parquet, as the file name ends.
+        path: A file whose name ends with one of ``ENDINGS``, those of text with .gz or .zst behind it.
+        format: How it is read; None is the default of every key.
 
     Raises:
         DataError: The file could not be read or has no rows.
+        ConfigError: A package or the name of a sheet is missing.
     """
-    if path.suffix.lower() not in _READERS:
-        raise DataError(f"{path} must end with {', '.join(_READERS)}. Convert the file")
-    kind, reader = _READERS[path.suffix.lower()]
+    return next(_chunks(path, format or TableFormat(), None))
+
+
+def iter_rows(path: Path, format: TableFormat | None = None, chunk_rows: int = 10_000) -> Iterator[list[Row]]:
+    """The rows of ``read_rows`` in lists of at most ``chunk_rows``, in bounded memory.
+
+    Excel files and JSON documents other than lines of objects are in memory as a whole. A JSON file of more than one
+    chunk is read twice, because its last row may have a key that all rows get.
+
+    Raises:
+        DataError, ConfigError: As ``read_rows``, while the rows are read.
+    """
+    return _chunks(path, format or TableFormat(), chunk_rows)
+
+
+def _chunks(path: Path, format: TableFormat, chunk_rows: int | None) -> Iterator[list[Row]]:
+    """The rows in lists of ``chunk_rows``; None is one list of all."""
+    if not is_table(path):
+        compressed = " (text also with .gz or .zst)"
+        raise DataError(f"{path} must end with {', '.join(_READERS)}{compressed}. Convert the file")
+    rows = _read(path, format, chunk_rows is None)
+    chunk = list(islice(rows, chunk_rows))
+    if not chunk:
+        raise DataError(f"{path} has no rows. Give a file with rows")
+    if _READERS[_ending(path)][0] == "json":
+        names = dict.fromkeys(name for row in chunk for name in row)
+        if len(chunk) == chunk_rows:
+            for row in rows:
+                names.update(dict.fromkeys(row))
+            rows = _read(path, format, chunk_rows is None)
+            chunk = list(islice(rows, chunk_rows))
+    else:
+        names = {}
+    while chunk:
+        for row in chunk:
+            if len(row) < len(names):
+                values = {name: row.get(name) for name in names}
+                row.clear()
+                row.update(values)
+        yield list(chunk)
+        chunk = list(islice(rows, chunk_rows)) if chunk_rows is not None else []
+
+
+def _read(path: Path, format: TableFormat, whole: bool) -> Iterator[TableRow]:
+    """The rows of the reader for ``path``; its errors as lines for the user."""
+    kind, reader = _READERS[_ending(path)]
     try:
         if not path.is_file():
             raise DataError(f"{path}: the file does not exist. Check the path")
-        content = path.read_bytes()
+        if not (size := path.stat().st_size):
+            raise DataError(f"{path}: the file is empty. Give a file with rows")
+        if whole and size > memory_limit():
+            raise too_large(path, memory_limit())
+        yield from reader(path, format, whole)
     except OSError as error:
-        raise DataError(f"{path} could not be read: {os.strerror(error.errno or 0)}") from None
-    if not content:
-        raise DataError(f"{path}: the file is empty. Give a file with rows")
-    try:
-        rows = reader(content)
-    except UnicodeDecodeError as error:
-        raise DataError(
-            f"{path}: must be UTF-8, found byte {error.object[error.start]:#04x} at position {error.start}. "
-            "Save the file as UTF-8"
-        ) from None
-    except (ValueError, OSError, RecursionError) as error:  # those of pandas and pyarrow are ValueError or OSError
-        cause = first_line(error).removeprefix("Error tokenizing data. C error: ")
-        fix = "" if ". " in cause else ". Correct the file"  # some causes end with their own
-        raise DataError(f"{path} could not be read as {kind}: {cause}{fix}") from None
-    if not rows:
-        raise DataError(f"{path} has no rows. Give a file with rows")
-    return rows
+        if error.errno is None:  # of pyarrow, about the content
+            raise _unreadable(path, kind, error) from None
+        raise DataError(f"{path} could not be read: {os.strerror(error.errno)}") from None
+    except (ValueError, RecursionError) as error:  # those of pyarrow are ValueError too
+        raise _unreadable(path, kind, error) from None
 
 
-def _read_csv(content: bytes, separator: str) -> list[Row]:
-    import pandas  # takes a third of a second, and only tables need it
-
-    text = content.decode("utf-8").removeprefix("\ufeff")
-    try:
-        # The header is read as a row: otherwise pandas treats the first column as an index where rows are longer.
-        frame = pandas.read_csv(io.StringIO(text), sep=separator, header=None, dtype=object, na_filter=False)
-    except pandas.errors.EmptyDataError:
-        return []
-    except pandas.errors.ParserError:
-        if (fault := _too_many_fields(text, separator)) is None:
-            raise
-        raise ValueError(fault) from None
-    header, *cells = frame.to_numpy().tolist()
-    names = [name or f"column {i + 1}" for i, name in enumerate(header)]  # pandas itself writes its index without one
-    _check_unique(names)
-    return [dict(zip(names, row, strict=True)) for row in cells]
+def _unreadable(path: Path, kind: str, error: Exception) -> DataError:
+    cause = first_line(error)
+    fix = "" if ". " in cause else ". Correct the file"  # some causes end with their own
+    return DataError(f"{path} could not be read as {kind}: {cause}{fix}")
 
 
-def _too_many_fields(text: str, separator: str) -> str | None:
-    """The first line with more fields than the first one has, which pandas counts without breaks in quotes."""
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator)
-    try:
-        n = len(next(row for row in reader if row))
-        found = next((len(row) for row in reader if len(row) > n), None)
-    except csv.Error:  # for example a field of more than 128 KB
-        return None
-    name = {",": "comma", "\t": "tab"}[separator]
-    fix = f"Put a text that has a {name} into double quotes"
-    return None if found is None else f"line {reader.line_num} must have {n} fields, found {found}. {fix}"
-
-
-def _read_json(content: bytes) -> list[Row]:
-    text = content.decode("utf-8").removeprefix("\ufeff")
-    decoder = json.JSONDecoder(object_pairs_hook=_json_object, parse_float=_json_float, parse_int=_json_int)
-    values: list[Any] = []
-    position = _after_space(text, 0)
-    while position < len(text):  # objects may share a line, or extend over several
-        try:
-            value, position = decoder.raw_decode(text, position)
-        except json.JSONDecodeError as error:
-            raise ValueError(f"line {error.lineno}: {error.msg}") from None
-        except ValueError as error:
-            number = text.count("\n", 0, position) + 1
-            raise ValueError(f"line {number}: {error}") from None
-        values.append(value)
-        position = _after_space(text, position)
-    rows = values[0] if len(values) == 1 and isinstance(values[0], list) else values
-    for number, row in enumerate(rows, 1):
-        if not isinstance(row, dict):
-            raise ValueError(f"row {number} must be an object, found a {type(row).__name__}")
-    names = dict.fromkeys(name for row in rows for name in row)
-    return [{name: row.get(name) for name in names} for row in rows]
-
-
-def _after_space(text: str, position: int) -> int:
-    match = _SPACE.match(text, position)
-    return position if match is None else match.end()
-
-
-def _json_object(pairs: list[tuple[str, Any]]) -> Row:
-    _check_unique([name for name, _ in pairs])
-    return dict(pairs)
-
-
-def _json_int(text: str) -> int:
-    try:
-        return int(text)
-    except ValueError:  # Python converts no longer ones
-        raise ValueError(f"a number has {len(text.lstrip('-'))} digits, which is too many") from None
-
-
-def _json_float(text: str) -> float:
-    value = float(text)
-    if math.isinf(value):
-        raise ValueError(f"the number {echo(text)} is too large")
-    return value
-
-
-def _read_parquet(content: bytes) -> list[Row]:
-    from pyarrow import BufferReader
-    from pyarrow.parquet import ParquetFile
-
-    table = ParquetFile(BufferReader(content)).read()
-    _check_unique(table.column_names)
-    rows: list[Row] = table.to_pylist()
-    return rows
-
-
-def _check_unique(names: Sequence[str]) -> None:
-    name, n = Counter(names).most_common(1)[0] if names else ("", 0)
-    if n > 1:
-        raise ValueError(f"the column {name!r} occurs twice")
-
-
-_READERS: dict[str, tuple[str, Callable[[bytes], list[Row]]]] = {
-    ".csv": ("csv", lambda content: _read_csv(content, ",")),
-    ".tsv": ("tsv", lambda content: _read_csv(content, "\t")),
-    ".jsonl": ("json", _read_json),
-    ".ndjson": ("json", _read_json),
-    ".json": ("json", _read_json),
-    ".parquet": ("parquet", _read_parquet),
-}
+def _ending(path: Path) -> str:
+    """The ending of the name that tells the format, without that of a compression; "" where there is none."""
+    if path.suffix.lower() not in COMPRESSIONS:
+        return path.suffix.lower()
+    ending = path.with_suffix("").suffix.lower()
+    return "" if ending in _BINARY else ending
 
 
 def column(rows: Sequence[Row], name: str, key: str, path: Path, may_be_empty: bool = False) -> list[str]:
@@ -171,34 +133,53 @@ def column(rows: Sequence[Row], name: str, key: str, path: Path, may_be_empty: b
         rows: At least one row, from ``read_rows``.
         name: Name of the column.
         key: Configuration key that named the column, for the message.
-        path: File of the rows, for the message.
+        path: File of the rows, for the message; rows that know their own file and number name these.
         may_be_empty: Whether cells may be empty.
 
     Raises:
         DataError: There is no such column, or a cell is empty or not a single value.
     """
     if name not in rows[0]:
-        known = ", ".join(map(repr, islice(rows[0], 20)))
-        near = nearest(name, list(rows[0]))
-        question = f"{near} " if near.startswith("Did") else ""
-        raise DataError(f"{path} has no column {name!r}. {question}It has {known}. Try {key}=COLUMN")
+        raise DataError(_no_column(rows, name, key, path))
     values = []
-    for number, row in enumerate(rows, 1):
+    for i, row in enumerate(rows, 1):
         value = row[name]
         if isinstance(value, dict | list | bytes):
             kind = type(value).__name__
-            raise DataError(f"{path}: row {number} of column {name!r} must be one value, found a {kind}")
+            raise DataError(row_fault(row, i, path, f"of column {name!r} must be one value, found a {kind}"))
         if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
             value = int(value)  # programs write whole numbers beside missing ones as floats
         text = "" if value is None or value != value else str(value)  # NaN is a missing value
         if not may_be_empty and not text.strip():
-            raise DataError(f"{path}: row {number} of column {name!r} is empty. Fill it in, or remove the row")
+            raise DataError(row_fault(row, i, path, f"of column {name!r} is empty", "Fill it in, or remove the row"))
         values.append(text)
     try:
         "".join(values).encode("utf-8")
     except UnicodeEncodeError as error:
-        found = f"found {error.object[error.start]!r}"
-        raise DataError(
-            f"{path}: column {name!r} must be valid Unicode, {found}. Replace the incomplete character"
-        ) from None
+        i = next(i for i, text in enumerate(values) if _is_broken(text))
+        found = f"of column {name!r} must be valid Unicode, found {error.object[error.start]!r}"
+        raise DataError(row_fault(rows[i], i + 1, path, found, "Replace the incomplete character")) from None
     return values
+
+
+def _is_broken(text: str) -> bool:
+    return any("\ud800" <= character <= "\udfff" for character in text)
+
+
+def _no_column(rows: Sequence[Row], name: str, key: str, path: Path) -> str:
+    """The line for a column that does not exist, with the likely cause."""
+    names = list(rows[0])
+    known = ", ".join(map(repr, names[:20]))
+    near = nearest(name, names)
+    question = f"{near} " if near.startswith("Did") else ""
+    fix = f"Try {key}=COLUMN"
+    if len(names) == 1 and (found := next((mark for mark in ";\t|," if mark in names[0]), None)):
+        shown = "tab" if found == "\t" else f'"{found}"'
+        fix = f"Try 'data.separator={shown}'"
+    elif len(rows) == 1 and (field := next((n for n, v in rows[0].items() if _is_table(v)), None)):
+        fix = f"Try data.field={field}"
+    return f"{path} has no column {name!r}. {question}It has {known}. {fix}"
+
+
+def _is_table(value: object) -> bool:
+    return isinstance(value, list) and bool(value) and isinstance(value[0], dict)

@@ -25,20 +25,20 @@ def check_standard_streams(input: Path, output: Path) -> None:
 
 
 @contextmanager
-def input_file(path: Path, format: str | None) -> Iterator[tuple[Path, str | None]]:
-    """The file ``path``, or one with all of standard input, and its format; None as its name ends.
+def input_file(path: Path, format: str | None) -> Iterator[Path]:
+    """The file ``path``, or one with all of standard input, whose name ends with ``format``.
 
     Standard input is read to its end first, so that it is read as any other table is, and an interrupted command can
     continue with the same input.
     """
     if str(path) != STANDARD:
-        yield path, None
+        yield path
         return
     with tempfile.TemporaryDirectory(prefix="llm_cls-") as folder:
         copy = Path(folder) / f"standard-input.{format}"
         with errors_of(copy), copy.open("wb") as file:
             shutil.copyfileobj(sys.stdin.buffer, file)
-        yield copy, format
+        yield copy
 
 
 class StandardOutput:

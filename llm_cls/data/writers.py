@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from llm_cls.data.rows import Row
+from llm_cls.data.tables.format import JsonValue
+from llm_cls.data.tables.parquet import class_names
 from llm_cls.errors import ConfigError, DataError, first_line
 from llm_cls.files import atomic_path, finite
 
@@ -94,17 +96,26 @@ class JsonLines:
 
 
 def _json(value: Any) -> str:
-    return json.dumps(finite(value), ensure_ascii=False, default=_plain)
+    return json.dumps(finite(_plain(value)), ensure_ascii=False, default=_text)
 
 
 def _json_line(row: Row) -> bytes:
     try:
         return _json(row).encode("utf-8") + b"\n"
     except UnicodeEncodeError:  # half a character can only be escaped
-        return json.dumps(finite(row), default=_plain).encode("ascii") + b"\n"
+        return json.dumps(finite(_plain(row)), default=_text).encode("ascii") + b"\n"
 
 
-def _plain(value: Any) -> str:
+def _plain(value: Any) -> Any:
+    """A value of a row with numbers and booleans in the place of their texts."""
+    if isinstance(value, JsonValue):
+        return value.value
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, list) else value
+
+
+def _text(value: Any) -> str:
     return base64.b64encode(value).decode("ascii") if isinstance(value, bytes) else str(value)
 
 
@@ -123,13 +134,15 @@ class Parquet:
 
         kinds: dict[str, Any] = {}
         if self._source.suffix.lower() == ".parquet":
-            kinds = {field.name: field.type for field in read_schema(self._source)}
+            schema = read_schema(self._source)
+            classes = class_names(schema.metadata)  # which are read as their names
+            kinds = {field.name: field.type for field in schema if field.name not in classes}
         found = []
         for name, of in columns.items():
             kind = pyarrow.string() if of is str else pyarrow.float64() if of is float else kinds.get(name)
             if kind is None:
                 try:
-                    kind = pyarrow.infer_type([row.get(name) for row in rows])
+                    kind = pyarrow.infer_type([_plain(row.get(name)) for row in rows])
                 except (pyarrow.ArrowInvalid, pyarrow.ArrowTypeError) as error:
                     raise _mixed(name, error) from None
             found.append((name, pyarrow.string() if pyarrow.types.is_null(kind) else kind))
@@ -148,7 +161,7 @@ class Parquet:
         arrays = []
         for field in self._schema:
             try:
-                arrays.append(pyarrow.array([row.get(field.name) for row in rows], type=field.type))
+                arrays.append(pyarrow.array([_plain(row.get(field.name)) for row in rows], type=field.type))
             except (pyarrow.ArrowInvalid, pyarrow.ArrowTypeError, OverflowError, UnicodeError) as error:
                 raise _mixed(field.name, error) from None
         batch: bytes = pyarrow.record_batch(arrays, schema=self._schema).serialize().to_pybytes()

@@ -12,8 +12,8 @@ import numpy.typing as npt
 from tqdm import tqdm
 
 from llm_cls.config.scoring import EvaluateArguments
-from llm_cls.data.inputs import TextColumns, cell_text, iter_rows
-from llm_cls.data.rows import Row, column
+from llm_cls.data.inputs import TextColumns, cell_text
+from llm_cls.data.rows import Row, TableFormat, column, iter_rows
 from llm_cls.errors import DataError
 from llm_cls.files import check_output, sha256_file
 from llm_cls.metrics.evaluation import evaluate
@@ -92,7 +92,7 @@ def evaluate_files(arguments: EvaluateArguments) -> Iterator[tuple[Path, Evaluat
 
 
 def _source(arguments: EvaluateArguments, opened: OpenedRun, columns: TextColumns, path: Path) -> _Source:
-    chunks = iter_rows(path, None, chunk_rows(arguments.batch_size))
+    chunks = iter_rows(path, TableFormat.of(opened.config.data), chunk_rows(arguments.batch_size))
     if not (first := next(chunks, [])):
         raise DataError(f"{path} has no rows. Give a file with rows")
     columns.check(first[0], path)

@@ -12,8 +12,8 @@ from tqdm import tqdm
 from llm_cls.cli import note
 from llm_cls.config.scoring import STANDARD, PredictArguments
 from llm_cls.data.added_columns import AddedColumns
-from llm_cls.data.inputs import TextColumns, iter_rows
-from llm_cls.data.rows import Row
+from llm_cls.data.inputs import TextColumns
+from llm_cls.data.rows import Row, TableFormat, iter_rows
 from llm_cls.data.standard import StandardOutput, input_file
 from llm_cls.data.writers import writer_for
 from llm_cls.errors import ConfigError, DataError, RunInterrupted
@@ -63,8 +63,8 @@ def predict(arguments: PredictArguments) -> Summary:
         raise ConfigError(f"top_k must be <= {len(opened.labels)}, the labels of the run, got {arguments.top_k}")
     hardware = scoring_hardware(arguments.accelerator, arguments.devices)
     columns = TextColumns.of(opened.config, arguments.text, arguments.title, arguments.body, prefix="")
-    with input_file(arguments.input, arguments.format) as (source, format):
-        rows = iter_rows(source, format, chunk_rows(arguments.batch_size))
+    with input_file(arguments.input, arguments.format) as source:
+        rows = iter_rows(source, TableFormat.of(opened.config.data), chunk_rows(arguments.batch_size))
         if not (first := next(rows, [])):
             raise DataError(f"{source} has no rows. Give a file with rows")
         columns.check(first[0], source)

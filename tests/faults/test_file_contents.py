@@ -1,6 +1,7 @@
 """Files with any content: each reader gives values or one line about the file, and ends."""
 
 import copy
+import gzip
 import io
 import json
 import shutil
@@ -10,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyarrow
 import pytest
 import torch
 import yaml
@@ -242,6 +244,8 @@ TABLES = {
     "a.csv": b'id,title,body\n1,x,"y, z"\n2,a,b\n', "a.tsv": b"id\ttitle\tbody\n1\tx\ty\n",
     "a.jsonl": b'{"id": 1, "title": "x", "body": "y"}\n{"id": 2, "title": null, "body": "z"}',
     "a.json": b'[{"id": 1, "title": "x", "body": "y"}]', "a.ndjson": b'{"body": "y"}', "a.parquet": b"",
+    "a.csv.gz": gzip.compress(b"id,title,body\n1,x,y\n"), "a.xlsx": b"",
+    "a.jsonl.zst": pyarrow.compress(b'{"id": "1", "body": "y"}', "zstd", asbytes=True),
 }  # fmt: skip
 
 
@@ -253,6 +257,12 @@ def test_tables(tmp_path: Path, name: str) -> None:
         import pandas
 
         pandas.DataFrame({"id": [1, 2], "body": ["x", None]}).to_parquet(path)
+
+    if name == "a.xlsx":
+        book = pytest.importorskip("openpyxl").Workbook()
+        for row in (["id", "body"], [1, "x"], [2, None]):
+            book.active.append(row)
+        book.save(path)
 
     def read() -> None:
         rows = read_rows(path)

@@ -14,6 +14,7 @@ from llm_cls.data.corpus import Corpus
 from llm_cls.errors import ConfigError
 
 SOURCES = {
+    "hub": "llm_cls.data.sources.hub:load_hub",
     "livedoor": "llm_cls.data.sources.livedoor:load_livedoor",
     "sample": "llm_cls.data.sources.sample:load_sample",
     "table": "llm_cls.data.sources.table:load_table",

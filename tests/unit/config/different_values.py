@@ -24,6 +24,8 @@ _SPECIAL: dict[str, dict[str, Any]] = {
     "data.train_file": SEPARATE,
     "data.val_file": SEPARATE,
     "data.test_file": SEPARATE,
+    "data.separator": {"data.separator": ";"},
+    "data.encoding": {"data.encoding": "cp932"},
     "data.fold": {"data.folds": 5, "data.fold": 1},
     "data.folds": {"data.folds": 5},
     "data.truncation": {"data.truncation": "end"},

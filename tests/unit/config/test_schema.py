@@ -19,6 +19,7 @@ TOPS = f"Known: {', '.join(GROUPS)}, sweep, seed."
 CHOICES = sorted(path for path in CONF.glob("*/*.yaml") if path.parent.name != "base")
 NEEDED = {
     "data/table.yaml": ["data.file=x.csv", "data.text=t", "data.label=l"],
+    "data/hub.yaml": ["data.dataset=a/b", "data.text=t", "data.label=l"],
     "model/hf.yaml": ["model.name=some/model"],
 }
 
@@ -242,9 +243,11 @@ def test_every_key_of_the_main_choices_can_be_given() -> None:
     """Hydra knows only keys that are in the files."""
     with initialize_config_dir(str(CONF), version_base="1.3"):
         tree = compose("config", overrides=["data=table", "model=hf", "logger=wandb", "pruner=median"])
+        hub = compose("config", overrides=["data=hub"])
     livedoor = {"data.url", "data.archive", "data.download_timeout_seconds", "data.download_stall_seconds"}
     elsewhere = livedoor | {"pruner.min_epochs", "pruner.reduction_factor"}  # of hyperband
     composed = {f"{group}.{key}" for group in (*GROUPS[:-1], "sweep") for key in tree[group]}
+    composed |= {f"data.{key}" for key in hub.data}
     assert {key for key in keys() if "." in key} - elsewhere - composed == set()
 
 

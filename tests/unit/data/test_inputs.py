@@ -7,7 +7,7 @@ import pytest
 
 from llm_cls.config.compose import accept_plain_values, compose_tree
 from llm_cls.config.schema import Config, parse_config
-from llm_cls.data.inputs import TextColumns, iter_rows
+from llm_cls.data.inputs import TextColumns
 from llm_cls.errors import DataError
 
 accept_plain_values()
@@ -68,9 +68,3 @@ def test_columns_are_those_named_or_those_of_the_training(config: Config) -> Non
         alone.check({"text": ["not one value"]}, Path("t.csv"))
     with pytest.raises(DataError, match=r"t\.csv has no column 'title'.* Try title=COLUMN"):
         columns(config).check({"body": ""}, Path("t.csv"))
-
-
-def test_rows_come_in_chunks(tmp_path: Path) -> None:
-    (tmp_path / "t.csv").write_text("a\n" + "".join(f"{i}\n" for i in range(7)))
-    found = list(iter_rows(tmp_path / "t.csv", None, 3))
-    assert [[row["a"] for row in chunk] for chunk in found] == [["0", "1", "2"], ["3", "4", "5"], ["6"]]

@@ -15,7 +15,7 @@ ROWS = [{"text": f"t{i}", "label": "xy"[i % 2]} for i in range(8)]
 GOOD = "text,label\n" + "".join(f"{row['text']},{row['label']}\n" for row in ROWS)
 CELLS = [
     "007", "1e3", "2024_01", "NA", "null", "None", "nan", "true", "1.50", "-", "2020-01-01", "0x1F", "1,000", "",
-    " 空白 ", 'a "quoted" word', '"', "'", "tab\tx", "line\nbreak", "CR\r\nLF", "😀𠮷", "a\u2028b", "a\0b", "#N/A",
+    " 空白 ", 'a "quoted" word', '"', "'", "tab\tx", "line\nbreak", "CR\r\nLF", "😀𠮷", "a\u2028b", "#N/A",
 ]  # fmt: skip
 
 
@@ -49,12 +49,13 @@ def test_cells_are_the_strings_that_the_csv_module_reads(
 
 
 @pytest.mark.parametrize("ending", ["jsonl", "ndjson", "json"])
-def test_json_values_are_those_of_the_json_module(tmp_path: Path, ending: str) -> None:
-    values = [*CELLS, 7, 10**30, 1.5, 1e300, True, None, "2020-02-02T00:00:00"]
-    rows = [{"id": i, "value": value} for i, value in enumerate(values)]
-    content = json.dumps(rows, indent=1) if ending == "json" else json_lines(rows)
+def test_json_values_are_the_text_of_the_file(tmp_path: Path, ending: str) -> None:
+    written = [*map(json.dumps, CELLS), "7", "-0", "1.10", "1E5", "1e999", "9" * 5000, "true", "false", "Infinity"]
+    lines = [f'{{"id": {i}, "value": {value}}}' for i, value in enumerate([*written, "null", "NaN"])]
+    content = f"[{', '.join(lines)}]" if ending == "json" else "\n".join(lines)
+    expected = [*CELLS, *written[len(CELLS) :], None, None]
     found = read_rows(write(tmp_path / f"t.{ending}", content))
-    assert found == rows and [type(row["value"]) for row in found] == [type(value) for value in values]
+    assert found == [{"id": str(i), "value": value} for i, value in enumerate(expected)]
 
 
 def test_json_types_do_not_depend_on_the_size_of_the_file(tmp_path: Path) -> None:
@@ -66,7 +67,7 @@ def test_json_types_do_not_depend_on_the_size_of_the_file(tmp_path: Path) -> Non
 
 def test_json_objects_with_different_keys(tmp_path: Path) -> None:
     path = write(tmp_path / "t.jsonl", '{"a": 1}\n\n  \r\n{"b": "2"}')
-    assert read_rows(path) == [{"a": 1, "b": None}, {"a": None, "b": "2"}]
+    assert read_rows(path) == [{"a": "1", "b": None}, {"a": None, "b": "2"}]
 
 
 def test_parquet_is_read_as_written(tmp_path: Path) -> None:
@@ -107,14 +108,11 @@ def test_csv_with_the_index_that_pandas_writes(tmp_path: Path) -> None:
     assert read_rows(tmp_path / "t.csv") == [{"column 1": str(i)} | row for i, row in enumerate(ROWS)]
 
 
-def test_short_row_has_empty_cells(tmp_path: Path) -> None:
-    assert read_rows(write(tmp_path / "t.csv", "a,b\n1\n")) == [{"a": "1", "b": ""}]
-
-
 @pytest.mark.parametrize(
     ("name", "content", "part"),
     [
-        ("t.xlsx", "", "must end with .csv, .tsv, .jsonl"),
+        ("t.xls", "", "must end with .csv, .tsv, .jsonl"),
+        ("t.parquet.gz", "", "must end with .csv, .tsv, .jsonl"),
         ("t.csv", "", "the file is empty"),
         ("t.csv", "text,label\n", "has no rows"),
         ("t.csv", "\n\n", "has no rows"),
@@ -123,12 +121,12 @@ def test_short_row_has_empty_cells(tmp_path: Path) -> None:
         ("t.csv", 'text,label\n"a\nb",x\n\na,b,c\n', "line 5 must have 2 fields, found 3. Put"),
         ("t.tsv", "text\tlabel\na\tb\tc\n", "line 2 must have 2 fields, found 3. Put a text that has a tab into"),
         ("t.csv", GOOD.replace("x\n", "x,z\n").replace("y\n", "y,z\n"), "line 2 must have 2 fields, found 3"),
-        ("t.tsv", 'a\n"open\n', "could not be read as tsv: EOF inside string"),
+        ("t.tsv", 'a\n"open\n', "could not be read as tsv: line 2 opens a double quote that no later line closes"),
         ("t.csv", GOOD.encode() + b"x" * 99_000 + b"\x93\xfa,x\n", "must be UTF-8, found byte 0x93 at position 99051"),
         ("t.jsonl", b'{"text": "\xff"}', "must be UTF-8, found byte 0xff at position 10"),
         ("t.jsonl", '{"text": "a"}\n\n{"text": "x', "could not be read as json: line 3: Unterminated string"),
         ("t.json", '[{"text": "a"}', "could not be read as json: line 1: Expecting"),
-        ("t.jsonl", '{"text": "a"}\n[1]\n', "row 2 must be an object, found a list"),
+        ("t.jsonl", '{"text": "a"}\n[1]\n', "row 2 (line 2) must be an object, found a list"),
         ("t.jsonl", "[" * 100_000, "could not be read as json"),
         ("t.json", "[]", "has no rows"),
         ("t.parquet", "not parquet", "could not be read as parquet"),
@@ -194,21 +192,27 @@ def test_unknown_column_is_answered_with_the_columns() -> None:
     assert str(caught.value) == f"t.csv {expected}"
 
 
+def test_a_document_around_the_rows_is_recognised(tmp_path: Path) -> None:
+    rows = read_rows(write(tmp_path / "t.json", '{"version": 1, "rows": [{"text": "a"}]}'))
+    with pytest.raises(DataError, match=r"has no column 'text'\. It has 'version', 'rows'\. Try data\.field=rows"):
+        column(rows, "text", "data.text", tmp_path / "t.json")
+
+
 @pytest.mark.parametrize(
     "text", ['{"a": 1}\n{"a": 2}', '{"a": 1} {"a": 2}', '{\n"a": 1\n}\n\n{"a":\n2}', '{"a": 1}\r{"a": 2}\r']
 )
 def test_json_objects_may_share_lines_or_extend_over_several(tmp_path: Path, text: str) -> None:
     (tmp_path / "t.jsonl").write_bytes(text.encode())
-    assert read_rows(tmp_path / "t.jsonl") == [{"a": 1}, {"a": 2}]
+    assert read_rows(tmp_path / "t.jsonl") == [{"a": "1"}, {"a": "2"}]
 
 
 @pytest.mark.parametrize(
     ("text", "part"),
     [
         ('{"a": 1}\n{"a": 2, "a": 3}', "line 2: the column 'a' occurs twice"),
-        ('{"a": 1}\n{"a": 1e999}', "line 2: the number 1e999 is too large"),
         ('{"a": 1}\n{"a": }', "line 2: Expecting value"),
-        ('{"a": 1}\n{"a": -%s}' % ("9" * 5000), r"line 2: a number has 5000 digits, which is too many\. Correct"),
+        ('{"a": 1}\n{"a": "b\nc"}\n{"a": 2}', "line 2: Invalid control character"),
+        ('{"a":\n\n[1,\n}', "line 4: Expecting value"),
     ],
 )
 def test_json_that_would_lose_values_is_refused(tmp_path: Path, text: str, part: str) -> None:

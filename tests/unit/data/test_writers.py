@@ -84,6 +84,20 @@ def test_csv_writes_nested_values_as_json(tmp_path: Path) -> None:
     assert text == 'list\tyes\tnan\thalf\tday\n"[""本"", 1]"\ttrue\t\ta\\ud800\t2026-01-02\n'
 
 
+@pytest.mark.parametrize("format", ["jsonl", "parquet"])
+def test_numbers_and_booleans_of_json_stay_what_they_are(format: str, tmp_path: Path) -> None:
+    text = '{"n": 12345678901234567, "x": 1.50, "yes": true, "s": "7", "none": null, "list": [{"a": 2}], "huge": %s}'
+    (tmp_path / "in.jsonl").write_text(text % ("9" * 5000))
+    (row,) = rows = read_rows(tmp_path / "in.jsonl")
+    path = write(format, tmp_path / f"out.{format}", rows, 1, dict.fromkeys(row))
+    (found,) = [json.loads(path.read_text())] if format == "jsonl" else pyarrow.parquet.read_table(path).to_pylist()
+    plain = {"n": 12345678901234567, "x": 1.5, "yes": True, "s": "7", "none": None, "list": [{"a": 2}]}
+    assert found == plain | {"huge": "9" * 5000}
+    assert write(
+        "csv", tmp_path / "out.csv", [{"n": row["n"], "x": row["x"]}], 1, {"n": None, "x": None}
+    ).read_text() == ("n,x\n12345678901234567,1.50\n")
+
+
 def test_parquet_keeps_the_types_of_a_parquet_input(tmp_path: Path) -> None:
     given = pyarrow.table({"n": pyarrow.array([None, None, 3], pyarrow.int32()), "text": ["a", "b", "c"]})
     pyarrow.parquet.write_table(given, tmp_path / "in.parquet")

@@ -1,0 +1,96 @@
+"""What describes a table file, and what its readers give."""
+
+import json
+import math
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Self
+
+from llm_cls.config.table import TableKeys
+
+Row = dict[str, Any]
+
+
+class TableRow(Row):
+    """A row that knows where it was read.
+
+    Attributes:
+        file: The file as the user named it.
+        number: Position among the rows of the file, from 1.
+        line: Line of the file, or row of the sheet, where it begins, from 1; None where the format has none.
+    """
+
+    __slots__ = ("file", "line", "number")
+
+    def __init__(self, values: Iterable[tuple[str, Any]], file: str, number: int, line: int | None = None) -> None:
+        """The row with its place."""
+        super().__init__(values)
+        self.file, self.number, self.line = file, number, line
+
+
+class JsonValue(str):
+    """A number, true or false of a JSON file, as its text; where it is written again, it is no string."""
+
+    __slots__ = ()
+
+    @property
+    def value(self) -> Any:
+        """What the text stands for; the text itself where Python has no such number."""
+        try:
+            value = json.loads(self)
+        except ValueError:  # a whole number of thousands of digits
+            return str(self)
+        return str(self) if isinstance(value, float) and math.isinf(value) else value
+
+
+@dataclass(frozen=True)
+class TableFormat:
+    """How table files are read; see the keys of the same names in ``config/table.py``."""
+
+    separator: str | None = None
+    quoting: bool = True
+    header: bool = True
+    encoding: str = "utf-8"
+    field: str | None = None
+    sheet: str | None = None
+
+    @classmethod
+    def of(cls, keys: TableKeys) -> Self:
+        """The format that a configuration describes."""
+        return cls(**{field.name: getattr(keys, field.name) for field in fields(cls)})
+
+
+def file_of(rows: Sequence[Row]) -> Path:
+    """The file of the first row, for messages."""
+    row = rows[0]
+    return Path(row.file if isinstance(row, TableRow) else "the table")
+
+
+def row_fault(row: Row, number: int, path: Path, fault: str, fix: str = "") -> str:
+    """The line for a faulty row: "t.csv: row 3 of column 'text' is empty (line 5). Fill it in".
+
+    Args:
+        row: The row; where it knows its place, that wins over ``number`` and ``path``.
+        number: Position of the row, from 1.
+        path: File of the row.
+        fault: What follows the number of the row.
+        fix: One sentence without a full stop.
+    """
+    line = ""
+    if isinstance(row, TableRow):
+        path, number = Path(row.file), row.number
+        line = "" if row.line is None else f" (line {row.line})"
+    return f"{path}: row {number} {fault}{line}" + (f". {fix}" if fix else "")
+
+
+def check_unique(names: Sequence[str]) -> None:
+    """Refuses two columns of one name.
+
+    Raises:
+        ValueError: A name occurs twice.
+    """
+    name, n = Counter(names).most_common(1)[0] if names else ("", 0)
+    if n > 1:
+        raise ValueError(f"the column {name!r} occurs twice. Rename one of them")
