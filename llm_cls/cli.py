@@ -91,7 +91,18 @@ def say(text: str) -> None:
     try:
         print(redact(text), flush=True)
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        drop_stdout()
+
+
+def note(text: str) -> None:
+    """Prints a line beside the results: to stderr."""
+    if sys.stderr is not None:
+        print(printable(text), file=sys.stderr, flush=True)
+
+
+def drop_stdout() -> None:
+    """Sends what is still written to stdout nowhere: its reader has gone."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def shown_path(path: Path) -> str:

@@ -62,7 +62,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
     os.close(handle)
     temporary = Path(name)
     try:
-        with _errors_of(path):
+        with errors_of(path):
             yield temporary
             _finish_file(temporary)
             temporary.replace(path)
@@ -81,7 +81,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     make_folder(path.parent)
     temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=".", suffix=".tmp"))
     try:
-        with _errors_of(path):
+        with errors_of(path):
             yield temporary
             for item in temporary.rglob("*"):
                 if item.is_dir():
@@ -140,7 +140,8 @@ def _mode(wanted: int) -> int:
 
 
 @contextmanager
-def _errors_of(path: Path) -> Iterator[None]:
+def errors_of(path: Path) -> Iterator[None]:
+    """Names ``path`` in the system errors of the block; a failed write itself names no file."""
     try:
         yield
     except Exception as error:

@@ -1,15 +1,13 @@
 """``python -m llm_cls.predict run=DIR input=FILE output=FILE``: label new texts with a finished run."""
 
-import csv
 import sys
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
 
-from llm_cls.cli import quiet_libraries, run_command, say
+from llm_cls.cli import drop_stdout, note, quiet_libraries, run_command, say
 from llm_cls.config.arguments import read_arguments
-from llm_cls.config.commands import PredictArguments
-from llm_cls.files import atomic_path, check_output, write_jsonl
+from llm_cls.config.scoring import STANDARD, PredictArguments
+from llm_cls.data.standard import check_standard_streams
+from llm_cls.errors import ConfigError
+from llm_cls.files import check_output
 from llm_cls.training.launch import check_launcher
 
 
@@ -18,40 +16,26 @@ def main() -> None:
     if (arguments := read_arguments(PredictArguments, "predict")) is None:
         return
     check_launcher()
-    check_output(arguments.output)
+    check_standard_streams(arguments.input, arguments.output)
+    to_file = str(arguments.output) != STANDARD
+    if to_file:
+        check_output(arguments.output)
+        if arguments.output.resolve() == arguments.input.resolve():
+            raise ConfigError("output must not be the input file")
 
-    from llm_cls.training.prediction import predict_file  # torch takes seconds to import
+    from llm_cls.training.prediction import predict  # torch takes seconds to import
 
     quiet_libraries()
-    ids, labels, probabilities = predict_file(arguments)
-    write_labels(arguments.output, ids, labels, probabilities)
-    say(f"Labels of {len(ids)} text{'s' * (len(ids) != 1)}: {arguments.output}")
-
-
-def write_labels(path: Path, ids: Sequence[str], labels: Sequence[str], probabilities: Any) -> None:
-    """Writes a row per text: id, prediction, and the probability of each label.
-
-    Args:
-        path: Its suffix decides the format.
-        ids: Id of each text.
-        labels: All labels, in the order of the columns of ``probabilities``.
-        probabilities: Shape ``(n, n_labels)``.
-    """
-    best = [labels[i] for i in probabilities.argmax(axis=1)] if len(ids) else []
-    rows = zip(ids, best, probabilities.tolist(), strict=True)
-    if path.suffix == ".jsonl":
-        write_jsonl(
-            path,
-            (
-                {"id": i, "prediction": label, "probabilities": dict(zip(labels, p, strict=True))}
-                for i, label, p in rows
-            ),
-        )
+    try:
+        done = predict(arguments)
+    except BrokenPipeError:  # as with | head
+        drop_stdout()
         return
-    with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, delimiter="\t" if path.suffix == ".tsv" else ",", lineterminator="\n")
-        writer.writerow(["id", "prediction", *(f"p({label})" for label in labels)])
-        writer.writerows([i, label, *p] for i, label, p in rows)
+    if done.without_text:
+        rows = f"{done.without_text:,} row{'s' * (done.without_text != 1)}"
+        note(f"{rows} could not be labelled; the column error says why")
+    if to_file:
+        say(f"Labels of {done.rows:,} row{'s' * (done.rows != 1)}: {arguments.output}")
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """The ``key=value`` arguments of a command."""
 
 import sys
-from collections.abc import Sequence
-from typing import TypeVar
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeVar
 
 from pydantic import BaseModel
 
@@ -45,4 +45,20 @@ def read_arguments(schema: type[T], name: str, more: str = "", arguments: Sequen
                 for argument in dict.fromkeys(wrong)
             )
         )
-    return validate(schema, {key: value for key, _, value in (argument.partition("=") for argument in given)})
+    return validate(schema, nested({key: value for key, _, value in (argument.partition("=") for argument in given)}))
+
+
+def nested(values: Mapping[str, str]) -> dict[str, Any]:
+    """Values by dotted keys as the sections that they belong to.
+
+    >>> nested({"run": "r", "data.file": "f"})
+    {'run': 'r', 'data': {'file': 'f'}}
+    """
+    sections: dict[str, Any] = {}
+    for key, value in values.items():
+        section, dot, name = key.partition(".")
+        if dot and isinstance(sections.setdefault(section, {}), dict):
+            sections[section][name] = value
+        else:
+            sections[key] = value
+    return sections

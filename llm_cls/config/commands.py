@@ -1,69 +1,10 @@
 """The arguments of the commands besides training, each a section like those of a run's configuration."""
 
 from pathlib import Path
-from typing import Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field
 
 from llm_cls.config.fields import Location, Name, PositiveInt, Section
-
-
-class PredictArguments(Section):
-    """Labels new texts with a finished run."""
-
-    run: Location = Field(
-        description="Run directory of a finished run.", examples=["run=outputs/runs/2026-01-31/12-00-00-000000"]
-    )
-    input: Location = Field(
-        description="CSV, TSV, JSONL or Parquet file with the text columns of the training table. For a run on another "
-        "corpus, such as livedoor: with the columns title and body.",
-        examples=["input=texts.csv"],
-    )
-    output: Location = Field(
-        description="CSV, TSV or JSONL file to write: a row for each text, in the order of the input.",
-        examples=["output=labels.csv"],
-    )
-    batch_size: PositiveInt = Field(32, description="Texts per forward pass.", examples=["batch_size=8"])
-    accelerator: Literal["auto", "cpu", "gpu"] = Field(
-        "auto", description="Kind of device; auto uses a GPU if there is one.", examples=["accelerator=cpu"]
-    )
-    trust_remote_code: bool = Field(
-        False,
-        description="Whether code of the pretrained model may run on this machine. The configuration of the run cannot "
-        "allow it.",
-        examples=["trust_remote_code=true"],
-    )
-    text: Name | None = Field(
-        None,
-        description="Name of the column with the text, for a run on texts without titles.",
-        examples=["text=text"],
-        json_schema_extra={"default": "as in training"},
-    )
-    title: Name | None = Field(
-        None,
-        description="Name of the column with the title.",
-        examples=["title=headline"],
-        json_schema_extra={"default": "as in training, or title"},
-    )
-    body: Name | None = Field(
-        None,
-        description="Name of the column with the body.",
-        examples=["body=content"],
-        json_schema_extra={"default": "as in training, or body"},
-    )
-    id: Name | None = Field(
-        None,
-        description="Name of the column with the id of each text; without such a column the rows are numbered.",
-        examples=["id=article"],
-        json_schema_extra={"default": "as in training, or id"},
-    )
-
-    @field_validator("output")
-    @classmethod
-    def _format_is_known(cls, value: Path) -> Path:
-        if value.suffix not in (".csv", ".tsv", ".jsonl"):
-            raise ValueError("must end with .csv, .tsv or .jsonl")
-        return value
 
 
 class ReportArguments(Section):

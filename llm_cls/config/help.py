@@ -2,13 +2,13 @@
 
 import textwrap
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from llm_cls.config.fields import extra, section_of
+from llm_cls.config.fields import extra, fields, section_of
 from llm_cls.config.groups import CONF, GROUPS, choices, default_choices
 from llm_cls.config.schema import Config
 
@@ -51,6 +51,17 @@ def describe_keys(schema: type[BaseModel], prefix: str = "") -> Iterator[Key]:
             )
 
 
+def command_keys(schema: type[BaseModel]) -> Iterator[Key]:
+    """All keys of a command's arguments, with those of nested sections, in the order of the fields."""
+    direct = {key.name: key for key in describe_keys(schema)}
+    for name, field in schema.model_fields.items():
+        if (section := section_of(field)) is None:
+            yield direct[name]
+        else:
+            for key in describe_keys(section):
+                yield replace(key, name=f"{name}.{key.name}")
+
+
 def sections(schema: type[BaseModel] = Config) -> dict[str, tuple[str, list[Key]]]:
     """The meaning and the keys of each section, by its name; keys outside of sections are under ""."""
     found = {}
@@ -79,16 +90,14 @@ def command_help(schema: type[BaseModel], name: str, more: str = "") -> str:
         name: The command.
         more: What follows the keys.
     """
-    required = [
-        str(field.examples[0]) for field in schema.model_fields.values() if field.is_required() and field.examples
-    ]
+    required = [str(field.examples[0]) for field in fields(schema).values() if field.is_required() and field.examples]
     lines = [
         f"Usage: python -m llm_cls.{name} key=value ...",
         "",
         meaning(schema),
         "",
         "Keys:",
-        *(line for key in describe_keys(schema) for line in _lines(key)),
+        *(line for key in command_keys(schema) for line in _lines(key)),
         *(["", more] if more else []),
         "",
         "Example:",

@@ -4,18 +4,14 @@ import sys
 
 from pydantic import BaseModel
 
-from llm_cls.config.commands import (
-    BenchmarkArguments,
-    DashboardArguments,
-    PredictArguments,
-    ReportArguments,
-    StatusArguments,
-)
+from llm_cls.config.commands import BenchmarkArguments, DashboardArguments, ReportArguments, StatusArguments
 from llm_cls.config.groups import GROUPS, choices, default_choices
-from llm_cls.config.help import Key, describe_keys, group_meaning, meaning, sections
+from llm_cls.config.help import Key, command_keys, group_meaning, meaning, sections
+from llm_cls.config.scoring import EvaluateArguments, PredictArguments
 
 COMMANDS: dict[str, type[BaseModel]] = {
     "predict": PredictArguments,
+    "evaluate": EvaluateArguments,
     "report": ReportArguments,
     "status": StatusArguments,
     "dashboard": DashboardArguments,
@@ -49,7 +45,7 @@ def reference() -> str:
     for name, (what, keys) in sections().items():
         parts += [f"\n### `{name}`\n\n{what}\n" if name else "\n### Other keys\n", *_table(keys)]
     for name, schema in COMMANDS.items():
-        parts += [f"\n## Keys of `{name}`\n\n{meaning(schema)}\n", *_table(list(describe_keys(schema)))]
+        parts += [f"\n## Keys of `{name}`\n\n{meaning(schema)}\n", *_table(list(command_keys(schema)))]
         if name == "benchmark":
             parts.append("\nEvery group and key of `train` can be given as well.")
     return "\n".join(parts) + "\n"

@@ -10,29 +10,7 @@ from llm_cls.config.schema import DataConfig, TemplateConfig
 from llm_cls.data.corpus import Text
 from llm_cls.data.rows import Row, column
 from llm_cls.data.tables.format import row_fault
-from llm_cls.data.template import Pieces, layout, render
 from llm_cls.errors import DataError
-
-
-def read_inputs(
-    rows: Sequence[Row], data: DataConfig, template: TemplateConfig, path: Path, section: str = "data."
-) -> tuple[list[str], list[Pieces]]:
-    """Ids and pieces of rows to classify; texts may be empty, and rows are numbered where ``data.id`` is null.
-
-    Args:
-        rows: At least one row, from ``read_rows``.
-        data: Names the columns; ``with_columns`` names others.
-        template: How the columns become one string.
-        path: File of the rows, for messages.
-        section: What stands before ``text``, ``title``, ``body`` and ``id`` in messages: "" for a command that has
-            these keys itself.
-
-    Raises:
-        DataError: There is no such column, or a cell is not a single value.
-    """
-    parts = layout(template, data)
-    texts = read_columns(rows, data, path, section)
-    return [text.id for text in texts], [render(parts, text.values) for text in texts]
 
 
 def with_columns(

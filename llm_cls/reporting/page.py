@@ -24,6 +24,7 @@ from llm_cls.reporting.details import (
     texts_tables,
 )
 from llm_cls.reporting.drawing import Plot
+from llm_cls.reporting.evaluations import evaluations_table
 from llm_cls.reporting.formatting import cell, printable
 from llm_cls.reporting.names import full_name, replicates
 from llm_cls.reporting.provenance import provenance_tables
@@ -126,6 +127,8 @@ def _sections(found: Analysis) -> list[Section]:
             ),
             Section("texts", "Test texts", tables=texts_tables(texts, livedoor)),
         ]  # fmt: skip
+    if (evaluations := evaluations_table(found.runs)) is not None:
+        sections.append(Section(evaluations.name, evaluations.title, tables=[evaluations]))
     if costs := _costs(found):
         sections.append(Section("cost", "F1 over cost", plots=costs))
     sections += [Section(table.name, table.title, tables=[table]) for table in found.tables if table.name == "all"]

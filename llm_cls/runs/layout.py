@@ -9,6 +9,7 @@ MANIFEST = "manifest.json"  # of the run; model/ has one of its own
 PREDICTIONS = "predictions"  # a folder with val.jsonl and test.jsonl
 MODEL = "model"
 CHECKPOINTS = "checkpoints"
+EVALUATIONS = "evaluations"  # a folder for each file that the finished run was evaluated on
 FAILURE = "failed.json"
 LOG = "train.log"
 LOCK = ".lock"
@@ -23,6 +24,10 @@ HEAD = "head.safetensors"
 ADAPTER = "adapter_model.safetensors"
 NETWORK = "model.safetensors"  # instead of an adapter, where the whole network was trained
 LABELS = "labels.json"
+
+# The folder of an evaluation.
+EVALUATION = "evaluation.json"
+EVALUATED = "predictions.jsonl"
 
 # The folder of a sweep.
 PLAN = "sweep.jsonl"

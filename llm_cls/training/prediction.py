@@ -1,164 +1,140 @@
-"""Labels for new texts from a finished run."""
+"""Labels for new texts from a finished run: a table in, the same table with labels out."""
 
-import json
-import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
+from typing import Any, Protocol
 
-import numpy as np
-import numpy.typing as npt
-import torch
 from tqdm import tqdm
 
-from llm_cls.config.commands import PredictArguments
-from llm_cls.config.schema import Config, EngineConfig, ModelConfig, TrainerConfig
-from llm_cls.data.batches import EvalBatches
-from llm_cls.data.columns import read_inputs, with_columns
-from llm_cls.data.rows import read_rows
-from llm_cls.data.template import Pieces
-from llm_cls.data.tokenizer import Tokenizer, load_tokenizer
-from llm_cls.data.tokens import Tokens, check_ids, tokenize
-from llm_cls.errors import ArtifactError, ConfigError, LlmClsError, first_line
-from llm_cls.hub import content_revision, is_local, source_name
-from llm_cls.metrics.evaluation import log_softmax
-from llm_cls.model.artifact import load_artifact, read_labels
-from llm_cls.model.classifier import TextClassifier
-from llm_cls.model.decoder import eos_ids, load_architecture, load_decoder
-from llm_cls.runs import layout
-from llm_cls.runs.config_file import read_config
-from llm_cls.runs.schema import RunRecord
-from llm_cls.runs.state import read_result
-from llm_cls.runs.verify import verify_result
-from llm_cls.training.devices import Hardware, resolve_hardware
-from llm_cls.training.distributed import gather_logits
-from llm_cls.training.prepare import tokenizer_facts
+from llm_cls.cli import note
+from llm_cls.config.scoring import STANDARD, PredictArguments
+from llm_cls.data.added_columns import AddedColumns
+from llm_cls.data.inputs import TextColumns
+from llm_cls.data.rows import Row, TableFormat, iter_rows
+from llm_cls.data.standard import StandardOutput, input_file
+from llm_cls.data.writers import writer_for
+from llm_cls.errors import ConfigError, DataError, RunInterrupted
+from llm_cls.files import sha256_file
+from llm_cls.runs.partial import PartialFile
+from llm_cls.training.devices import Hardware
+from llm_cls.training.loaded import OpenedRun, open_run, scoring_hardware
+from llm_cls.training.scorers import scorer
+from llm_cls.training.streams import ahead, chunk_rows, chunks_of
+
+_READ_AHEAD = 2  # chunks
 
 
-def predict_file(arguments: PredictArguments) -> tuple[list[str], tuple[str, ...], npt.NDArray[np.float64]]:
-    """The labels and their probabilities for every text of a table, in its order.
+class Output(Protocol):
+    """Where the rows go; ``rows`` of them are there already."""
 
-    Returns:
-        ``(ids, labels, probabilities)``; the probabilities have shape ``(n, n_labels)``.
+    rows: int
 
-    Raises:
-        LlmClsError: The run is not finished or is damaged, or the table is not valid.
-    """
-    if not arguments.run.is_dir():
-        raise ConfigError(f"run={arguments.run} is not a folder. Give the run directory that training printed")
-    record, metrics = read_result(arguments.run)
-    if record is None or metrics is None:
-        raise ArtifactError(
-            f"run={arguments.run} is not a finished run: it has no {layout.METRICS}. Finish the training"
-        )
-    folder = arguments.run / layout.MODEL
-    if metrics.best_epoch is None:
-        raise ArtifactError(f"run={arguments.run} diverged before its first epoch ended, so it has no model")
-    verify_result(arguments.run, record, metrics)
-    config = read_config(arguments.run / layout.CONFIG)
-    config = config.model_copy(update={"model": _model_of(arguments, config.model, record)})
-    ids, pieces = _read_texts(arguments, config)
-    hardware = resolve_hardware(TrainerConfig(accelerator=arguments.accelerator))
-    architecture = load_architecture(config.model)
-    tokenizer = _load_own_tokenizer(folder, config.model, eos_ids(architecture), record)
-    tokens = tokenize(pieces, tokenizer, config.data.max_length, config.data.truncation)
-    check_ids(tokens, tokenizer, getattr(architecture, "vocab_size", None))
-    dtype = torch.float32 if config.lora.full else hardware.frozen_dtype
-    decoder = load_decoder(config.model, architecture, dtype, hardware.device, config.seed)
-    classifier = load_artifact(decoder, config, folder)
-    # Rounding to 8 bits, or compiling, would take longer than most inputs.
-    engine = EngineConfig(name="reference" if config.engine.name == "reference" else "fast")
-    classifier.use_engine(decoder, engine, config.lora.full, config.data.max_length, max_texts=1)
-    labels = read_labels(folder)
-    logits = predict_logits(classifier, tokens, len(labels), arguments.batch_size, hardware)
-    if not np.isfinite(logits).all():
-        raise ArtifactError(f"run={arguments.run} has a model whose scores are not finite. Train it again")
-    return ids, labels, np.exp(log_softmax(logits.astype(np.float64)))
+    def append(self, content: bytes, rows: int) -> None:
+        """Writes the bytes of the next ``rows`` rows."""
+
+    def finish(self, make: Callable[[Path, Path], None]) -> None:
+        """All rows are written; ``make`` turns the bytes into the table."""
+
+    def close(self) -> None:
+        """Releases the output, whether it is finished or not."""
 
 
-def _model_of(arguments: PredictArguments, model: ModelConfig, record: RunRecord) -> ModelConfig:
-    """The pretrained model with the weights of the training.
+@dataclass(frozen=True)
+class Summary:
+    """What ``predict`` has done: rows of the output, and those of this call that have no text."""
+
+    rows: int
+    without_text: int
+
+
+def predict(arguments: PredictArguments) -> Summary:
+    """Writes the input with labels to the output.
 
     Raises:
-        ConfigError: The model needs code of its own, which the command line does not allow.
-        ArtifactError: The weights in its folder are others by now.
+        LlmClsError: The run is not finished or is damaged, or the input or the output is not valid.
+        BrokenPipeError: The reader of standard output has gone.
+        RunInterrupted: A signal was received. The same command continues.
     """
-    if model.trust_remote_code and not arguments.trust_remote_code:
-        raise ConfigError(
-            f"run={arguments.run} was trained with model.trust_remote_code=true. Add trust_remote_code=true if you "
-            f"trust the code of {model.name}"
-        )
-    wanted = record.model.revision or ""
-    if wanted.startswith("sha256:"):
-        found = content_revision(Path(source_name(model.name))) if is_local(model.name) else "no such folder"
-        if found != wanted:
-            raise ArtifactError(
-                f"{model.name} does not hold the weights that the run was trained with: expected {wanted[:19]}..., "
-                f"found {found[:19]}.... Restore them"
-            )
-    commit = wanted if re.fullmatch("[0-9a-f]{40}", wanted) else model.revision
-    return model.model_copy(update={"trust_remote_code": arguments.trust_remote_code, "revision": commit})
+    opened = open_run(arguments.run, arguments.trust_remote_code)
+    if arguments.top_k > len(opened.labels):
+        raise ConfigError(f"top_k must be <= {len(opened.labels)}, the labels of the run, got {arguments.top_k}")
+    hardware = scoring_hardware(arguments.accelerator, arguments.devices)
+    columns = TextColumns.of(opened.config, arguments.text, arguments.title, arguments.body, section="")
+    with input_file(arguments.input, arguments.format) as source:
+        rows = iter_rows(source, TableFormat.of(opened.config.data), chunk_rows(arguments.batch_size))
+        if not (first := next(rows, [])):
+            raise DataError(f"{source} has no rows. Give a file with rows")
+        columns.check(first[0], source)
+        with closing(_output(arguments, opened, hardware, source)) as output:
+            try:
+                return _predict(arguments, opened, hardware, columns, first, rows, output, source)
+            except RunInterrupted as error:
+                if not isinstance(output, PartialFile):
+                    raise
+                raise RunInterrupted(f"{error}. The same command continues after row {output.rows:,}") from None
 
 
-def _load_own_tokenizer(
-    folder: Path, model: ModelConfig, eos_id: int | list[int] | None, record: RunRecord
-) -> Tokenizer:
-    """The tokenizer in ``model/`` of a run; one that has code comes from where the model comes from.
-
-    The command line trusts the code of the model, not the copy of it in a run directory.
-
-    Raises:
-        ArtifactError: The files are damaged, or the model has another tokenizer by now.
-    """
-    if _has_code(folder):
-        tokenizer = load_tokenizer(model, eos_id)
-        if json.loads(json.dumps(tokenizer_facts(tokenizer))) != (record.identity or {}).get("model.tokenizer"):
-            raise ArtifactError(
-                f"{model.tokenizer or model.name} does not hold the tokenizer that the run was trained with. Restore it"
-            )
-        return tokenizer
-    own = {"name": str(folder), "tokenizer": None, "revision": None}
-    try:
-        return load_tokenizer(model.model_copy(update=own), eos_id)
-    except LlmClsError:
-        raise
-    except Exception as error:  # the libraries raise many kinds for a damaged file
-        raise ArtifactError(f"{folder}: the tokenizer is damaged: {first_line(error)}. Restore it") from None
-
-
-def _has_code(folder: Path) -> bool:
-    path = folder / "tokenizer_config.json"
-    try:
-        described = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    except ValueError:
-        return False  # loading it says what is wrong
-    return isinstance(described, dict) and "AutoTokenizer" in (described.get("auto_map") or {})
+def _predict(
+    arguments: PredictArguments,
+    opened: OpenedRun,
+    hardware: Hardware,
+    columns: TextColumns,
+    first: Sequence[Row],
+    rows: Iterator[Sequence[Row]],
+    output: Output,
+    source: Path,
+) -> Summary:
+    taken = dict.fromkeys(name for row in first for name in row)
+    nested = arguments.output_format == "jsonl"
+    added = AddedColumns(opened.labels, arguments.top_k, arguments.probabilities, nested, taken)
+    writer = writer_for(arguments.output_format, source)
+    header = writer.start(taken | added.types, first)
+    if not output.rows and header:
+        output.append(header, 0)
+    left = _without(chain([first], rows), output.rows)
+    without_text = 0
+    with (
+        tqdm(initial=output.rows, desc="Predicting", unit="text", disable=None) as progress,
+        scorer(opened, hardware, arguments.batch_size, progress) as score,
+        closing(ahead(chunks_of(opened, columns, left), _READ_AHEAD)) as chunks,
+    ):
+        for chunk, log_probabilities in score(chunks):
+            labelled = list(added.rows(chunk.rows, chunk.faults, log_probabilities))
+            output.append(writer.rows(labelled), len(labelled))
+            without_text += sum(map(bool, chunk.faults))
+    output.finish(writer.finish)
+    return Summary(output.rows, without_text)
 
 
-def _read_texts(arguments: PredictArguments, config: Config) -> tuple[list[str], list[Pieces]]:
-    """Ids and template pieces of the input; the columns are those of the training data unless named."""
-    if arguments.output.resolve() == arguments.input.resolve():
-        raise ConfigError("output must not be the input file")
-    rows = read_rows(arguments.input)
-    usual = config.data.id or "id"
-    data = with_columns(
-        config.data, config.template, arguments.text, arguments.title, arguments.body,
-        id=arguments.id or (usual if usual in rows[0] else None),
-    )  # fmt: skip
-    return read_inputs(rows, data, config.template, arguments.input, section="")
+def _without(chunks: Iterator[Sequence[Row]], rows: int) -> Iterator[Sequence[Row]]:
+    """The chunks after the first ``rows`` rows, which are whole chunks."""
+    for chunk in chunks:
+        if rows <= 0:
+            yield chunk
+        rows -= len(chunk)
 
 
-@torch.inference_mode()
-def predict_logits(
-    classifier: TextClassifier, tokens: Tokens, n_labels: int, batch_size: int, hardware: Hardware
-) -> npt.NDArray[np.float32]:
-    """Logits of all texts, shape ``(n, n_labels)``, in their order."""
-    batches = EvalBatches(tokens, np.full(len(tokens), -1, np.int64), batch_size)
-    logits, indices = [], []
-    autocast = torch.autocast(hardware.device.type, hardware.frozen_dtype, enabled=hardware.precision != "32-true")
-    with autocast, tqdm(total=len(tokens), desc="Predicting", unit="text") as progress:
-        for i in range(len(batches)):
-            batch = batches[i]
-            batch.input_ids = batch.input_ids.to(hardware.device)
-            logits += [classifier(part) for part in batch.split(classifier.encoder.max_eval_tokens)]
-            indices += batch.indices
-            progress.update(len(batch.lengths))
-    return gather_logits(logits, indices, len(tokens), n_labels)
+def _output(arguments: PredictArguments, opened: OpenedRun, hardware: Hardware, source: Path) -> Output:
+    """The output, with what an earlier call of the same command has completed."""
+    if str(arguments.output) == STANDARD:
+        return StandardOutput()
+    output = PartialFile(arguments.output, _origin(arguments, opened, hardware, source))
+    if output.rows:
+        note(f"Continuing {arguments.output} after row {output.rows:,}")
+    elif output.afresh:
+        note(f"{arguments.output} is written afresh: its beginning, by an earlier call, {output.afresh}")
+    return output
+
+
+def _origin(arguments: PredictArguments, opened: OpenedRun, hardware: Hardware, source: Path) -> dict[str, Any]:
+    """Everything that can change a byte of the output; the rows of another origin are not continued."""
+    named = arguments.model_dump(mode="json", include={"text", "title", "body", "top_k", "probabilities", "batch_size"})
+    return {
+        "run": [opened.record.run_id, opened.record.finished_at],
+        "input": {"name": str(arguments.input), "bytes": source.stat().st_size, "sha256": sha256_file(source)},
+        "command line": named | {"format": arguments.output_format},
+        "device": [hardware.accelerator, hardware.precision, *hardware.cpu_numerics],
+    }

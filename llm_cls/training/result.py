@@ -43,6 +43,30 @@ def _beginning(value: str) -> str:
     return value if len(value) <= _KEPT_CHARACTERS else f"{value[:_KEPT_CHARACTERS]}…"
 
 
+def collect_scores(evaluation: Evaluation, labels: Sequence[str]) -> tuple[TestScores, dict[str, LabelScores | None]]:
+    """The scores of a split with the interval of F1, and those of each label.
+
+    Args:
+        evaluation: The split, with at least one text.
+        labels: All labels, in the order of the class indices.
+    """
+    per_label: dict[str, LabelScores | None] = dict.fromkeys(labels)
+    interval: list[float] | None = None
+    if evaluation.confusion is not None:
+        columns = per_class(evaluation.confusion)
+        per_label = {
+            label: LabelScores(
+                precision=float(columns.precision[i]),
+                recall=float(columns.recall[i]),
+                f1=float(columns.f1[i]),
+                support=int(columns.support[i]),
+            )
+            for i, label in enumerate(labels)
+        }
+        interval = list(f1_ci95(evaluation.confusion))
+    return TestScores(**finite(evaluation.figures()), n=len(evaluation.labels), f1_ci95=interval), per_label
+
+
 def collect_metrics(
     recorder: RunRecorder, val: Evaluation, test: Evaluation | None, labels: Sequence[str], seconds: float
 ) -> Metrics:
@@ -55,20 +79,7 @@ def collect_metrics(
         labels: All labels, in the order of the class indices.
         seconds: Wall-clock time of the whole run.
     """
-    per_label: dict[str, LabelScores | None] = dict.fromkeys(labels)
-    interval: list[float] | None = None
-    if test is not None and test.confusion is not None:
-        columns = per_class(test.confusion)
-        per_label = {
-            label: LabelScores(
-                precision=float(columns.precision[i]),
-                recall=float(columns.recall[i]),
-                f1=float(columns.f1[i]),
-                support=int(columns.support[i]),
-            )
-            for i, label in enumerate(labels)
-        }
-        interval = list(f1_ci95(test.confusion))
+    test_scores, per_label = (None, dict.fromkeys(labels)) if test is None else collect_scores(test, labels)
     epochs = recorder.history
     return Metrics(
         schema_version=SCHEMA,
@@ -77,7 +88,7 @@ def collect_metrics(
         best_epoch=recorder.best_epoch,
         epochs_run=len(epochs),
         val=ValScores(**finite(val.figures()), n=len(val.labels)),
-        test=None if test is None else TestScores(**finite(test.figures()), n=len(test.labels), f1_ci95=interval),
+        test=test_scores,
         per_class=per_label,
         seconds=Durations(total=seconds, per_epoch=sum(epoch.seconds for epoch in epochs) / len(epochs)),
         tokens_per_second=sum(epoch.tokens_per_second or 0.0 for epoch in epochs) / len(epochs),

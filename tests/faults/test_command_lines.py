@@ -18,28 +18,24 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hypothesis import HealthCheck, example, given, note, settings
 from hypothesis import strategies as st
 
-from llm_cls import benchmark, dashboard, predict, report, status, train
+from llm_cls import benchmark, dashboard, evaluate, predict, report, status, train
 from llm_cls.cli import run_command
-from llm_cls.config.commands import (
-    BenchmarkArguments,
-    DashboardArguments,
-    PredictArguments,
-    ReportArguments,
-    StatusArguments,
-)
+from llm_cls.config.commands import BenchmarkArguments, DashboardArguments, ReportArguments, StatusArguments
+from llm_cls.config.fields import fields
 from llm_cls.config.groups import GROUPS, choices
 from llm_cls.config.schema import keys
+from llm_cls.config.scoring import EvaluateArguments, PredictArguments
 
 AMOUNT = os.environ.get("LLM_CLS_FAULTS", "15")
 EXAMPLES = 500 if AMOUNT == "all" else int(AMOUNT)
 COMMANDS: dict[str, ModuleType] = {
     "train": train, "benchmark": benchmark, "predict": predict, "report": report, "status": status,
-    "dashboard": dashboard,
+    "dashboard": dashboard, "evaluate": evaluate,
 }  # fmt: skip
 CODES = {0, 2, 3, 4, 5, 6, 75}
 
 OWN = {"benchmark": BenchmarkArguments, "predict": PredictArguments, "report": ReportArguments,
-       "status": StatusArguments, "dashboard": DashboardArguments}  # fmt: skip
+       "status": StatusArguments, "dashboard": DashboardArguments, "evaluate": EvaluateArguments}  # fmt: skip
 HYDRA = ["hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir", "hydra.output_subdir", "hydra.job.chdir",
          "hydra.job.name", "hydra.mode", "hydra.verbose", "hydra.searchpath", "hydra.callbacks", "hydra/launcher",
          "hydra/sweeper", "hydra/job_logging", "hydra"]  # fmt: skip
@@ -71,12 +67,12 @@ FLAGS = st.sampled_from([
 def command_lines(draw: st.DrawFn) -> tuple[str, list[str]]:
     """A command with up to four arguments, most of them a known key with an odd value."""
     name = draw(st.sampled_from(["train", "train", "train", *COMMANDS]))
-    known = list(OWN[name].model_fields) if name in OWN else []
+    known = list(fields(OWN[name])) if name in OWN else []
     if name in ("train", "benchmark"):
         known += [*keys(), *GROUPS, *HYDRA]
     arguments = ["-m"] if name == "train" and draw(st.integers(0, 4)) == 0 else []
     if name in OWN and draw(st.booleans()):  # all keys that the command needs, so that it begins
-        required = [key for key, field in OWN[name].model_fields.items() if field.is_required()]
+        required = [key for key, field in fields(OWN[name]).items() if field.is_required()]
         arguments += [f"{key}={draw(st.sampled_from(PLACES))}" for key in required]
     for kind in draw(st.lists(st.sampled_from(["known"] * 7 + ["odd", "bare", "flag", "text"]), max_size=4)):
         prefix = draw(st.sampled_from(["", "", "", "", "+", "++", "~"] if name in ("train", "benchmark") else [""]))

@@ -294,7 +294,7 @@ def test_a_locale_without_utf8(command: Command, environment: dict[str, str], tm
     done = command("train", *TINY, *line, "data.label=label", cwd=tmp_path, env=locale, fresh=True)
     assert done.returncode == 0, done.stderr
     done = command("predict", "run=run", "input=t.csv", "output=o.csv", cwd=tmp_path, env=locale, fresh=True)
-    assert done.returncode == 0 and (tmp_path / "o.csv").read_bytes().startswith("id,prediction,p(犬),p(猫)\n".encode())
+    assert done.returncode == 0 and (tmp_path / "o.csv").read_bytes().startswith(b"text,label,predicted_label,conf")
     (tmp_path / "wrong.csv").write_text("テキスト\n猫\n", encoding="utf-8")
     done = command("predict", "run=run", "input=wrong.csv", "output=o.csv", cwd=tmp_path, env=locale, fresh=True)
     check(done, 3, r"has no column 'text'. It has '\u30c6\u30ad\u30b9\u30c8'")

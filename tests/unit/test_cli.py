@@ -10,12 +10,15 @@ from pathlib import Path
 
 import pytest
 
-from llm_cls import benchmark, dashboard, predict, report, status, train
+from llm_cls import benchmark, dashboard, evaluate, predict, report, status, train
 from llm_cls.cli import print_error, printable, run_command, summarize
 from llm_cls.config.help import train_help
 from llm_cls.errors import ConfigError, ResourceError
 
-COMMANDS = {"benchmark": benchmark, "dashboard": dashboard, "predict": predict, "report": report, "status": status}
+COMMANDS = {
+    "benchmark": benchmark, "dashboard": dashboard, "evaluate": evaluate, "predict": predict, "report": report,
+    "status": status,
+}  # fmt: skip
 PROGRAM = "import sys; from llm_cls.cli import run_command, say; sys.exit(run_command(lambda: say('\\u65e5\\u672c')))"
 
 
@@ -175,7 +178,7 @@ def test_unexpected_errors_keep_their_traceback(capsys: pytest.CaptureFixture[st
 
 
 @pytest.mark.parametrize("flag", ["-h", "--help"])
-@pytest.mark.parametrize("name", ["benchmark", "dashboard", "predict", "report", "status"])
+@pytest.mark.parametrize("name", list(COMMANDS))
 def test_help_exits_without_error(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str, flag: str
 ) -> None:

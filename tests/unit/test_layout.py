@@ -151,6 +151,7 @@ def test_the_top_of_the_package_holds_commands_and_leaves_alone() -> None:
     [
         ("report", {"torch", "lightning", "transformers", "peft", "wandb", "hydra"}),
         ("multirun.task", {"torch", "lightning", "transformers", "peft", "wandb", "pandas"}),
+        ("evaluate", {"torch", "lightning", "transformers", "peft", "wandb", "pandas", "hydra"}),
         ("predict", {"torch", "lightning", "transformers", "peft", "wandb", "pandas", "hydra"}),
         ("config.schema", {"torch", "lightning", "transformers", "wandb", "pandas", "hydra"}),
     ],

@@ -1,5 +1,7 @@
 """What describes a table file, and what its readers give."""
 
+import json
+import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
@@ -26,6 +28,21 @@ class TableRow(Row):
         """The row with its place."""
         super().__init__(values)
         self.file, self.number, self.line = file, number, line
+
+
+class JsonValue(str):
+    """A number, true or false of a JSON file, as its text; where it is written again, it is no string."""
+
+    __slots__ = ()
+
+    @property
+    def value(self) -> Any:
+        """What the text stands for; the text itself where Python has no such number."""
+        try:
+            value = json.loads(self)
+        except ValueError:  # a whole number of thousands of digits
+            return str(self)
+        return str(self) if isinstance(value, float) and math.isinf(value) else value
 
 
 @dataclass(frozen=True)

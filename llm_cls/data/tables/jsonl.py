@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from llm_cls.config.messages import nearest
-from llm_cls.data.tables.format import Row, TableFormat, TableRow, check_unique
+from llm_cls.data.tables.format import JsonValue, Row, TableFormat, TableRow, check_unique
 from llm_cls.data.tables.stream import LONGEST, open_text, read_all, text_lines
 
 _SPACE = re.compile(r"\s*")
@@ -56,8 +56,8 @@ def _rows(values: Iterable[tuple[int | None, Any]], path: Path) -> Iterator[Tabl
 def _decoder() -> json.JSONDecoder:
     return json.JSONDecoder(
         object_pairs_hook=_object,
-        parse_float=str,
-        parse_int=str,
+        parse_float=JsonValue,
+        parse_int=JsonValue,
         parse_constant=lambda text: None if text == "NaN" else text,  # pandas writes NaN for a missing value
     )
 
@@ -68,7 +68,7 @@ def _object(pairs: list[tuple[str, Any]]) -> Row:
         check_unique([name for name, _ in pairs])
     for name, value in pairs:
         if value is True or value is False:
-            row[name] = "true" if value else "false"
+            row[name] = JsonValue("true" if value else "false")
     return row
 
 

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from llm_cls.config.arguments import nested
 from llm_cls.config.compose import accept_plain_values, compose_tree
 from llm_cls.config.fields import extra, fields
 from llm_cls.config.groups import CONF, GROUPS, choices, default_choices
@@ -36,7 +37,7 @@ def test_every_key_is_explained(name: str, schema: type[Config]) -> None:
 
 @pytest.mark.parametrize(("name", "schema"), list(COMMANDS.items()))
 def test_examples_of_the_commands_are_valid(name: str, schema: type[Config]) -> None:
-    validate(schema, dict(field.examples[0].split("=", 1) for field in schema.model_fields.values() if field.examples))
+    validate(schema, nested(dict(field.examples[0].split("=", 1) for field in fields(schema).values())))
 
 
 def test_examples_of_training_are_valid() -> None:
@@ -119,7 +120,16 @@ def test_a_fault_that_is_not_in_the_overrides_is_shown_as_hydra_says_it() -> Non
         ("report", {"dir": ""}, "dir must not be empty, got ''. Try dir=outputs/sweeps/NAME."),
         ("benchmark", {"steps": "0"}, "steps must be >= 1, got '0'. Try steps=50."),
         ("status", {}, "dir is missing. Try dir=outputs/sweeps/NAME"),
-        ("predict", {"run": "r", "input": "i", "output": "o.xlsx"}, "output must end with .csv, .tsv or .jsonl, got"),
+        ("predict", {"run": "r", "input": "i", "output": "o.xlsx"}, "output must end with .csv, .tsv, .jsonl or"),
+        ("evaluate", {"run": "r"}, "data.file is missing. Try data.file=new.csv"),
+        ("evaluate", {"run": "r", "data": {"label": "l"}}, "data.file is missing. Try data.file=new.csv"),
+        (
+            "evaluate",
+            {"run": "r", "data": {"file": "f", "lable": "l"}},
+            "data.lable is not a key. Did you mean",
+        ),
+        ("predict", {"run": "r", "input": "-", "output": "-"}, "format is missing. Standard input needs one: format="),
+        ("predict", {"run": "r", "input": "i", "output": "o.csv", "format": "tsv"}, "format is for input=- and output"),
     ],
 )
 def test_faults_of_arguments(name: str, values: dict[str, str], line: str) -> None:

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from llm_cls.config.schema import DataConfig, TemplateConfig
-from llm_cls.data.columns import read_inputs, with_columns
+from llm_cls.data.columns import with_columns
+from llm_cls.data.inputs import TextColumns
 from llm_cls.errors import DataError
 
 PATH = Path("t.csv")
@@ -22,14 +23,15 @@ def template(text: str) -> TemplateConfig:
 
 def test_inputs_of_every_kind_of_template() -> None:
     rows = [{"id": "a", "q": "Q", "c": None, "n": 1.0}, {"id": "b", "q": "", "c": "", "n": ""}]
-    assert read_inputs(rows, config(text="q", id="id"), template("<{body}>"), PATH) == (
-        ["a", "b"], [("<", "Q", "", ">"), ("<", "", "", ">")],
-    )  # fmt: skip
-    assert read_inputs(rows, config(text=["q", "n"]), template("{body}"), PATH) == (
-        ["1", "2"], [("", "Q", "\n", "1", "", ""), ("", "", "\n", "", "", "")],
-    )  # fmt: skip
-    found = read_inputs(rows, config(columns=["q", "c"], cut="q"), template("{c}|{q}"), PATH)[1]
-    assert found == [("|", "Q", "", ""), ("|", "", "", "")], "an empty text is a text"
+
+    def read(data: DataConfig, text: str) -> tuple[list[tuple[str, ...]], list[str]]:
+        return TextColumns(data, template(text), "").read(rows)
+
+    assert read(config(text="q"), "<{body}>") == ([("<", "Q", "", ">")], ["", "q is empty"])
+    assert read(config(text="q", on_empty="keep"), "<{body}>")[0] == [("<", "Q", "", ">"), ("<", "", "", ">")]
+    assert read(config(text="c"), "{body}") == ([], ["c is missing", "c is empty"])
+    assert read(config(text=["q", "n"]), "{body}") == ([("", "Q", "\n", "1", "", "")], ["", "q, n are empty"])
+    assert read(config(columns=["q", "c"], cut="q"), "{c}|{q}") == ([("|", "Q", "", "")], ["", "c, q are empty"])
 
 
 @pytest.mark.parametrize(
@@ -42,12 +44,11 @@ def test_inputs_of_every_kind_of_template() -> None:
             "{Q}",
             "t.csv has no column 'Q', which the template names. It has 'q', 'c'. Correct template.text, or the column",
         ),
-        ({"columns": ["c"]}, "{c}", "row 1 of column 'c' must be one value, found a list"),
     ],
 )
 def test_columns_that_cannot_be_read(keys: dict[str, object], text: str, part: str) -> None:
     with pytest.raises(DataError) as caught:
-        read_inputs([{"q": "a", "c": [1]}], config(**keys), template(text), PATH)
+        TextColumns(config(**keys), template(text), "data.").check({"q": "a", "c": [1]}, PATH)
     assert part in str(caught.value) and "\n" not in str(caught.value)
 
 

@@ -1,4 +1,4 @@
-"""What ``predict`` loads besides the weights."""
+"""What a finished run loads besides the weights."""
 
 import json
 import shutil
@@ -11,7 +11,7 @@ from llm_cls.data.tokenizer import load_tokenizer
 from llm_cls.errors import ArtifactError
 from llm_cls.hub import SHIPPED
 from llm_cls.runs.schema import RunRecord
-from llm_cls.training.prediction import _load_own_tokenizer
+from llm_cls.training.loaded import _load_own_tokenizer
 from llm_cls.training.prepare import tokenizer_facts
 
 CODE = """
