@@ -72,4 +72,4 @@ def test_prediction_needs_no_columns_but_those_of_the_template() -> None:
     """``data.columns`` may have more, so that runs with several templates are on the same data."""
     shown = template("{p}")
     data = with_columns(config(columns=["p", "h"]), shown, text=None, title=None, body=None, id=None)
-    assert read_inputs([{"p": "A"}], data, shown, PATH) == (["1"], [("", "A", "", "")])
+    assert TextColumns(data, shown, "").read([{"p": "A"}]) == ([("", "A", "", "")], [""])
