@@ -13,7 +13,7 @@ import numpy as np
 from llm_cls.errors import LlmClsError, first_line
 from llm_cls.files import sha256_json, write_json
 from llm_cls.metrics.scores import Scores, confusion_matrix, scores
-from llm_cls.metrics.statistics import Ints, f1_ci95
+from llm_cls.metrics.statistics import Ints, ci95
 from llm_cls.reporting.runs import Run, describe_error
 from llm_cls.runs import layout
 from llm_cls.runs.predictions import Predictions
@@ -71,7 +71,7 @@ def baseline_of(runs: Sequence[Run]) -> tuple[Baseline | None, str]:
             where = f"on the split of {run.name}: " if len(splits) > 1 else ""
             return None, where + _reason(error)
     confusions = [confusion for _, confusion in found]
-    low, high = np.mean([f1_ci95(confusion) for confusion in confusions], axis=0).tolist()
+    low, high = np.mean([ci95(confusion) for confusion in confusions], axis=0).tolist()
     means = np.mean([astuple(scores(confusion)) for confusion in confusions], axis=0).tolist()
     return Baseline(tuple(predictions for predictions, _ in found), Scores(*means), (low, high)), ""
 

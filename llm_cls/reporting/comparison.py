@@ -14,7 +14,7 @@ from llm_cls.metrics.statistics import (
     holm,
     mcnemar,
     percentile_ci95,
-    resampled_f1,
+    resampled,
     standard_error,
 )
 from llm_cls.reporting.baseline import Baseline
@@ -90,8 +90,8 @@ class PairedBootstrap:
         once = np.ones((1, len(texts.labels)), dtype=np.int64)
         return _Classifier(
             predictions,
-            resampled_f1(self._draws[texts.digest], texts.labels, predictions, n_labels),
-            float(resampled_f1(once, texts.labels, predictions, n_labels)[0]),
+            resampled(self._draws[texts.digest], texts.labels, predictions, n_labels),
+            float(resampled(once, texts.labels, predictions, n_labels)[0]),
         )
 
     def compare(self, winner: Setting, other: Setting, own_name: str, name: str) -> Comparison | None:

@@ -56,9 +56,18 @@ RESOLVED: Mapping[str, str] = {
     "trainer.precision": "trainer.precision",
 }
 
-# Keys that are younger than finished runs, with the value that computes what was computed before the key existed: at it,
-# a run keeps its identity.
-NEUTRAL: Mapping[str, Any] = {}
+# Keys that are younger than finished runs, with the value that computes what was computed before the key existed: at
+# it, a run keeps its identity.
+NEUTRAL: Mapping[str, Any] = {
+    "loss.name": "cross_entropy",
+    "loss.class_weights": None,
+    "loss.label_smoothing": 0.0,
+    "loss.gamma": None,
+    "trainer.monitor": "f1",
+}
+
+# Keys whose value is a mapping: one value, whatever keys it has.
+WHOLE = ("model.architecture", "loss.class_weights")
 
 TokenizerFacts = tuple[str, int | list[int] | None, int]
 FACTS = tuple(dict.fromkeys(RESOLVED.values()))
@@ -99,9 +108,7 @@ def changes_result(key: str) -> bool:
 
 def settings(config: Config) -> dict[str, Any]:
     """All keys of ``config`` that can change the result, dotted; None for a key that has no effect here."""
-    tree = config.model_dump(mode="json")
-    architecture = tree["model"].pop("architecture")  # one value, whatever keys it has
-    values = dict(flatten(tree)) | {"model.architecture": architecture}
+    values = dict(flatten(config.model_dump(mode="json"), whole=WHOLE))
     return {key: value for key, value in blank_unused(values).items() if changes_result(key)}
 
 
@@ -148,6 +155,8 @@ def blank_unused(values: Mapping[str, Any]) -> dict[str, Any]:
         unused.append("engine.compile")
     if values.get("pruner.name") == "none":
         unused.append("pruner.")
+    if values.get("loss.name") == "cross_entropy":
+        unused.append("loss.gamma")
     always = ("lora.enabled", "lora.full", "pruner.name", "pruner.stop_collapsed")
     return {
         key: None if key.startswith(tuple(unused)) and key not in always else value for key, value in values.items()

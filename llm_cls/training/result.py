@@ -1,12 +1,13 @@
 """From the evaluations of a run to the content of its result files."""
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from llm_cls.data.corpus import Corpus
 from llm_cls.files import finite
 from llm_cls.metrics.evaluation import Evaluation
-from llm_cls.metrics.scores import per_class
-from llm_cls.metrics.statistics import f1_ci95
+from llm_cls.metrics.scores import SCORES, per_class
+from llm_cls.metrics.statistics import ci95
 from llm_cls.runs.schema import SCHEMA, Durations, LabelScores, Metrics, Prediction, TestScores, ValScores
 from llm_cls.training.recorder import RunRecorder
 
@@ -39,6 +40,7 @@ def collect_metrics(
     """
     per_label: dict[str, LabelScores | None] = dict.fromkeys(labels)
     interval: list[float] | None = None
+    more: dict[str, Any] = {}  # what default runs do not have
     if test.confusion is not None:
         columns = per_class(test.confusion)
         per_label = {
@@ -50,16 +52,18 @@ def collect_metrics(
             )
             for i, label in enumerate(labels)
         }
-        interval = list(f1_ci95(test.confusion))
-    epochs = recorder.history
+        interval = list(ci95(test.confusion))
+        if (score := recorder.monitor.on_test) != "f1":
+            more["monitor_ci95"] = list(ci95(test.confusion, SCORES[score]))
+    epochs, monitor = recorder.history, recorder.monitor
     return Metrics(
         schema_version=SCHEMA,
         status=recorder.status,
         collapsed=val.collapsed,
         best_epoch=recorder.best_epoch,
         epochs_run=len(epochs),
-        val=ValScores(**finite(val.figures()), n=len(val.labels)),
-        test=TestScores(**finite(test.figures()), n=len(test.labels), f1_ci95=interval),
+        val=ValScores(**finite(val.figures(monitor.name)), n=len(val.labels)),
+        test=TestScores(**finite(test.figures(monitor.name)), n=len(test.labels), f1_ci95=interval, **more),
         per_class=per_label,
         seconds=Durations(total=seconds, per_epoch=sum(epoch.seconds for epoch in epochs) / len(epochs)),
         tokens_per_second=sum(epoch.tokens_per_second or 0.0 for epoch in epochs) / len(epochs),

@@ -12,7 +12,7 @@ import yaml
 
 from llm_cls.files import sha256_json, write_json, write_jsonl
 from llm_cls.metrics.scores import confusion_matrix, per_class, scores
-from llm_cls.metrics.statistics import f1_ci95
+from llm_cls.metrics.statistics import ci95
 from tests.jsonl import read_jsonl
 
 LABELS = (
@@ -177,7 +177,7 @@ def make_run(
         confusion = confusion_matrix(true, np.array([index[row["prediction"]] for row in rows]), len(labels))
         total, columns = scores(confusion), per_class(confusion)
         metrics["test"] |= {k: getattr(total, k) for k in ("accuracy", "precision", "recall", "f1")}
-        metrics["test"]["f1_ci95"] = list(f1_ci95(confusion))
+        metrics["test"]["f1_ci95"] = list(ci95(confusion))
         metrics["per_class"] = {
             name: {k: getattr(columns, k)[i].item() for k in ("precision", "recall", "f1", "support")}
             for i, name in enumerate(labels)
