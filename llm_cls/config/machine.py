@@ -5,7 +5,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from llm_cls.config.fields import AtLeastTwo, Name, NonNegativeInt, PositiveInt, Section
+from llm_cls.config.fields import AtLeastTwo, MonitorName, Name, NonNegativeInt, PositiveInt, Section
 
 
 class TrainerConfig(Section):
@@ -27,7 +27,7 @@ class TrainerConfig(Section):
         examples=["trainer.precision=bf16-mixed"],
     )
     max_epochs: PositiveInt = Field(10, description="Maximum number of epochs.", examples=["trainer.max_epochs=10"])
-    monitor: Literal["f1", "accuracy", "balanced_accuracy", "weighted_f1", "mcc", "loss"] = Field(
+    monitor: MonitorName = Field(
         "f1",
         description="Score on val that selects the best epoch, stops early, prunes, and ranks runs in reports. f1: "
         "macro F1. weighted_f1: F1 weighted by the number of texts of each label. mcc: Matthews correlation "

@@ -15,13 +15,13 @@ class Monitor:
         name: As in ``trainer.monitor`` and in the files of a run.
         title: As people write it within a sentence.
         larger_is_better: Whether more is better.
-        is_share: Whether it is between 0 and 1, and shown in percent.
+        lowest: The least value; None where there is no limit. Of those with one, the greatest is 1.
     """
 
     name: str
     title: str
     larger_is_better: bool = True
-    is_share: bool = True
+    lowest: float | None = 0.0
 
     @property
     def worst(self) -> float:
@@ -52,12 +52,12 @@ class Monitor:
         return self.name if self.name in SCORES else "f1"
 
     def show(self, value: float) -> str:
-        """A value for people.
+        """A value for people: scores in percent, a correlation as well, as in GLUE.
 
-        >>> MONITORS["f1"].show(0.9312), MONITORS["mcc"].show(0.9312)
+        >>> MONITORS["mcc"].show(0.9312), MONITORS["loss"].show(0.9312)
         ('93.12 %', '0.9312')
         """
-        return f"{percent(value)} %" if self.is_share else f"{value:.4f}"
+        return f"{value:.4f}" if self.lowest is None else f"{percent(value)} %"
 
 
 MONITORS: Mapping[str, Monitor] = {
@@ -67,7 +67,7 @@ MONITORS: Mapping[str, Monitor] = {
         Monitor("accuracy", "accuracy"),
         Monitor("balanced_accuracy", "balanced accuracy"),
         Monitor("weighted_f1", "weighted F1"),
-        Monitor("mcc", "MCC", is_share=False),
-        Monitor("loss", "loss", larger_is_better=False, is_share=False),
+        Monitor("mcc", "MCC", lowest=-1.0),
+        Monitor("loss", "loss", larger_is_better=False, lowest=None),
     )
 }

@@ -105,10 +105,9 @@ class Pruner:
         are taken from this one.
         """
         n_texts = len(val.labels)
-        if self._monitor.name == "loss":
+        if self._monitor.lowest is None:
             return float(np.std(val.losses) / math.sqrt(n_texts))
-        lowest = 0.0 if self._monitor.is_share else -1.0
-        return math.sqrt(max(0.0, (top - lowest) * (1 - top)) / n_texts)
+        return math.sqrt((top - self._monitor.lowest) * (1 - top) / n_texts)
 
     def end(self, val_score: float | None, pruned: bool) -> None:
         """Completes the trial, so that other runs are compared with it."""
