@@ -91,7 +91,7 @@ def monitor_note(runs: Sequence[Run], shown: Sequence[Run]) -> list[str]:
     counts = Counter(monitor_of(run).name for run in runs if run.name in aside)
     return [
         f"{count} run{'s' if count > 1 else ''} selected on val {MONITORS[name].title} "
-        f"{'are' if count > 1 else 'is'} listed, not ranked: monitor={name} ranks them."
+        f"{'are' if count > 1 else 'is'} listed, not ranked: monitor={name} ranks {'them' if count > 1 else 'it'}."
         for name, count in counts.items()
     ]
 

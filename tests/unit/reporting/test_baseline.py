@@ -154,7 +154,7 @@ def test_it_may_differ_between_splits_with_the_same_test_texts(loads: list[str],
     texts = [read_test_predictions(run) for run in runs]
     said = [dict(zip(t.ids, (t.names[i] for i in t.predictions), strict=True)) for t in texts]
     f1 = [float(f1_score(t.labels, t.predictions, labels=range(9), average="macro")) for t in texts]
-    both = baseline.Baseline(tuple(said), Scores(0, 0, 0, 0), (0, 0))
+    both = baseline.Baseline(tuple(said), Scores(0, 0, 0, 0), (0, 0), 0)
     pair = PairedBootstrap().compare_baseline(group(runs[:1])[0], both)
     assert pair is not None and pair.n_texts == 180 and pair.difference == pytest.approx(f1[0] - np.mean(f1))
 
