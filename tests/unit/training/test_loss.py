@@ -1,10 +1,13 @@
 """The training loss against torch's, in float64; the class weights against scikit-learn's."""
 
+from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
 import torch
+from lightning.pytorch.callbacks import EarlyStopping
 from sklearn.utils.class_weight import compute_class_weight
 from torch import Tensor
 from torch.nn import functional as F
@@ -15,7 +18,13 @@ from llm_cls.data.corpus import Corpus, Text
 from llm_cls.data.tokens import Tokens
 from llm_cls.data.weights import class_weights
 from llm_cls.errors import ConfigError
+from llm_cls.metrics.selection import MONITORS
+from llm_cls.runs.directory import RunDirectory
+from llm_cls.training.devices import Hardware
 from llm_cls.training.loss import training_loss
+from llm_cls.training.recorder import RunRecorder
+from llm_cls.training.trainer import build_trainer
+from tests.unit.engine.networks import LENGTHS, batch, build, config
 
 GENERATOR = torch.Generator().manual_seed(0)
 LOGITS = 3 * torch.randn(40, 5, generator=GENERATOR, dtype=torch.float64)
@@ -132,3 +141,31 @@ def test_labels_that_a_mapping_leaves_out_weigh_1() -> None:
 def test_weights_that_do_not_fit_the_labels(weights: Any, line: str) -> None:
     with pytest.raises(ConfigError, match=f"^{line}$"):
         class_weights(LossConfig(class_weights=weights), corpus("ab", "z"))
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [(), ("loss.label_smoothing=0.1", "loss.class_weights={a:3}"), ("loss=focal", "loss.class_weights={a:3}")],
+)
+def test_the_engines_have_the_same_loss(overrides: tuple[str, ...]) -> None:
+    """On a whole batch with padding, and on its parts without."""
+    reference, fast = (build(engine, "neox", "lora.lora_dropout=0") for engine in ("reference", "fast"))
+    loss, whole = config(*overrides).loss, batch(LENGTHS)
+    weights = torch.tensor([3.0, 1, 1, 1, 1]) if loss.class_weights else None
+    total = float(len(LENGTHS)) if weights is None else weights[whole.labels].sum().item()
+    with torch.no_grad():
+        expected = training_loss(reference(whole), whole.labels, total, loss, weights)
+        found = sum(training_loss(fast(part), part.labels, total, loss, weights) for part in whole.split(40))
+    assert float(found) == pytest.approx(float(expected), rel=1e-6)
+
+
+@pytest.mark.parametrize(("monitor", "mode"), [("f1", "max"), ("mcc", "max"), ("loss", "min")])
+def test_early_stopping_follows_the_monitor(monitor: str, mode: str, tmp_path: Path) -> None:
+    made = config(f"trainer.monitor={monitor}", "trainer.early_stopping_patience=2", "trainer.progress_bar=false")
+    inputs: Any = Mock(config=made, hardware=Hardware("cpu", 1, 1, "32-true", torch.float32))
+    recorder = RunRecorder(RunDirectory(tmp_path), 1, "id", None, monitor=MONITORS[monitor])
+    logger: Any = Mock(lightning=False)
+    trainer = build_trainer(inputs, RunDirectory(tmp_path), recorder, logger, 1, Mock())
+    assert [(c.monitor, c.mode) for c in trainer.callbacks if isinstance(c, EarlyStopping)] == [  # type: ignore[attr-defined]
+        (f"val/{monitor}", mode)
+    ]
