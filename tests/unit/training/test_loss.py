@@ -97,8 +97,8 @@ def test_the_parts_of_a_step_add_up_to_its_weighted_mean(config: LossConfig, wor
         for rank in range(world_size):
             share = TrainSteps(tokens, labels, steps, micro, rank, world_size, WEIGHTS.numpy())[s]
             assert share.weight == pytest.approx(WEIGHTS[LABELS[step]].sum().item(), rel=1e-12)
-            for batch in share.micro_batches:
-                total += training_loss(LOGITS[batch.indices], batch.labels, share.weight, config, WEIGHTS)
+            for part in share.micro_batches:
+                total += training_loss(LOGITS[part.indices], part.labels, share.weight, config, WEIGHTS)
         own = LOGITS[step], LABELS[step]
         if config.name == "cross_entropy":
             expected = F.cross_entropy(*own, WEIGHTS, label_smoothing=config.label_smoothing)
