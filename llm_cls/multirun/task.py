@@ -159,8 +159,8 @@ def _summary(metrics: Metrics, config: Config, directory: Path) -> str:
         if metrics.collapsed:
             fix = "Try another optimizer.lr."
             record = RunDirectory(directory).state.record
-            n_train = record.data.n_train if record else 0
-            if few := too_few_steps(count_steps(n_train, config.data.batch_size, metrics.epochs_run)):
+            steps = record and count_steps(record.data.n_train, config.data.batch_size, metrics.epochs_run)
+            if steps and (few := too_few_steps(steps)):
                 fix = f"It had {few}. Try more trainer.max_epochs, or a smaller data.batch_size."
             if config.trainer.max_epochs <= config.optimizer.warmup_epochs:
                 fix = (

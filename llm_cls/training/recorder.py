@@ -83,7 +83,7 @@ class RunRecorder(Checkpoint):
         """What resuming needs."""
         return {
             "run_id": self._run_id,
-            "history": [epoch.model_dump() for epoch in self.history],
+            "history": [epoch.model_dump(exclude_unset=True) for epoch in self.history],
             "best_epoch": self.best_epoch,
             "best_score": self._best_score,
             "best_weights": self._best_weights,
