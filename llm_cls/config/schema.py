@@ -14,6 +14,7 @@ from pydantic import Field, model_validator
 from llm_cls.config.data import DataConfig
 from llm_cls.config.fields import Section, Seed, fields
 from llm_cls.config.groups import choices
+from llm_cls.config.loss import LossConfig
 from llm_cls.config.machine import LoggerConfig, PrunerConfig, SweepConfig, TrainerConfig
 from llm_cls.config.messages import nearest, validate
 from llm_cls.config.model import EngineConfig, LoraConfig, ModelConfig, OptimizerConfig
@@ -21,8 +22,8 @@ from llm_cls.config.texts import TemplateConfig, column_faults, with_template_co
 from llm_cls.errors import ConfigError, first_line
 
 __all__ = [
-    "Config", "DataConfig", "EngineConfig", "LoggerConfig", "LoraConfig", "ModelConfig", "OptimizerConfig",
-    "PrunerConfig", "SweepConfig", "TemplateConfig", "TrainerConfig", "keys", "parse_config",
+    "Config", "DataConfig", "EngineConfig", "LoggerConfig", "LoraConfig", "LossConfig", "ModelConfig",
+    "OptimizerConfig", "PrunerConfig", "SweepConfig", "TemplateConfig", "TrainerConfig", "keys", "parse_config",
 ]  # fmt: skip
 
 
@@ -34,6 +35,7 @@ class Config(Section):
     data: DataConfig
     lora: LoraConfig
     optimizer: OptimizerConfig
+    loss: LossConfig = LossConfig()
     engine: EngineConfig
     trainer: TrainerConfig
     logger: LoggerConfig

@@ -83,7 +83,15 @@ RESOLVED: Mapping[str, str] = {
 NEUTRAL: Mapping[str, Any] = {
     "data.cut": None,
     "data.label_order": None,
+    "loss.name": "cross_entropy",
+    "loss.class_weights": None,
+    "loss.label_smoothing": 0.0,
+    "loss.gamma": None,
+    "trainer.monitor": "f1",
 }
+
+# Keys whose value is a mapping: one value, whatever keys it has.
+WHOLE = ("model.architecture", "data.label_names", "loss.class_weights")
 
 TokenizerFacts = tuple[str, int | list[int] | None, int]
 FACTS = tuple(dict.fromkeys(RESOLVED.values()))
@@ -124,10 +132,7 @@ def changes_result(key: str) -> bool:
 
 def settings(config: Config) -> dict[str, Any]:
     """All keys of ``config`` that can change the result, dotted; None for a key that has no effect here."""
-    tree = config.model_dump(mode="json")
-    mappings = {"model.architecture": tree["model"].pop("architecture")}  # one value each, whatever keys it has
-    mappings["data.label_names"] = tree["data"].pop("label_names")
-    values = dict(flatten(tree)) | mappings
+    values = dict(flatten(config.model_dump(mode="json"), whole=WHOLE))
     return {key: value for key, value in blank_unused(values).items() if changes_result(key)}
 
 
@@ -174,6 +179,8 @@ def blank_unused(values: Mapping[str, Any]) -> dict[str, Any]:
         unused.append("engine.compile")
     if values.get("pruner.name") == "none":
         unused.append("pruner.")
+    if values.get("loss.name") == "cross_entropy":
+        unused.append("loss.gamma")
     always = ("lora.enabled", "lora.full", "pruner.name", "pruner.stop_collapsed")
     return {
         key: None if key.startswith(tuple(unused)) and key not in always else value for key, value in values.items()

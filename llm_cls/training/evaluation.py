@@ -143,7 +143,7 @@ def _evaluate(opened: OpenedRun, source: _Source, rows: _Rows) -> tuple[Evaluati
             f"in column {source.label!r}. Try data.label=COLUMN"
         )
     found = evaluate(log_probabilities[known], np.array([index[label] for label in labels if label in index], np.int64))
-    scores, per_class = collect_scores(found, opened.labels)
+    scores, per_class = collect_scores(found, opened.labels, opened.record.monitor)
     record = EvaluationRecord(
         run_id=opened.record.run_id,
         file=source.file,

@@ -6,8 +6,9 @@ from typing import Any
 from llm_cls.data.corpus import Corpus, Text
 from llm_cls.files import finite
 from llm_cls.metrics.evaluation import Evaluation
-from llm_cls.metrics.scores import per_class
-from llm_cls.metrics.statistics import f1_ci95
+from llm_cls.metrics.scores import SCORES, per_class
+from llm_cls.metrics.selection import Monitor
+from llm_cls.metrics.statistics import ci95
 from llm_cls.runs.schema import SCHEMA, Durations, LabelScores, Metrics, Prediction, TestScores, ValScores
 from llm_cls.training.recorder import RunRecorder
 
@@ -43,15 +44,19 @@ def _beginning(value: str) -> str:
     return value if len(value) <= _KEPT_CHARACTERS else f"{value[:_KEPT_CHARACTERS]}…"
 
 
-def collect_scores(evaluation: Evaluation, labels: Sequence[str]) -> tuple[TestScores, dict[str, LabelScores | None]]:
+def collect_scores(
+    evaluation: Evaluation, labels: Sequence[str], monitor: Monitor
+) -> tuple[TestScores, dict[str, LabelScores | None]]:
     """The scores of a split with the interval of F1, and those of each label.
 
     Args:
         evaluation: The split, with at least one text.
         labels: All labels, in the order of the class indices.
+        monitor: What selected the epoch of the run.
     """
     per_label: dict[str, LabelScores | None] = dict.fromkeys(labels)
     interval: list[float] | None = None
+    more: dict[str, Any] = {}  # what runs that are selected by F1 do not have
     if evaluation.confusion is not None:
         columns = per_class(evaluation.confusion)
         per_label = {
@@ -63,8 +68,11 @@ def collect_scores(evaluation: Evaluation, labels: Sequence[str]) -> tuple[TestS
             )
             for i, label in enumerate(labels)
         }
-        interval = list(f1_ci95(evaluation.confusion))
-    return TestScores(**finite(evaluation.figures()), n=len(evaluation.labels), f1_ci95=interval), per_label
+        interval = list(ci95(evaluation.confusion))
+        if (score := monitor.on_test) != "f1":
+            more["monitor_ci95"] = list(ci95(evaluation.confusion, SCORES[score]))
+    figures = finite(evaluation.figures(monitor.name))
+    return TestScores(**figures, n=len(evaluation.labels), f1_ci95=interval, **more), per_label
 
 
 def collect_metrics(
@@ -79,15 +87,16 @@ def collect_metrics(
         labels: All labels, in the order of the class indices.
         seconds: Wall-clock time of the whole run.
     """
-    test_scores, per_label = (None, dict.fromkeys(labels)) if test is None else collect_scores(test, labels)
-    epochs = recorder.history
+    epochs, monitor = recorder.history, recorder.monitor
+    none: dict[str, LabelScores | None] = dict.fromkeys(labels)
+    test_scores, per_label = (None, none) if test is None else collect_scores(test, labels, monitor)
     return Metrics(
         schema_version=SCHEMA,
         status=recorder.status,
         collapsed=val.collapsed,
         best_epoch=recorder.best_epoch,
         epochs_run=len(epochs),
-        val=ValScores(**finite(val.figures()), n=len(val.labels)),
+        val=ValScores(**finite(val.figures(monitor.name)), n=len(val.labels)),
         test=test_scores,
         per_class=per_label,
         seconds=Durations(total=seconds, per_epoch=sum(epoch.seconds for epoch in epochs) / len(epochs)),

@@ -70,7 +70,10 @@ class RunLogger:
     def _log_results(self, metrics: Metrics, test: Evaluation | None, corpus: Corpus, keep_texts: bool) -> None:
         import wandb
 
-        splits = {"val": metrics.val.model_dump(), "test": metrics.test.model_dump() if metrics.test else {}}
+        splits = {
+            "val": metrics.val.model_dump(exclude_unset=True),
+            "test": metrics.test.model_dump(exclude_unset=True) if metrics.test else {},
+        }
         summary = {f"{split}/{name}": value for split, scores in splits.items() for name, value in scores.items()}
         kept = {"status", "collapsed", "best_epoch", "epochs_run", "tokens_per_second", "peak_memory_gib"}
         summary |= metrics.model_dump(include=kept) | {"total_seconds": metrics.seconds.total}

@@ -48,6 +48,10 @@ _SPECIAL: dict[str, dict[str, Any]] = {
     "logger.mode": {"logger.mode": "offline"},
     "logger.name": {"logger.name": "none"},
     "logger.tags": {"logger.tags": ["trial"]},
+    "loss.class_weights": {"loss.class_weights": {"peachy": 2.0}},
+    "loss.gamma": {"loss.name": "focal", "loss.gamma": 3.0},
+    "loss.label_smoothing": {"loss.label_smoothing": 0.1},
+    "loss.name": {"loss.name": "focal"},
     "lora.full": {"lora.enabled": False, "lora.full": True},
     "lora.lora_dropout": {"lora.lora_dropout": 0.2},
     "lora.target_modules": {"lora.target_modules": "all-linear"},
@@ -64,6 +68,7 @@ _SPECIAL: dict[str, dict[str, Any]] = {
     "template.text": {"template.text": "{body}"},
     "trainer.accelerator": {"trainer.accelerator": "cpu"},
     "trainer.early_stopping_patience": {"trainer.early_stopping_patience": 3},
+    "trainer.monitor": {"trainer.monitor": "mcc"},
     "trainer.precision": {"trainer.precision": "32-true"},
 }
 

@@ -275,7 +275,7 @@ def test_every_key_of_the_main_choices_can_be_given() -> None:
         tree = compose("config", overrides=["data=table", "model=hf", "logger=wandb", "pruner=median"])
         hub = compose("config", overrides=["data=hub"])
     livedoor = {"data.url", "data.archive", "data.download_timeout_seconds", "data.download_stall_seconds"}
-    elsewhere = livedoor | {"pruner.min_epochs", "pruner.reduction_factor"}  # of hyperband
+    elsewhere = livedoor | {"pruner.min_epochs", "pruner.reduction_factor", "loss.gamma"}  # of hyperband and focal
     composed = {f"{group}.{key}" for group in (*GROUPS[:-1], "sweep") for key in tree[group]}
     composed |= {f"data.{key}" for key in hub.data}
     assert {key for key in keys() if "." in key} - elsewhere - composed == set()
@@ -354,7 +354,7 @@ def test_an_unknown_corpus_is_a_fault_among_the_others() -> None:
 @pytest.mark.parametrize(
     ("override", "line"),
     [
-        ("+foo=1", "foo is not a key. Known: model, template, data, lora, optimizer, engine, trainer, logger, "),
+        ("+foo=1", "foo is not a key. Known: model, template, data, lora, optimizer, loss, engine, trainer, logger, "),
         ("+sweep.zzz.y=1", "sweep.zzz is not a key. Did you mean 'sweep."),
         ("~model", "model is missing. Try model=..."),
         ("~lora.r", None),
@@ -379,3 +379,40 @@ def test_suggestions_can_be_parsed(suggested: str) -> None:
 def test_a_group_takes_one_choice(override: str) -> None:
     with pytest.raises(ConfigError, match="must name one choice"):
         compose_tree([override])
+
+
+@pytest.mark.parametrize(
+    ("typed", "weights"),
+    [
+        ("balanced", "balanced"),
+        ("null", None),
+        ("{peachy:2,smax:0.5}", {"peachy": 2.0, "smax": 0.5}),
+        ("{1: 2, no: 1, True: 3, a:b: 4, 映画: 1e-1}", {"1": 2.0, "no": 1.0, "True": 3.0, "a:b": 4.0, "映画": 0.1}),
+        ("'{\"a, b\": 2}'", {"a, b": 2.0}),
+        ("'{映画: 2}'", {"映画": 2.0}),
+    ],
+)
+def test_labels_of_class_weights_are_text_as_typed(typed: str, weights: object, tmp_path: Path) -> None:
+    config = parse(f"loss.class_weights={typed}")
+    assert config.loss.class_weights == weights
+    (tmp_path / "config.yaml").write_text(dump_config(config), encoding="utf-8")
+    assert read_config(tmp_path / "config.yaml") == config
+
+
+@pytest.mark.parametrize(
+    "typed", ["{}", "{a: 0}", "{a: -1}", "{a: inf}", "{a: nan}", "{a: x}", "{a}", "{a: 1,,b: 2}", "3"]
+)
+def test_class_weights_that_are_refused_in_one_line(typed: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse(f"loss.class_weights={typed}")
+    line = str(caught.value)
+    assert line.startswith("loss.class_weights must be balanced, a mapping of labels to numbers > 0, or null, got ")
+    assert "\n" not in line and "Try loss.class_weights=balanced" in line
+
+
+def test_focal_loss_has_no_smoothing() -> None:
+    assert parse("loss=focal", "loss.gamma=3").loss.gamma == 3
+    with pytest.raises(
+        ConfigError, match=r"^loss.label_smoothing must be 0 with loss=focal, .* got 0.1. Try loss=cross"
+    ):
+        parse("loss=focal", "+loss.label_smoothing=0.1")

@@ -103,6 +103,16 @@ def test_keys_without_effect_do_not_count() -> None:
     assert same({}, {"++pruner.max_lag": 0.5}) and not same({}, {"pruner": "median"})
 
 
+def test_the_default_loss_and_monitor_leave_the_identity_as_it_was() -> None:
+    younger = [key for key in PARTS if key.startswith("loss.") or key == "trainer.monitor"]
+    assert not younger
+    focal = identity(config(loss="focal"), FACT_VALUES)
+    assert {key: focal[key] for key in focal.keys() - PARTS} == {"loss.name": "focal", "loss.gamma": 2.0}
+    weighted = [identity(config(**{"loss.class_weights": w}), FACT_VALUES) for w in ("{a:1,b:2}", "{b:2,a:1.0}")]
+    assert weighted[0] == weighted[1] and weighted[0]["loss.class_weights"] == {"a": 1.0, "b": 2.0}
+    assert run_id(weighted[0]) == run_id(weighted[1]) != run_id(PARTS)
+
+
 def test_the_identity_survives_json() -> None:
     assert identity(BASE, PARTS) == PARTS, "the facts are read back from it"
     assert differences(PARTS, PARTS) == []
