@@ -16,7 +16,7 @@ from pydantic import (
     StringConstraints,
     field_validator,
     model_validator,
-)
+)  # fmt: skip
 
 from llm_cls.config.fields import MayHoldSecret
 from llm_cls.metrics.scores import METRICS, SCORES
