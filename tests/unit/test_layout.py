@@ -11,7 +11,7 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parents[2] / "llm_cls"
 COMMANDS = ("train", "predict", "report", "status", "benchmark", "dashboard", "evaluate", "export", "multirun")
-LEAVES = ("errors", "files", "signals", "redaction", "bounded", "locks", "hub", "cli")
+LEAVES = ("errors", "files", "signals", "redaction", "bounded", "locks", "hub", "cores", "cli")
 # Packages of one level may not import one another, except for the pairs in AMONG.
 LEVELS = (
     COMMANDS,
