@@ -10,7 +10,18 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).resolve().parents[2] / "llm_cls"
-COMMANDS = ("train", "predict", "report", "status", "benchmark", "dashboard", "evaluate", "export", "multirun")
+COMMANDS = (
+    "train",
+    "predict",
+    "report",
+    "status",
+    "benchmark",
+    "dashboard",
+    "evaluate",
+    "export",
+    "calibrate",
+    "multirun",
+)
 LEAVES = ("errors", "files", "signals", "redaction", "bounded", "locks", "hub", "cli")
 # Packages of one level may not import one another, except for the pairs in AMONG.
 LEVELS = (
