@@ -5,6 +5,7 @@ from typing import Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
+from llm_cls.config.decisions import DecisionArguments
 from llm_cls.config.fields import Location, Name, PositiveInt, Section
 
 STANDARD = "-"  # standard input or output, where a file may be named
@@ -12,7 +13,7 @@ OUTPUT_FORMATS = {".csv": "csv", ".tsv": "tsv", ".jsonl": "jsonl", ".parquet": "
 _INPUT_FORMATS = {".csv": "csv", ".tsv": "tsv"}  # that standard output takes over
 
 
-class ScoringArguments(Section):
+class ScoringArguments(DecisionArguments):
     """What every command takes that scores texts with a finished run."""
 
     run: Location = Field(
