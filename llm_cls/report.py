@@ -24,7 +24,7 @@ def main() -> None:
 
     target = arguments.dir / "report"
     check_output(target / "report.html")
-    found = analyse(arguments.dir, arguments.data, arguments.baseline)
+    found = analyse(arguments.dir, arguments.data, arguments.baseline, arguments.monitor)
     if not found.runs:
         raise DataError(
             f"dir={arguments.dir} has no runs below it: no folder with {layout.CONFIG}, {layout.RECORD} or "

@@ -8,7 +8,6 @@ from llm_cls.cli import printable, run_command, say
 from llm_cls.config.arguments import read_arguments
 from llm_cls.config.commands import StatusArguments
 from llm_cls.errors import ArtifactError, ConfigError
-from llm_cls.metrics.percent import percent
 from llm_cls.runs.state import RunState, find_run_directories, read_state
 from llm_cls.runs.sweep import is_sweep, progress_line, read_states
 from llm_cls.runs.verify import verify_run
@@ -58,12 +57,18 @@ def _conclude(states: Sequence[RunState]) -> None:
 
 def table(runs: Iterable[tuple[str, RunState]]) -> str:
     """A line per run, from the name and the state of each."""
-    rows = [("state", "epochs", "val F1", "run")]
-    for name, state in runs:
+    listed = list(runs)
+    monitors = {state.monitor for _, state in listed}
+    title = next(iter(monitors)).title if len(monitors) == 1 else ""  # of several, each cell names its own
+    rows = [("state", "epochs", f"val {title or 'score'}", "run")]
+    for name, state in listed:
         epochs = "" if state.max_epochs is None else f"{state.epochs}/{state.max_epochs}"
-        f1 = "" if state.val_f1 is None else f"{percent(state.val_f1)} %"
+        score = "" if state.val_score is None else state.monitor.show(state.val_score)
+        score = score if title or not score else f"{state.monitor.title} {score}"
         run = name + (f": {state.reason}" if state.reason else "")
-        rows.append((state.name, epochs, f1, printable(run)))
+        if state.metrics is not None and state.metrics.test is None:
+            run += " (no test split)"
+        rows.append((state.name, epochs, score, printable(run)))
     widths = [max(len(row[i]) for row in rows) for i in range(3)]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, [*widths, 0], strict=True)) for row in rows]
     return "\n".join(lines)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from pydantic import Field
 
-from llm_cls.config.fields import Location, Name, PositiveInt, Section
+from llm_cls.config.fields import Location, MonitorName, Name, PositiveInt, Section
 
 
 class ReportArguments(Section):
@@ -16,9 +16,16 @@ class ReportArguments(Section):
     )
     data: Name | None = Field(
         None,
-        description="Name of the corpus to report on, or the beginning of its digest.",
+        description="Data to report on: the name of the corpus, the name of the file, or the beginning of the digest.",
         examples=["data=livedoor"],
-        json_schema_extra={"default": "the corpus of most runs"},
+        json_schema_extra={"default": "the data of most runs"},
+    )
+    monitor: MonitorName | None = Field(
+        None,
+        description="Score that selected the runs to compare: their trainer.monitor. Runs that were selected by "
+        "another one are listed only.",
+        examples=["monitor=mcc"],
+        json_schema_extra={"default": "that of most runs"},
     )
     baseline: bool = Field(
         True,

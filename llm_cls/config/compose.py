@@ -126,8 +126,10 @@ def to_type_list(key: str, value: str) -> str:
 
 
 def _quote_other_letters(override: str) -> str:
-    """``override`` with quotes around each value that contains letters which Hydra's grammar lacks."""
+    """``override`` with quotes around each value that Hydra's grammar lacks: other letters, or labels as keys."""
     key, equals, value = override.partition("=")
+    if key.lstrip("+") == "loss.class_weights" and not re.search("['\"]", value):  # labels stay as typed: 1, no, 映画
+        return f"{key}={re.sub(r'{[^{}]*}', lambda match: quoted(match[0]), value)}"
     if value.isascii() or re.search(r"[\[\]{}()'\"\\]", value):
         return override  # a list or quotes: the value is written in Hydra's grammar
     values = [part if part.isascii() else quoted(part) for part in value.split(",")]

@@ -1,10 +1,10 @@
 """The sections that choose the texts and the form in which the network reads them."""
 
-import string
 from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
+from llm_cls.config.corpus import CorpusConfig, description_faults, file_faults
 from llm_cls.config.fields import (
     AtLeastThree,
     AtLeastTwo,
@@ -13,45 +13,13 @@ from llm_cls.config.fields import (
     Name,
     NonNegativeInt,
     PositiveInt,
-    Section,
     Seed,
 )
-from llm_cls.config.table import Files, HubKeys, TableKeys
+from llm_cls.config.table import Files, HubKeys, TableKeys, dataset_faults
+from llm_cls.config.texts import Columns
 
 
-class TemplateConfig(Section):
-    """How the title and the body of a text become one string."""
-
-    name: Name = Field(description="Name of the template in reports.", examples=["template=2"])
-    text: str = Field(
-        description="The string. It contains {body} exactly once, and {title} if the texts have titles.",
-        examples=["'template.text=\"{title}: {body}\"'"],
-    )
-
-    @model_validator(mode="after")
-    def _fields_are_known(self) -> Self:
-        try:
-            parsed = [part for part in string.Formatter().parse(self.text) if part[1] is not None]
-        except ValueError as error:
-            raise ValueError(f"text is not a template: {error}") from None
-        fields = [str(field) for _, field, _, _ in parsed]
-        if any(form or conversion for _, _, form, conversion in parsed):
-            raise ValueError(
-                "text must not contain format specifications. Write {title} and {body} without ':' and '!'"
-            )
-        if unknown := sorted(set(fields) - {"title", "body"}):
-            raise ValueError(f"text may contain {{title}} and {{body}} only, got {{{unknown[0]}}}")
-        if fields.count("body") != 1:
-            raise ValueError(f"text must contain {{body}} exactly once, got {fields.count('body')} times")
-        return self
-
-    @property
-    def uses_title(self) -> bool:
-        """Whether ``{title}`` occurs."""
-        return any(field == "title" for _, field, _, _ in string.Formatter().parse(self.text))
-
-
-class DataConfig(TableKeys, HubKeys):
+class DataConfig(TableKeys, HubKeys, CorpusConfig):
     """The texts, and how they are split, cut and grouped into steps."""
 
     name: Name = Field(
@@ -95,7 +63,8 @@ class DataConfig(TableKeys, HubKeys):
     )
     train_file: Files | None = Field(
         None,
-        description="Table of the training texts, where the split is given (data=table).",
+        description="Table of the training texts, where the split is given (data=table). By itself it is split as "
+        "data.file is; without data.val_file, val is a tenth of it.",
         examples=["data.train_file=train.csv"],
         json_schema_extra={"must_be": "a path or a list of paths"},
     )
@@ -107,12 +76,17 @@ class DataConfig(TableKeys, HubKeys):
     )
     test_file: Files | None = Field(
         None,
-        description="Table of the test texts, where the split is given (data=table).",
+        description="Table of the test texts, where the split is given (data=table); without it, beside data.val_file, "
+        "the scores are those of val only.",
         examples=["data.test_file=test.csv"],
         json_schema_extra={"must_be": "a path or a list of paths"},
     )
-    text: Name | None = Field(
-        None, description="Name of the column with the text (data=table).", examples=["data.text=text"]
+    text: Columns | None = Field(
+        None,
+        description="Name of the column with the text (data=table). Of a list, {body} has each column on a line "
+        "of its own.",
+        examples=["data.text=text", "data.text=[premise,hypothesis]"],
+        json_schema_extra={"must_be": "the name of a column, or a list of names, or null"},
     )
     title: Name | None = Field(
         None,
@@ -141,11 +115,14 @@ class DataConfig(TableKeys, HubKeys):
         examples=["data.folds=5"],
     )
     fold: NonNegativeInt = Field(
-        0, description="Fold that is the test split, counted from 0; the next fold is val.", examples=["data.fold=1"]
+        0,
+        description="Fold that is the test split, counted from 0, or a value of data.fold_column; the next one is val.",
+        examples=["data.fold=1"],
     )
     limit: PositiveInt | None = Field(
         None,
-        description="Number of texts to use from each split, for trials; null uses all.",
+        description="Number of texts to use from each split, for trials: a sample with every label in its share, "
+        "drawn with data.split_seed; null uses all.",
         examples=["data.limit=100"],
     )
     max_length: AtLeastTwo = Field(
@@ -174,37 +151,31 @@ class DataConfig(TableKeys, HubKeys):
 
     @model_validator(mode="after")
     def _fold_exists(self) -> Self:
-        if self.fold and self.folds is None:
+        if self.fold and self.folds is None and self.fold_column is None:
             raise ValueError(f"data.fold={self.fold} needs data.folds. Try data.folds=5")
         if self.folds is not None and self.fold >= self.folds:
             raise ValueError(
                 f"data.fold must be < data.folds ({self.folds}), got {self.fold}. The first is data.fold=0"
             )
-        if self.folds is not None and self.train_file is not None:
-            raise ValueError("data.folds splits one file. Try data.file instead of data.train_file")
         return self
 
     @model_validator(mode="after")
     def _table_is_described(self) -> Self:
-        if self.name not in ("table", "hub"):
+        of_source = {"table": file_faults, "hub": dataset_faults}
+        if self.name not in of_source:
             return self
-        faults = []
-        separate = [self.train_file, self.val_file, self.test_file]
-        if self.name == "hub":
-            if self.dataset is None:
-                faults.append("data.dataset is missing. Try data.dataset=ORG/NAME, or a folder")
-        elif self.file is None and not any(separate):
-            faults.append("data.file is missing. Try data.file=texts.csv")
-        elif self.file is not None and any(separate):
-            faults.append("data.file and data.train_file exclude each other. Give one of them")
-        elif self.file is None and not all(separate):
-            faults.append("data.train_file, data.val_file and data.test_file go together. Give all three, or data.file")
-        if self.text is None and self.body is None:
-            faults.append("data.text is missing. Try data.text=COLUMN, or data.title=COLUMN data.body=COLUMN")
-        elif self.text is not None and (self.body is not None or self.title is not None):
-            faults.append("data.text excludes data.title and data.body. Give one or the other")
-        if self.label is None:
-            faults.append("data.label is missing. Try data.label=COLUMN")
-        if faults:
+        if faults := [*of_source[self.name](self), *description_faults(self)]:
             raise ValueError("\n".join(faults))
         return self
+
+    @property
+    def body_columns(self) -> list[str]:
+        """The columns that ``{body}`` stands for."""
+        text = self.text or self.body
+        return text if isinstance(text, list) else [text] if text else []
+
+    @property
+    def input_columns(self) -> list[str]:
+        """All columns that a template may use, as the file names them."""
+        title = [self.title] if self.title else []
+        return list(dict.fromkeys([*title, *self.body_columns, *(self.columns or ())]))

@@ -1,7 +1,7 @@
 """The base class of all sections of the configuration, and the types of their keys."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer
 from pydantic.fields import FieldInfo
@@ -56,6 +56,8 @@ AtLeastThree = Annotated[int, Field(ge=3), BeforeValidator(_refuse_bool), AfterV
 Seed = Annotated[int, Field(ge=0, lt=2**32), BeforeValidator(_refuse_bool)]
 MayHoldSecret = Annotated[str, PlainSerializer(redact, return_type=str)]  # redacted wherever the model is written
 Name = Annotated[str, Field(min_length=1), BeforeValidator(_number_to_text)]
+
+MonitorName = Literal["f1", "accuracy", "balanced_accuracy", "weighted_f1", "mcc", "loss"]  # metrics/selection.py
 
 
 class Section(BaseModel):

@@ -9,7 +9,19 @@ from omegaconf import DictConfig, OmegaConf
 _PACKAGE = Path(__file__).resolve().parents[1]
 # In a wheel conf/ is inside the package, in a checkout beside it.
 CONF = _PACKAGE / "conf" if (_PACKAGE / "conf").is_dir() else _PACKAGE.parent / "conf"
-GROUPS = ("model", "template", "data", "lora", "optimizer", "engine", "trainer", "logger", "pruner", "experiment")
+GROUPS = (
+    "model",
+    "template",
+    "data",
+    "lora",
+    "optimizer",
+    "loss",
+    "engine",
+    "trainer",
+    "logger",
+    "pruner",
+    "experiment",
+)
 
 
 def choices(group: str) -> list[str]:

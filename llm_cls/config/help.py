@@ -38,7 +38,9 @@ class Key:
 def describe_keys(schema: type[BaseModel], prefix: str = "") -> Iterator[Key]:
     """The keys of one section, without those of nested sections."""
     properties = schema.model_json_schema()["properties"]
-    for name, field in schema.model_fields.items():
+    inherited = {name for base in schema.__mro__[1:] for name in getattr(base, "model_fields", {})}
+    own_first = sorted(schema.model_fields.items(), key=lambda item: item[0] in inherited)
+    for name, field in own_first:
         if section_of(field) is None:
             yield Key(
                 name=prefix + name,

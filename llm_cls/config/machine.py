@@ -5,7 +5,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from llm_cls.config.fields import AtLeastTwo, Name, NonNegativeInt, PositiveInt, Section
+from llm_cls.config.fields import AtLeastTwo, MonitorName, Name, NonNegativeInt, PositiveInt, Section
 
 
 class TrainerConfig(Section):
@@ -27,9 +27,16 @@ class TrainerConfig(Section):
         examples=["trainer.precision=bf16-mixed"],
     )
     max_epochs: PositiveInt = Field(10, description="Maximum number of epochs.", examples=["trainer.max_epochs=10"])
+    monitor: MonitorName = Field(
+        "f1",
+        description="Score on val that selects the best epoch, stops early, prunes, and ranks runs in reports. f1: "
+        "macro F1. weighted_f1: F1 weighted by the number of texts of each label. mcc: Matthews correlation "
+        "coefficient. loss: mean cross-entropy, of which less is better.",
+        examples=["trainer.monitor=balanced_accuracy"],
+    )
     early_stopping_patience: PositiveInt | None = Field(
         None,
-        description="Training stops after this many epochs without a better val F1; null never stops early.",
+        description="Training stops after this many epochs without a better trainer.monitor; null never stops early.",
         examples=["trainer.early_stopping_patience=3"],
     )
     timeout_seconds: PositiveInt = Field(
@@ -106,8 +113,8 @@ class PrunerConfig(Section):
 
     name: Literal["none", "median", "hyperband"] = Field(
         "none",
-        description="Optuna's rule for ending runs early. It compares their val F1 after each epoch. none: no such "
-        "rule.",
+        description="Optuna's rule for ending runs early. It compares their val score, by trainer.monitor, after each "
+        "epoch. none: no such rule.",
         examples=["pruner=median"],
     )
     stop_collapsed: bool = Field(
@@ -119,9 +126,9 @@ class PrunerConfig(Section):
         None,
         gt=0,
         le=1,
-        description="How far a run may lag behind the best one, as a fraction of the best val F1 after as many epochs. "
-        "A run that lags further ends. The rule starts at the second epoch and gets stricter towards the end of "
-        "training; a lag of two standard errors is always allowed. null: no such rule.",
+        description="How far a run may lag behind the best one, as a fraction of the best val score after as many "
+        "epochs. A run that lags further ends. The rule starts at the second epoch and gets stricter towards the end "
+        "of training; a lag of two standard errors is always allowed. null: no such rule.",
         examples=["pruner.max_lag=0.25"],
     )
     startup_runs: PositiveInt = Field(

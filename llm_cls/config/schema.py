@@ -5,23 +5,25 @@ frozen classes of this package, which are all that the rest of llm_cls sees. The
 ``model`` and ``machine``; the help and the documentation of their keys are made from their fields.
 """
 
-from typing import Self
+from typing import Any, Self
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from pydantic import Field, model_validator
 
-from llm_cls.config.data import DataConfig, TemplateConfig
+from llm_cls.config.data import DataConfig
 from llm_cls.config.fields import Section, Seed, fields
 from llm_cls.config.groups import choices
+from llm_cls.config.loss import LossConfig
 from llm_cls.config.machine import LoggerConfig, PrunerConfig, SweepConfig, TrainerConfig
 from llm_cls.config.messages import nearest, validate
 from llm_cls.config.model import EngineConfig, LoraConfig, ModelConfig, OptimizerConfig
+from llm_cls.config.texts import TemplateConfig, column_faults, with_template_columns
 from llm_cls.errors import ConfigError, first_line
 
 __all__ = [
-    "Config", "DataConfig", "EngineConfig", "LoggerConfig", "LoraConfig", "ModelConfig", "OptimizerConfig",
-    "PrunerConfig", "SweepConfig", "TemplateConfig", "TrainerConfig", "keys", "parse_config",
+    "Config", "DataConfig", "EngineConfig", "LoggerConfig", "LoraConfig", "LossConfig", "ModelConfig",
+    "OptimizerConfig", "PrunerConfig", "SweepConfig", "TemplateConfig", "TrainerConfig", "keys", "parse_config",
 ]  # fmt: skip
 
 
@@ -33,6 +35,7 @@ class Config(Section):
     data: DataConfig
     lora: LoraConfig
     optimizer: OptimizerConfig
+    loss: LossConfig = LossConfig()
     engine: EngineConfig
     trainer: TrainerConfig
     logger: LoggerConfig
@@ -44,19 +47,14 @@ class Config(Section):
         examples=["seed=1"],
     )
 
+    @model_validator(mode="before")
+    @classmethod
+    def _columns_are_those_of_the_template(cls, values: Any) -> Any:
+        return with_template_columns(values)
+
     @model_validator(mode="after")
     def _parts_fit(self) -> Self:
-        faults = []
-        if self.data.name in ("table", "hub"):
-            if self.template.uses_title and self.data.title is None:
-                faults.append(
-                    f"template {self.template.name!r} has {{title}}, but data.title names no column. "
-                    "Try template=text, or data.title=COLUMN data.body=COLUMN"
-                )
-            if self.data.title is not None and not self.template.uses_title:
-                faults.append(
-                    f"data.title is set, but template {self.template.name!r} has no {{title}}. Try template=2"
-                )
+        faults = column_faults(self.template, self.data)
         if self.data.micro_batch_size is not None and self.data.micro_batch_size > self.data.batch_size:
             faults.append(
                 f"data.micro_batch_size must be <= data.batch_size ({self.data.batch_size}), "

@@ -97,3 +97,8 @@ class HubKeys(Section):
     test_split: Name | None = Field(
         None, description="Name of its test split; null: test (data=hub).", examples=["data.test_split=test"]
     )
+
+
+def dataset_faults(data: HubKeys) -> list[str]:
+    """What is missing in the description of a data set, a line for each fault."""
+    return [] if data.dataset is not None else ["data.dataset is missing. Try data.dataset=ORG/NAME, or a folder"]

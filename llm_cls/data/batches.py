@@ -91,15 +91,22 @@ class Step:
     Attributes:
         micro_batches: Batches of one forward and backward pass each; empty if the last step has fewer
             texts than there are devices.
-        n_texts: Number of texts of the step over all devices, by which the loss is divided.
+        n_texts: Number of texts of the step over all devices.
+        weight: Sum of their class weights, by which the loss is divided; their number where there are no weights.
     """
 
     micro_batches: list[Batch]
     n_texts: int
+    weight: float
 
     def pin_memory(self) -> "Step":
         """See ``Batch.pin_memory``."""
-        return Step([batch.pin_memory() for batch in self.micro_batches], self.n_texts)
+        return replace(self, micro_batches=[batch.pin_memory() for batch in self.micro_batches])
+
+
+def total_weight(labels: npt.NDArray[np.int64], class_weights: npt.NDArray[np.float64] | None) -> float:
+    """Sum of the class weights of texts with these labels; their number where there are no weights."""
+    return float(len(labels) if class_weights is None else class_weights[labels].sum())
 
 
 class TrainSteps(Dataset[Step]):
@@ -113,8 +120,10 @@ class TrainSteps(Dataset[Step]):
         micro_batch_size: int,
         rank: int,
         world_size: int,
+        class_weights: npt.NDArray[np.float64] | None = None,
     ) -> None:
-        """Takes the share ``rank`` of ``world_size`` of every step."""
+        """Takes the share ``rank`` of ``world_size`` of every step; ``class_weights`` has shape ``(n_labels,)``."""
+        self._class_weights = class_weights
         self._tokens, self._labels, self._steps = tokens, labels, steps
         self._micro_batch_size, self._rank, self._world_size = micro_batch_size, rank, world_size
 
@@ -130,7 +139,7 @@ class TrainSteps(Dataset[Step]):
         micro = [collate(self._tokens, self._labels, share[i : i + size]) for i in range(0, len(share), size)]
         for batch, following in pairwise(micro):
             following.first_token = batch.first_token + sum(batch.lengths)
-        return Step(micro, len(step))
+        return Step(micro, len(step), total_weight(self._labels[step], self._class_weights))
 
 
 class EvalBatches(Dataset[Batch]):

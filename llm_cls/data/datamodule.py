@@ -9,9 +9,9 @@ from lightning import LightningDataModule
 from torch.utils.data import DataLoader
 
 from llm_cls.config.schema import DataConfig, TemplateConfig
-from llm_cls.data.batches import Batch, EvalBatches, Step, TrainSteps, step_indices
+from llm_cls.data.batches import Batch, EvalBatches, Step, TrainSteps, step_indices, total_weight
 from llm_cls.data.corpus import SPLITS, Corpus
-from llm_cls.data.template import render
+from llm_cls.data.template import layout, render
 from llm_cls.data.tokenizer import Tokenizer
 from llm_cls.data.tokens import Tokens, check_ids, tokenize_cached, tokens_per_character
 
@@ -27,26 +27,35 @@ class TextDataModule(LightningDataModule):
     Attributes:
         corpus: The texts and labels.
         tokens: The token ids of each split, in the order of the corpus.
+        class_weights: Weight of each label in training, shape ``(n_labels,)``; None where all texts count the same.
     """
 
     def __init__(
-        self, corpus: Corpus, tokenizer: Tokenizer, template: TemplateConfig, config: DataConfig, seed: int
+        self,
+        corpus: Corpus,
+        tokenizer: Tokenizer,
+        template: TemplateConfig,
+        config: DataConfig,
+        seed: int,
+        class_weights: npt.NDArray[np.float64] | None = None,
     ) -> None:
         """Tokenizes ``corpus``, or reads its tokens from the cache."""
         super().__init__()
         self.corpus, self._config, self._seed = corpus, config, seed
+        self.class_weights = class_weights
         self.tokens: dict[str, Tokens] = {}
         self._labels: dict[str, npt.NDArray[np.int64]] = {}
         index = {label: i for i, label in enumerate(corpus.labels)}
+        parts = layout(template, config)
         for split in SPLITS:
             texts = corpus.splits[split]
-            pieces = [render(template.text, text.title, text.body) for text in texts]
+            pieces = [render(parts, text.values) for text in texts]
             self.tokens[split] = tokenize_cached(
                 pieces, tokenizer, config.max_length, config.truncation, config.cache_dir
             )
             self._labels[split] = np.array([index[text.label] for text in texts], np.int64)
             if split == "train":
-                _warn_of_characters([head + tail for head, tail in pieces], tokenizer)
+                _warn_of_characters(["".join(p) for p in pieces], tokenizer)
 
     def check_ids(self, tokenizer: Tokenizer, n_embeddings: int | None) -> None:
         """See ``tokens.check_ids``."""
@@ -57,6 +66,11 @@ class TextDataModule(LightningDataModule):
     def steps_per_epoch(self) -> int:
         """Number of optimizer steps per epoch; it does not depend on the number of devices."""
         return -(-len(self.tokens["train"]) // self._config.batch_size)
+
+    @property
+    def train_weight(self) -> float:
+        """See ``batches.total_weight``, of all training texts."""
+        return total_weight(self._labels["train"], self.class_weights)
 
     def micro_batch_size(self, world_size: int) -> int:
         """Number of texts per forward pass on one of ``world_size`` devices."""
@@ -73,7 +87,10 @@ class TextDataModule(LightningDataModule):
         rank, world_size = self.trainer.global_rank, self.trainer.world_size
         tokens = self.tokens["train"]
         steps = step_indices(len(tokens), self._config.batch_size, self._seed, self.trainer.current_epoch)
-        dataset = TrainSteps(tokens, self._labels["train"], steps, self.micro_batch_size(world_size), rank, world_size)
+        micro_batch_size = self.micro_batch_size(world_size)
+        dataset = TrainSteps(
+            tokens, self._labels["train"], steps, micro_batch_size, rank, world_size, self.class_weights
+        )
         return DataLoader(dataset, batch_size=None, pin_memory=torch.cuda.is_available())
 
     def val_dataloader(self) -> DataLoader[Batch]:

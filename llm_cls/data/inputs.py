@@ -4,9 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from llm_cls.config.schema import Config
-from llm_cls.data.rows import Row, column
-from llm_cls.data.template import render
+from llm_cls.config.schema import Config, DataConfig, TemplateConfig
+from llm_cls.data.columns import alias_columns, read_columns, with_columns
+from llm_cls.data.rows import Row, as_text
+from llm_cls.data.template import Pieces, layout, render
 
 
 @dataclass(frozen=True)
@@ -14,21 +15,17 @@ class TextColumns:
     """The columns of a table that make the texts.
 
     Attributes:
-        template: The string with ``{title}`` and ``{body}``.
-        body: Name of the column with the body.
-        title: Name of the column with the title; None where the template has none.
-        body_key: Key that names the body, for messages.
-        title_key: Key that names the title, for messages.
+        data: Names the columns.
+        template: How they become one string.
+        section: What stands before the keys in messages, such as "data.".
     """
 
-    template: str
-    body: str
-    title: str | None
-    body_key: str
-    title_key: str
+    data: DataConfig
+    template: TemplateConfig
+    section: str
 
     @classmethod
-    def of(cls, config: Config, text: str | None, title: str | None, body: str | None, prefix: str) -> "TextColumns":
+    def of(cls, config: Config, text: str | None, title: str | None, body: str | None, section: str) -> "TextColumns":
         """The columns that were named, and otherwise those of the training.
 
         Args:
@@ -36,16 +33,16 @@ class TextColumns:
             text: Name of the column with the text, for a template without titles.
             title: Name of the column with the title.
             body: Name of the column with the body.
-            prefix: Of the keys in messages, such as "data.".
+            section: What stands before the keys in messages.
         """
-        data, template = config.data, config.template
-        return cls(
-            template=template.text,
-            body=text or body or data.text or data.body or "body",
-            title=(title or data.title or "title") if template.uses_title else None,
-            body_key=f"{prefix}text" if data.text or not template.uses_title else f"{prefix}body",
-            title_key=f"{prefix}title",
-        )
+        data = with_columns(config.data, config.template, text, title, body, id=None)
+        return cls(data, config.template, section)
+
+    @property
+    def names(self) -> dict[str, str]:
+        """The columns in the order of the template, by the names that they have in it."""
+        aliases = alias_columns(self.data)
+        return {field: aliases.get(field, field) for _, field in layout(self.template, self.data).slots}
 
     def check(self, row: Row, path: Path) -> None:
         """Checks that the first row of a table has these columns.
@@ -53,30 +50,35 @@ class TextColumns:
         Raises:
             DataError: It lacks one.
         """
-        names = [dict.fromkeys(row, "")]
-        column(names, self.body, self.body_key, path, may_be_empty=True)
-        if self.title is not None:
-            column(names, self.title, self.title_key, path, may_be_empty=True)
+        read_columns([dict.fromkeys(row, "")], self.data, path, self.section)
 
-    def read(self, rows: Sequence[Row]) -> tuple[list[tuple[str, str]], list[str]]:
+    def read(self, rows: Sequence[Row]) -> tuple[list[Pieces], list[str]]:
         """The rendered texts of those rows that have one, and what is wrong with each row.
 
         Returns:
-            ``(pieces, faults)``: ``(head, tail)`` of each text, as ``template.render`` returns them, and for every row
-            the reason why it has no text, "" where it has one.
+            ``(pieces, faults)``: the parts of each text, as ``template.render`` returns them, and for every row the
+            reason why it has no text, "" where it has one.
         """
+        parts, columns = layout(self.template, self.data), self.names
+        needed = [columns["body"]] if "body" in columns else list(columns.values())
         pieces, faults = [], []
         for row in rows:
-            body, fault = cell_text(row, self.body)
-            title = ""
-            if not fault and not body.strip():
-                fault = f"{self.body} is {'missing' if row.get(self.body) is None else 'empty'}"
-            if not fault and self.title is not None:
-                title, fault = cell_text(row, self.title)
+            cells = {field: cell_text(row, name) for field, name in columns.items()}
+            fault = next((fault for _, fault in cells.values() if fault), "")
+            if not fault and self.data.on_empty != "keep":
+                fault = _missing(row, needed)
             faults.append(fault)
             if not fault:
-                pieces.append(render(self.template, title, body))
+                pieces.append(render(parts, {field: text for field, (text, _) in cells.items()}))
         return pieces, faults
+
+
+def _missing(row: Row, names: Sequence[str]) -> str:
+    """Why a row has nothing to read in these columns; "" where it has."""
+    if any(cell_text(row, name)[0].strip() for name in names):
+        return ""
+    what = "missing" if all(row.get(name) is None for name in names) else "empty"
+    return f"{', '.join(names)} {'is' if len(names) == 1 else 'are'} {what}"
 
 
 def cell_text(row: Row, name: str) -> tuple[str, str]:
@@ -84,9 +86,7 @@ def cell_text(row: Row, name: str) -> tuple[str, str]:
     value = row.get(name)
     if isinstance(value, dict | list | bytes):
         return "", f"{name} is a {type(value).__name__}, not a string"
-    if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
-        value = int(value)
-    text = "" if value is None or value != value else str(value)
+    text = as_text(value)
     try:
         text.encode("utf-8")
     except UnicodeEncodeError:

@@ -4,7 +4,8 @@ from collections import Counter
 from dataclasses import replace
 
 from llm_cls.config.schema import DataConfig
-from llm_cls.data.corpus import Corpus
+from llm_cls.data.corpus import Corpus, digest_splits
+from llm_cls.data.sample import sample_texts
 from llm_cls.data.sources import find_source
 from llm_cls.errors import ConfigError, DataError
 
@@ -26,14 +27,22 @@ def read_corpus(config: DataConfig) -> Corpus:
     corpus = find_source(config.name)(config)
     _check_contract(corpus)
     if config.limit is not None:
-        corpus = replace(corpus, splits={name: texts[: config.limit] for name, texts in corpus.splits.items()})
+        corpus = _limited(corpus, config.limit, config.split_seed)
     for name, texts in corpus.splits.items():
-        if not texts:
+        if not texts and (name != "test" or corpus.has_test):
             n = sum(map(len, corpus.splits.values()))
             raise DataError(
                 f"{corpus.name}: the {name} split has no texts: expected at least 10 texts, found {n}. Add texts"
             )
     return corpus
+
+
+def _limited(corpus: Corpus, limit: int, seed: int) -> Corpus:
+    """A sample of every split; its digest is that of the texts in it, because only they are used."""
+    splits = {name: sample_texts(texts, limit, seed) for name, texts in corpus.splits.items()}
+    if all(len(splits[name]) == len(texts) for name, texts in corpus.splits.items()):
+        return corpus
+    return replace(corpus, splits=splits, digest=digest_splits(splits))
 
 
 def _check_contract(corpus: Corpus) -> None:

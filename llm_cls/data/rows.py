@@ -4,6 +4,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 from llm_cls.config.messages import nearest
 from llm_cls.data.tables.delimited import read_delimited
@@ -147,9 +148,7 @@ def column(rows: Sequence[Row], name: str, key: str, path: Path, may_be_empty: b
         if isinstance(value, dict | list | bytes):
             kind = type(value).__name__
             raise DataError(row_fault(row, i, path, f"of column {name!r} must be one value, found a {kind}"))
-        if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
-            value = int(value)  # programs write whole numbers beside missing ones as floats
-        text = "" if value is None or value != value else str(value)  # NaN is a missing value
+        text = as_text(value)
         if not may_be_empty and not text.strip():
             raise DataError(row_fault(row, i, path, f"of column {name!r} is empty", "Fill it in, or remove the row"))
         values.append(text)
@@ -160,6 +159,13 @@ def column(rows: Sequence[Row], name: str, key: str, path: Path, may_be_empty: b
         found = f"of column {name!r} must be valid Unicode, found {error.object[error.start]!r}"
         raise DataError(row_fault(rows[i], i + 1, path, found, "Replace the incomplete character")) from None
     return values
+
+
+def as_text(value: Any) -> str:
+    """A single value as text. A missing one is the empty string, and a whole number has no ".0"."""
+    if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
+        value = int(value)  # programs write whole numbers beside missing ones as floats
+    return "" if value is None or value != value else str(value)  # NaN is a missing value
 
 
 def _is_broken(text: str) -> bool:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from llm_cls.metrics.scores import METRICS, Scores, confusion_matrix, scores
+from llm_cls.metrics.scores import METRICS, SCORES, Scores, confusion_matrix, scores
 
 
 @dataclass(frozen=True)
@@ -43,9 +43,28 @@ class Evaluation:
         best: npt.NDArray[np.int64] = np.argmax(self.probabilities, axis=1)
         return best
 
-    def figures(self) -> dict[str, float | None]:
-        """Loss and scores by name, as in ``metrics.json``."""
-        return {"loss": self.loss} | {name: getattr(self.scores, name, None) for name in METRICS}
+    @property
+    def losses(self) -> npt.NDArray[np.float64]:
+        """Cross-entropy of each text in nats, shape ``(n,)``; NaN if any logit is not finite."""
+        tiny = np.finfo(np.float64).tiny
+        own: npt.NDArray[np.float64] = -np.log(np.maximum(self.probabilities, tiny))[
+            np.arange(len(self.labels)), self.labels
+        ]
+        return own
+
+    def value(self, name: str) -> float:
+        """The loss or one of ``scores.SCORES``; NaN if there are no scores."""
+        if name == "loss":
+            return self.loss
+        if self.confusion is None:
+            return float("nan")
+        return float(getattr(self.scores, name) if name in METRICS else SCORES[name](self.confusion))
+
+    def figures(self, monitor: str = "f1") -> dict[str, float | None]:
+        """Loss and scores by name, as in ``metrics.json``: the usual ones, and ``monitor`` where it is another."""
+        found: dict[str, float | None] = {"loss": self.loss}
+        found |= {name: getattr(self.scores, name, None) for name in METRICS}
+        return found if monitor in found else found | {monitor: self.value(monitor)}
 
     @property
     def collapsed(self) -> bool:

@@ -1,11 +1,13 @@
-"""Accuracy and macro precision, recall and F1 from confusion matrices.
+"""Scores from confusion matrices.
 
-The definitions are those of scikit-learn (``precision_recall_fscore_support``) with fixed ``labels`` and
-``zero_division=0``: the macro mean is over all labels of the data, and an undefined score is 0. scikit-learn and
+The definitions are those of scikit-learn (``precision_recall_fscore_support``, ``balanced_accuracy_score``,
+``matthews_corrcoef``) with fixed ``labels`` and ``zero_division=0``: the macro mean is over all labels of the data, and
+an undefined score is 0. scikit-learn and
 torchmetrics lack the macro F1 of many confusion matrices at once, which the bootstrap needs for 2,000 of them;
 the import of either takes more than a second, and torchmetrics omits labels that never occur from the macro mean.
 """
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -77,6 +79,48 @@ def macro_f1(confusion: npt.NDArray[np.int64]) -> Floats:
     return means
 
 
+def accuracy(confusion: npt.NDArray[np.int64]) -> Floats:
+    """Share of right predictions: ``(..., n_labels, n_labels)`` to ``(...)``."""
+    return _ratio(_hits(confusion), confusion.sum(axis=(-2, -1)))
+
+
+def balanced_accuracy(confusion: npt.NDArray[np.int64]) -> Floats:
+    """Mean recall of the labels that occur: ``(..., n_labels, n_labels)`` to ``(...)``."""
+    columns = per_class(confusion)
+    return _ratio(columns.recall.sum(axis=-1), (columns.support > 0).sum(axis=-1))
+
+
+def weighted_f1(confusion: npt.NDArray[np.int64]) -> Floats:
+    """Mean F1, each label weighted by its number of texts: ``(..., n_labels, n_labels)`` to ``(...)``."""
+    columns = per_class(confusion)
+    return _ratio((columns.f1 * columns.support).sum(axis=-1), columns.support.sum(axis=-1))
+
+
+def mcc(confusion: npt.NDArray[np.int64]) -> Floats:
+    """Matthews correlation coefficient (Gorodkin, 2004): ``(..., n_labels, n_labels)`` to ``(...)``, from -1 to 1."""
+    true, predicted = (confusion.sum(axis=axis).astype(np.float64) for axis in (-1, -2))
+    n = true.sum(axis=-1)
+    covariance = n * _hits(confusion) - (true * predicted).sum(axis=-1)
+    spread = np.sqrt((n**2 - (true**2).sum(axis=-1)) * (n**2 - (predicted**2).sum(axis=-1)))
+    found: Floats = np.divide(covariance, spread, out=np.zeros(np.shape(covariance)), where=spread != 0)
+    return found
+
+
+Score = Callable[[npt.NDArray[np.int64]], Floats]
+SCORES: Mapping[str, Score] = {
+    "accuracy": accuracy,
+    "balanced_accuracy": balanced_accuracy,
+    "f1": macro_f1,
+    "weighted_f1": weighted_f1,
+    "mcc": mcc,
+}
+
+
+def _hits(confusion: npt.NDArray[np.int64]) -> Floats:
+    hits: Floats = np.diagonal(confusion, axis1=-2, axis2=-1).sum(axis=-1).astype(np.float64)
+    return hits
+
+
 def _ratio(part: Floats, whole: npt.NDArray[np.int64]) -> Floats:
     """``part / whole``; 0 where ``whole`` is 0."""
-    return np.divide(part, whole, out=np.zeros_like(part), where=whole != 0)
+    return np.divide(part, whole, out=np.zeros(np.shape(part)), where=whole != 0)

@@ -12,19 +12,20 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from llm_cls.metrics.scores import Floats, macro_f1
+from llm_cls.metrics.scores import Floats, Score, macro_f1
 
 Ints = npt.NDArray[np.int64]
 
 
-def f1_ci95(confusion: Ints, seed: int = 0, n_resamples: int = 2000) -> tuple[float, float]:
-    """95 % interval of macro F1 by the percentile bootstrap over texts (Efron, 1979).
+def ci95(confusion: Ints, score: Score = macro_f1, seed: int = 0, n_resamples: int = 2000) -> tuple[float, float]:
+    """95 % interval of a score by the percentile bootstrap over texts (Efron, 1979).
 
-    Macro F1 depends on the texts only through the confusion matrix. Its counts after drawing n texts with
+    The score depends on the texts only through the confusion matrix. Its counts after drawing n texts with
     replacement are multinomial with the shares of the cells as probabilities, so no texts are drawn.
 
     Args:
         confusion: Counts of shape ``(n_labels, n_labels)``.
+        score: One of ``scores.SCORES``.
         seed: Seed of the resampling.
         n_resamples: Number of resamples.
 
@@ -33,7 +34,7 @@ def f1_ci95(confusion: Ints, seed: int = 0, n_resamples: int = 2000) -> tuple[fl
     """
     n_texts = int(confusion.sum())
     draws = np.random.default_rng(seed).multinomial(n_texts, confusion.ravel() / n_texts, size=n_resamples)
-    return percentile_ci95(macro_f1(draws.reshape(-1, *confusion.shape)))
+    return percentile_ci95(score(draws.reshape(-1, *confusion.shape)))
 
 
 def percentile_ci95(resampled: Floats) -> tuple[float, float]:
@@ -50,14 +51,15 @@ def draw_texts(n_texts: int, seed: int = 0, n_resamples: int = 2000) -> Ints:
     return np.random.default_rng(seed).multinomial(n_texts, np.full(n_texts, 1 / n_texts), size=n_resamples)
 
 
-def resampled_f1(draws: Ints, labels: Ints, predictions: Ints, n_labels: int) -> Floats:
-    """Macro F1 of one classifier in each resample, shape ``(n_resamples,)``.
+def resampled(draws: Ints, labels: Ints, predictions: Ints, n_labels: int, score: Score = macro_f1) -> Floats:
+    """A score of one classifier in each resample, shape ``(n_resamples,)``.
 
     Args:
         draws: Result of ``draw_texts``, shape ``(n_resamples, n_texts)``.
         labels: Class indices, shape ``(n_texts,)``.
         predictions: Class indices, shape ``(n_texts,)``.
         n_labels: Number of labels of the data.
+        score: One of ``scores.SCORES``.
 
     Returns:
         Shape ``(n_resamples,)``.
@@ -66,7 +68,7 @@ def resampled_f1(draws: Ints, labels: Ints, predictions: Ints, n_labels: int) ->
     member = (cell[:, None] == np.arange(len(occurring))).astype(np.float32)  # exact below 2**24 texts
     counts = np.zeros((len(draws), n_labels * n_labels), dtype=np.int64)
     counts[:, occurring] = np.rint(draws.astype(np.float32) @ member)
-    return macro_f1(counts.reshape(-1, n_labels, n_labels))
+    return score(counts.reshape(-1, n_labels, n_labels))
 
 
 def bootstrap_p_value(differences: Floats) -> float:

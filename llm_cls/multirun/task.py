@@ -30,10 +30,12 @@ from llm_cls.errors import (
     RunInterrupted,
 )
 from llm_cls.metrics.percent import percent
+from llm_cls.metrics.selection import MONITORS
 from llm_cls.multirun import register_plugins
 from llm_cls.multirun.created import created_paths
 from llm_cls.runs.directory import RunDirectory
-from llm_cls.runs.schema import Metrics
+from llm_cls.runs.schema import Metrics, TestScores
+from llm_cls.runs.steps import count_steps, too_few_steps
 from llm_cls.runs.sweep import join_sweep, progress_line, read_states
 from llm_cls.signals import raise_if_received
 from llm_cls.training.launch import check_launcher, is_first_process, with_resume_command
@@ -76,7 +78,7 @@ def compose_and_run() -> None:
 
 
 def _run(tree: DictConfig) -> float | None:
-    """One run; the value is its val F1, for Hydra's optimizing sweepers."""
+    """One run; the value is its val score by ``trainer.monitor``, for Hydra's optimizing sweepers."""
     directory = Path(HydraConfig.get().runtime.output_dir)
     try:
         config = parse_config(tree)
@@ -96,7 +98,7 @@ def _run(tree: DictConfig) -> float | None:
         raise with_resume_command(error, directory) from None
     if is_first_process():
         say(_summary(metrics, config, directory))
-    return metrics.val.f1
+    return metrics.val.value(config.trainer.monitor)
 
 
 def _run_of_sweep(tree: DictConfig, kept: list[Any]) -> float | None:
@@ -128,28 +130,36 @@ def _run_of_sweep(tree: DictConfig, kept: list[Any]) -> float | None:
             run_directory.record_failure(*summarize(error))
         metrics = None
     say(progress_line(read_states(directory.parent)))  # not logged: the files of finished runs stay as they are
-    return metrics.val.f1 if metrics else None
+    return metrics.val.value(config.trainer.monitor) if metrics else None
 
 
 def _summary(metrics: Metrics, config: Config, directory: Path) -> str:
     """The end of a run: scores, where they are, what to type next."""
     where = shown_path(directory)
-    test, val = metrics.test, metrics.val
+    test, val, monitor = metrics.test, metrics.val, MONITORS[config.trainer.monitor]
     lines = [""]
-    if test.f1_ci95 is None:
+    if val.f1 is None or (test is not None and test.f1 is None):
         lines += ["The training diverged: no epoch gave finite scores. Try a smaller optimizer.lr."]
     else:
-        low, high = test.f1_ci95
         lines += [
-            f"Best epoch {metrics.best_epoch} of {metrics.epochs_run}, chosen on val; {metrics.seconds.total:.0f} s",
+            f"Best epoch {metrics.best_epoch} of {metrics.epochs_run}, chosen by val {monitor.title}; "
+            f"{metrics.seconds.total:.0f} s",
             f"  val   F1 {_percent(val.f1)}   accuracy {_percent(val.accuracy)}   ({val.n} texts)",
-            f"  test  F1 {_percent(test.f1)}   accuracy {_percent(test.accuracy)}   ({test.n} texts; "
-            f"95 % interval of F1: {percent(low)} to {percent(high)})",
+            _test_line(test),
         ]
+        if monitor.name not in ("f1", "accuracy"):
+            found = [(split, scores.value(monitor.name)) for split, scores in (("val ", val), ("test", test)) if scores]
+            lines += [
+                f"  {split}  {monitor.title} {monitor.show(score)}" for split, score in found if score is not None
+            ]
         if metrics.status == "diverged":
             lines += ["The training diverged after that epoch. Try a smaller optimizer.lr."]
         if metrics.collapsed:
             fix = "Try another optimizer.lr."
+            record = RunDirectory(directory).state.record
+            steps = record and count_steps(record.data.n_train, config.data.batch_size, metrics.epochs_run)
+            if steps and (few := too_few_steps(steps)):
+                fix = f"It had {few}. Try more trainer.max_epochs, or a smaller data.batch_size."
             if config.trainer.max_epochs <= config.optimizer.warmup_epochs:
                 fix = (
                     "All epochs were warm-up: trainer.max_epochs should be > optimizer.warmup_epochs "
@@ -158,13 +168,23 @@ def _summary(metrics: Metrics, config: Config, directory: Path) -> str:
                 )
             lines += [f"Collapsed: half of the labels or more are never predicted. {fix}"]
     lines += [f"Run directory: {where}"]
-    if test.f1 is not None:
+    if metrics.best_epoch is not None:
         lines += [
             "Next:",
             f"  python -m llm_cls.predict {shlex.quote(f'run={where}')} input=texts.csv output=labels.csv",
             f"  python -m llm_cls.report {shlex.quote(f'dir={where}')}",
         ]
     return "\n".join(lines)
+
+
+def _test_line(test: TestScores | None) -> str:
+    if test is None or test.f1_ci95 is None:
+        return "  test  none: the data has no test split, and val has chosen the epoch"
+    low, high = test.f1_ci95
+    return (
+        f"  test  F1 {_percent(test.f1)}   accuracy {_percent(test.accuracy)}   ({test.n} texts; "
+        f"95 % interval of F1: {percent(low)} to {percent(high)})"
+    )
 
 
 def _percent(score: float | None) -> str:

@@ -12,8 +12,8 @@ import numpy as np
 
 from llm_cls.errors import LlmClsError, first_line
 from llm_cls.files import sha256_json, write_json
-from llm_cls.metrics.scores import Scores, confusion_matrix, scores
-from llm_cls.metrics.statistics import Ints, f1_ci95
+from llm_cls.metrics.scores import SCORES, Scores, confusion_matrix, scores
+from llm_cls.metrics.statistics import Ints, ci95
 from llm_cls.reporting.runs import Run, describe_error
 from llm_cls.runs import layout
 from llm_cls.runs.predictions import Predictions
@@ -28,8 +28,8 @@ SETTINGS: Mapping[str, Any] = {
     "max_iter": 200,
 }
 DESCRIPTION = (
-    "character 1- and 2-gram TF-IDF of title and body (sublinear, the 30,000 most frequent n-grams) with logistic "
-    "regression (C = 10), fitted on the same training texts with scikit-learn"
+    "character 1- and 2-gram TF-IDF of all columns of a text (sublinear, the 30,000 most frequent n-grams) with "
+    "logistic regression (C = 10), fitted on the same training texts with scikit-learn"
 )
 
 
@@ -40,12 +40,14 @@ class Baseline:
     Attributes:
         predictions: For each split, the id of each test text to the name of the predicted label.
         scores: Means over the splits.
-        interval: 95 % interval of test F1 over test texts: for several splits the mean of their bounds.
+        interval: 95 % interval of ``score`` over test texts: for several splits the mean of their bounds.
+        score: The score that is compared with that of runs: mean over the splits.
     """
 
     predictions: tuple[Mapping[str, str], ...]
     scores: Scores
     interval: tuple[float, float]
+    score: float
 
     def on(self, texts: Predictions) -> list[Ints]:
         """Class indices, shape ``(n,)`` in the order of ``texts``, predicted on each split with these test texts."""
@@ -57,8 +59,13 @@ class Baseline:
         ]
 
 
-def baseline_of(runs: Sequence[Run]) -> tuple[Baseline | None, str]:
-    """The baseline on every split of ``runs``, cached or fitted now, and ""; or None and the reason."""
+def baseline_of(runs: Sequence[Run], score: str = "f1") -> tuple[Baseline | None, str]:
+    """The baseline on every split of ``runs``, cached or fitted now, and ""; or None and the reason.
+
+    Args:
+        runs: The runs of a setting.
+        score: The one of ``scores.SCORES`` that is compared.
+    """
     splits: dict[str, Run] = {}
     for run in runs:
         splits.setdefault(_split_digest(run), run)
@@ -71,9 +78,10 @@ def baseline_of(runs: Sequence[Run]) -> tuple[Baseline | None, str]:
             where = f"on the split of {run.name}: " if len(splits) > 1 else ""
             return None, where + _reason(error)
     confusions = [confusion for _, confusion in found]
-    low, high = np.mean([f1_ci95(confusion) for confusion in confusions], axis=0).tolist()
+    low, high = np.mean([ci95(confusion, SCORES[score]) for confusion in confusions], axis=0).tolist()
+    own = float(np.mean([SCORES[score](confusion) for confusion in confusions]))
     means = np.mean([astuple(scores(confusion)) for confusion in confusions], axis=0).tolist()
-    return Baseline(tuple(predictions for predictions, _ in found), Scores(*means), (low, high)), ""
+    return Baseline(tuple(predictions for predictions, _ in found), Scores(*means), (low, high), own), ""
 
 
 def _on_split(run: Run, digest: str) -> tuple[Mapping[str, str], Ints]:
@@ -139,7 +147,7 @@ def _fit(run: Run) -> dict[str, dict[str, str]]:
     from sklearn.feature_extraction.text import TfidfVectorizer  # takes seconds: only after the checks above
     from sklearn.linear_model import LogisticRegression
 
-    train, test = ([f"{text.title}\n{text.body}" for text in corpus.splits[split]] for split in ("train", "test"))
+    train, test = (["\n".join(text.content) for text in corpus.splits[split]] for split in ("train", "test"))
     vectorizer = TfidfVectorizer(
         analyzer="char",
         ngram_range=tuple(SETTINGS["ngram_range"]),

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from llm_cls.metrics.scores import Floats
+from llm_cls.metrics.scores import SCORES, Floats
 from llm_cls.metrics.statistics import (
     Ints,
     bootstrap_p_value,
@@ -14,7 +14,7 @@ from llm_cls.metrics.statistics import (
     holm,
     mcnemar,
     percentile_ci95,
-    resampled_f1,
+    resampled,
     standard_error,
 )
 from llm_cls.reporting.baseline import Baseline
@@ -32,7 +32,7 @@ class Comparison:
 
     Attributes:
         winner, other: Names of both settings: what differs between them.
-        difference: Mean test F1 of the winner minus that of the other.
+        difference: Mean test score of the winner minus that of the other.
         interval: 95 % interval of the difference by the paired bootstrap.
         p_bootstrap, p_mcnemar: Two-sided, Holm-corrected over all pairs of the report.
         run_error: Standard error of the difference over seeds or folds; None where either has a single run.
@@ -64,11 +64,11 @@ class Comparison:
 
 @dataclass(frozen=True)
 class _Classifier:
-    """One classifier's predictions on one set of test texts, with resampled F1."""
+    """One classifier's predictions on one set of test texts, with the resampled score."""
 
     predictions: Ints
     resampled: Floats
-    f1: float
+    score: float
 
 
 # Digest of the test texts to the texts and the predictions of each run on them.
@@ -78,8 +78,9 @@ _ByTexts = dict[str, tuple[Predictions, list[_Classifier]]]
 class PairedBootstrap:
     """Compares settings on the same bootstrap draws of test texts; predictions are read once."""
 
-    def __init__(self) -> None:
-        """Starts without draws; they are made when a set of test texts occurs first."""
+    def __init__(self, score: str = "f1") -> None:
+        """Compares one of ``scores.SCORES``; draws are made when a set of test texts occurs first."""
+        self._score = SCORES[score]
         self._draws: dict[str, Ints] = {}
         self._known: dict[object, _ByTexts] = {}
 
@@ -90,8 +91,8 @@ class PairedBootstrap:
         once = np.ones((1, len(texts.labels)), dtype=np.int64)
         return _Classifier(
             predictions,
-            resampled_f1(self._draws[texts.digest], texts.labels, predictions, n_labels),
-            float(resampled_f1(once, texts.labels, predictions, n_labels)[0]),
+            resampled(self._draws[texts.digest], texts.labels, predictions, n_labels, self._score),
+            float(resampled(once, texts.labels, predictions, n_labels, self._score)[0]),
         )
 
     def compare(self, winner: Setting, other: Setting, own_name: str, name: str) -> Comparison | None:
@@ -141,7 +142,7 @@ class PairedBootstrap:
         for digest in common:
             texts, ours = first[digest]
             theirs = second[digest][1]
-            difference.append(np.mean([c.f1 for c in ours]) - np.mean([c.f1 for c in theirs]))
+            difference.append(np.mean([c.score for c in ours]) - np.mean([c.score for c in theirs]))
             resampled.append(
                 np.mean([c.resampled for c in ours], axis=0) - np.mean([c.resampled for c in theirs], axis=0)
             )
@@ -156,30 +157,32 @@ class PairedBootstrap:
             interval=percentile_ci95(differences),
             p_bootstrap=bootstrap_p_value(differences),
             p_mcnemar=mcnemar(discordant["first"], discordant["second"]),
-            run_error=_run_error([([c.f1 for c in first[d][1]], [c.f1 for c in second[d][1]]) for d in common], fixed),
+            run_error=_run_error(
+                [([c.score for c in first[d][1]], [c.score for c in second[d][1]]) for d in common], fixed
+            ),
             only_winner=discordant["first"],
             only_other=discordant["second"],
             n_texts=len({i for digest in common for i in first[digest][0].ids}),
         )
 
 
-def _run_error(f1: Sequence[tuple[Sequence[float], Sequence[float]]], fixed: bool) -> float | None:
+def _run_error(scores: Sequence[tuple[Sequence[float], Sequence[float]]], fixed: bool) -> float | None:
     """Standard error of the difference over seeds and folds; None where a side has a single run.
 
     Args:
-        f1: Both sides' F1 on each set of test texts.
+        scores: Both sides' scores on each set of test texts.
         fixed: Whether the other side does not depend on a seed.
     """
-    if len(f1) > 1:
-        differences = [float(np.mean(ours) - np.mean(theirs)) for ours, theirs in f1]
+    if len(scores) > 1:
+        differences = [float(np.mean(ours) - np.mean(theirs)) for ours, theirs in scores]
         return standard_error(differences)
-    ours, theirs = standard_error(f1[0][0]), 0.0 if fixed else standard_error(f1[0][1])
+    ours, theirs = standard_error(scores[0][0]), 0.0 if fixed else standard_error(scores[0][1])
     return None if ours is None or theirs is None else float(np.hypot(ours, theirs))
 
 
 def compared_settings(settings: Sequence[Setting], winner: Setting) -> list[Setting]:
     """The settings to compare with the winner: the second best on val, and the best for each value of each axis."""
-    by_val = sorted(settings, key=lambda s: -s.val_f1)
+    by_val = sorted(settings, key=lambda s: -s.goodness)
     chosen = [s for s in by_val if s is not winner][:1]
     for axis in AXES:
         chosen += [s for s in best_per(settings, axis) if s is not winner]

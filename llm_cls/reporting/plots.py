@@ -2,13 +2,15 @@
 
 from collections.abc import Callable, Sequence
 
+from llm_cls.metrics.selection import MONITORS
 from llm_cls.metrics.statistics import Reliability, mean_sd
 from llm_cls.reporting.drawing import MARKERS, Axis, Plot, Point, Series, draw
-from llm_cls.reporting.formatting import rate
+from llm_cls.reporting.formatting import rate, sentence_case
 from llm_cls.reporting.names import full_name, name_common, name_setting
 from llm_cls.reporting.runs import Run
 from llm_cls.reporting.settings import Setting, axes_of, best_per, shown_lr_series, sort_key
 from llm_cls.runs.directory import RunDirectory
+from llm_cls.runs.identity import NEUTRAL
 from llm_cls.runs.schema import Epoch
 
 # A setting further below the best one is an arrow on the lower edge: a longer axis would hide the other differences.
@@ -18,11 +20,11 @@ _SHOWN_CURVE = 30
 
 
 def by_lr(settings: Sequence[Setting], baseline: float | None, runs: Sequence[Run]) -> Plot | None:
-    """Test F1 over the learning rate, a line for each combination of the other axes; None without such a line.
+    """The test score over the learning rate, a line for each combination of the other axes; None without such a line.
 
     Args:
         settings: The scored settings.
-        baseline: Test F1 of the classical baseline, a fraction.
+        baseline: Test score of the classical baseline, a fraction.
         runs: All runs; those that diverged are crosses.
     """
     series = shown_lr_series(settings)
@@ -33,7 +35,8 @@ def by_lr(settings: Sequence[Setting], baseline: float | None, runs: Sequence[Ru
         Series(name_setting(name, names), [_point(s, float(s.axes["lr"])) for s in one])
         for name, one in zip(names, series, strict=True)
     ]
-    y = _f1_axis(lines, baseline=baseline)
+    title = title_of(settings)
+    y = _score_axis(lines, f"test {title} (%)", baseline=baseline)
     diverged = [(axes_of(run.config)["lr"], run.name) for run in runs if run.state == "diverged"]
     crosses = [
         Point(float(lr), 0.0, label=f"{name}: diverged", crossed=True) for lr, name in diverged if sort_key(lr)[0] == 0
@@ -44,9 +47,23 @@ def by_lr(settings: Sequence[Setting], baseline: float | None, runs: Sequence[Ru
     lines += _baseline_series(baseline, y, rates[0], rates[-1])
     margin = (rates[-1] / rates[0]) ** 0.06
     x = Axis("learning rate", rates[0] / margin, rates[-1] * margin, [(r, rate(r)) for r in rates], log=True)
-    description = "Test F1 with 95 % intervals; crosses mark collapsed runs, arrows values below the axis"
+    description = f"Test {title} with 95 % intervals; crosses mark collapsed runs, arrows values below the axis"
     caption = "Crosses are collapsed or diverged runs, arrows on the lower edge settings too far below to show."
-    return draw("lr", "F1 over learning rate", description, caption + common_note(settings), lines, x, y)
+    return draw(
+        "lr", f"{sentence_case(title)} over learning rate", description, caption + common_note(settings), lines, x, y
+    )
+
+
+def title_of(settings: Sequence[Setting]) -> str:
+    """The test score that is shown of ``settings``, as people write it."""
+    return MONITORS[settings[0].monitor.on_test].title if settings else ""
+
+
+def _weighted(settings: Sequence[Setting]) -> str:
+    """In what the train loss differs from that of val, where it does."""
+    runs = [run for setting in settings for run in setting.runs]
+    plain = all(run.config.get(key, value) == value for run in runs for key, value in NEUTRAL.items() if "loss." in key)
+    return "" if plain else ", weighted, smoothed or focal as it is minimised; val loss is plain cross-entropy"
 
 
 def common_note(settings: Sequence[Setting]) -> str:
@@ -57,9 +74,9 @@ def common_note(settings: Sequence[Setting]) -> str:
 
 
 def by_axis(settings: Sequence[Setting], axis: str, label: str) -> Plot | None:
-    """Test F1 of the best setting for each value of ``axis``, a series for each model; None for a single value."""
+    """The test score of the best setting for each value of ``axis``, a series for each model; None for one value."""
     values = sorted({s.axes[axis] for s in settings}, key=sort_key)
-    ranked = sorted(settings, key=lambda s: -s.val_f1)
+    ranked = sorted(settings, key=lambda s: -s.goodness)
     series = []
     for model in dict.fromkeys(s.axes["model"] for s in ranked):
         chosen = best_per([s for s in settings if s.axes["model"] == model], axis)
@@ -70,46 +87,57 @@ def by_axis(settings: Sequence[Setting], axis: str, label: str) -> Plot | None:
     if not series:
         return None
     x = _categories(label, ["none" if v is None else str(v) for v in values])
-    description = "Test F1 with 95 % intervals of the setting with the best val F1 for each value"
+    title, monitor = title_of(settings), settings[0].monitor
+    description = f"Test {title} with 95 % intervals of the setting with the best val {monitor.title} for each value"
     caption = f"Best setting for each {label}."
-    return draw(axis, f"F1 by {label}", description, caption, series[: len(MARKERS)], x, _f1_axis(series))
+    y = _score_axis(series, f"test {title} (%)")
+    return draw(axis, f"{sentence_case(title)} by {label}", description, caption, series[: len(MARKERS)], x, y)
 
 
 def by_model(settings: Sequence[Setting], baseline: float | None) -> Plot | None:
-    """Test F1 of the best setting of each model; None for a single model."""
-    chosen = sorted(best_per(settings, "model"), key=lambda s: -s.test("f1"))
+    """The test score of the best setting of each model; None for a single model."""
+    chosen = sorted(best_per(settings, "model"), key=lambda s: -s.rank)
     if len(chosen) < 2:
         return None
     series = [Series(str(s.axes["model"]), [_point(s, i)], line=False) for i, s in enumerate(chosen)]
-    y = _f1_axis(series, baseline=baseline)
+    title = title_of(settings)
+    y = _score_axis(series, f"test {title} (%)", baseline=baseline)
     series += _baseline_series(baseline, y, -0.5, len(chosen) - 0.5)
     x = _categories("models, in the order of the table", [str(i + 1) for i in range(len(chosen))])
-    description = "Test F1 with 95 % intervals of the best setting of each model"
-    return draw("best", "F1 by model", description, "Best setting of each model, scored on test.", series, x, y)
+    description = f"Test {title} with 95 % intervals of the best setting of each model"
+    caption = "Best setting of each model, scored on test."
+    return draw("best", f"{sentence_case(title)} by model", description, caption, series, x, y)
 
 
 def learning_curves(settings: Sequence[Setting]) -> list[Plot]:
-    """Val F1 and both losses by epoch, of the best run of each setting; none for a single epoch."""
-    f1: list[Series] = []
+    """The val score and both losses by epoch, of the best run of each setting; none for a single epoch."""
+    if not settings:
+        return []
+    monitor = settings[0].monitor
+    shown = monitor.on_test
+    scores: list[Series] = []
     losses: list[Series] = []
     for i, setting in enumerate(settings[: len(MARKERS)]):
         name = name_setting(setting, settings)
         epochs = RunDirectory(setting.best_run.path).state.history
         marks = len(epochs) <= 15
-        f1.append(Series(name, _curve(epochs, lambda epoch: epoch.val.f1, 100), marks=marks))
+        scores.append(Series(name, _curve(epochs, lambda epoch: epoch.val.value(shown), 100), marks=marks))
         losses.append(Series(name, _curve(epochs, lambda epoch: epoch.val.loss), marks=marks, style=i))
         losses.append(Series(name, _curve(epochs, lambda epoch: epoch.train_loss), marks=False, dashed=True, style=i))
-    last = max((point.x for one in [*f1, *losses] for point in one.points), default=0.0)
+    last = max((point.x for one in [*scores, *losses] for point in one.points), default=0.0)
     if last < 2:
         return []
     x = Axis("epoch", 1, last, integer=True)
-    y = _f1_axis(f1, "val F1 (%)", _SHOWN_CURVE)
-    description, caption = "Learning curves of the best settings", "The best epoch is chosen on this curve."
-    plots = [draw("curves", "Val F1 by epoch", description, caption, f1, x, y)]
+    title = MONITORS[shown].title
+    y = _score_axis(scores, f"val {title} (%)", _SHOWN_CURVE)
+    description = "Learning curves of the best settings"
+    chosen = "this curve" if shown == monitor.name else f"val {monitor.title}"
+    caption = f"The best epoch is chosen on {chosen}."
+    plots = [draw("curves", f"Val {title} by epoch", description, caption, scores, x, y)]
     if values := [point.y for one in losses for point in one.points]:
         y = Axis("loss", 0, 1.05 * max(values) or 1.0)
         description = "Val loss of the same settings; dashed lines are the train loss"
-        caption = "The same runs in the same colours; dashed: train loss."
+        caption = f"The same runs in the same colours; dashed: train loss{_weighted(settings)}."
         plots.append(draw("losses", "Loss by epoch", description, caption, losses, x, y, with_legend=False))
     return plots
 
@@ -130,7 +158,7 @@ def reliability_plot(found: Reliability) -> Plot:
 
 
 def cost(settings: Sequence[Setting], field: str, label: str, caption: str) -> Plot | None:
-    """Test F1 of each setting over what a run costs; None where no run recorded it.
+    """The test score of each setting over what a run costs; None where no run recorded it.
 
     Args:
         settings: The scored settings.
@@ -155,7 +183,9 @@ def cost(settings: Sequence[Setting], field: str, label: str, caption: str) -> P
     else:
         margin = 0.05 * (high - low) or 0.1 * high
         x = Axis(label, max(0.0, low - margin), high + margin)
-    return draw(field, f"F1 over {label}", "Test F1 of each setting", caption, series, x, _f1_axis(series))
+    title = title_of(settings)
+    y = _score_axis(series, f"test {title} (%)")
+    return draw(field, f"{sentence_case(title)} over {label}", f"Test {title} of each setting", caption, series, x, y)
 
 
 def _cost_of(run: Run, field: str) -> float | None:
@@ -165,12 +195,13 @@ def _cost_of(run: Run, field: str) -> float | None:
 
 
 def _point(setting: Setting, x: float, interval: bool = True, more: str = "") -> Point:
-    """Test F1 of a setting, in percent."""
-    f1 = 100 * setting.test("f1")
+    """The test score of a setting, in percent."""
+    score = 100 * setting.score
     low, high = (100 * bound for bound in setting.interval) if interval and setting.interval else (None, None)
     words = f", 95 % {low:.2f} to {high:.2f}" if low is not None and high is not None else ""
-    label = f"{full_name(setting)}: F1 {f1:.2f}{words}{more}" + (", collapsed" if setting.collapsed else "")
-    return Point(x, f1, low, high, label, setting.collapsed)
+    collapsed = ", collapsed" if setting.collapsed else ""
+    label = f"{full_name(setting)}: {title_of([setting])} {score:.2f}{words}{more}{collapsed}"
+    return Point(x, score, low, high, label, setting.collapsed)
 
 
 def _baseline_series(baseline: float | None, y: Axis, first: float, last: float) -> list[Series]:
@@ -181,8 +212,8 @@ def _baseline_series(baseline: float | None, y: Axis, first: float, last: float)
     return [Series("TF-IDF baseline", points, marks=False, dashed=True)]
 
 
-def _f1_axis(
-    series: Sequence[Series], label: str = "test F1 (%)", shown: float = _SHOWN_RANGE, baseline: float | None = None
+def _score_axis(
+    series: Sequence[Series], label: str, shown: float = _SHOWN_RANGE, baseline: float | None = None
 ) -> Axis:
     """An axis with the best point, what is within ``shown`` points below it, and the baseline unless it is far away."""
     points = [point for one in series for point in one.points]

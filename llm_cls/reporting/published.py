@@ -26,10 +26,14 @@ _RECIPE: Mapping[str, Any] = {
     "lora.target_modules": None,
     "lora.use_rslora": False,
     "lora.use_dora": False,
+    "loss.name": "cross_entropy",
+    "loss.class_weights": None,
+    "loss.label_smoothing": 0,
     "optimizer.weight_decay": 0.01,
     "optimizer.warmup_epochs": 1,
     "optimizer.max_grad_norm": None,
     "trainer.max_epochs": 10,
+    "trainer.monitor": "f1",
 }
 
 

@@ -11,7 +11,7 @@ from llm_cls.runs import layout
 from llm_cls.runs.config_file import read_values
 from llm_cls.runs.content import flatten
 from llm_cls.runs.directory import RunDirectory
-from llm_cls.runs.identity import blank_unused
+from llm_cls.runs.identity import NEUTRAL, blank_unused
 from llm_cls.runs.manifest import verify_files
 from llm_cls.runs.predictions import check_scores
 from llm_cls.runs.schema import Metrics, RunRecord
@@ -70,12 +70,13 @@ def _read_run(path: Path, name: str) -> Run:
     run = Run(path, name, state.name, state.reason, {}, state.record, state.metrics)
     try:
         values = read_values(path / layout.CONFIG)
-        run = replace(run, config=blank_unused(dict(flatten(values or {}))))
+        if values:  # what an older run lacks had the effect of the neutral value
+            run = replace(run, config=blank_unused({**NEUTRAL, **dict(flatten(values, whole=("loss.class_weights",)))}))
         if values is None and run.metrics is not None:
             raise ArtifactError(f"{path / layout.CONFIG} is missing. Restore it, or remove {path}")
         if run.scored and run.record is not None and run.metrics is not None:
             verify_files(path, run.record, with_model=False)  # the report reads no weights
-            check_scores(path, "test", run.record, run.metrics)
+            check_scores(path, "test" if run.metrics.test is not None else "val", run.record, run.metrics)
     except ArtifactError as error:
         if run.state != "running":  # another process may still complete what looks damaged now
             run = run.put_aside("damaged", str(error))

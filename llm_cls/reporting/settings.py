@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from llm_cls.metrics.selection import MONITORS, Monitor
 from llm_cls.metrics.statistics import mean_sd
 from llm_cls.reporting.runs import Run
 from llm_cls.runs.identity import RESOLVED, changes_result
@@ -41,32 +42,59 @@ class Setting:
     key: tuple[tuple[str, str], ...]
     runs: tuple[Run, ...]
 
+    @property
+    def monitor(self) -> Monitor:
+        """What selected the epochs of its runs, and selects among settings."""
+        return monitor_of(self.runs[0])
+
     @cached_property
-    def val_f1(self) -> float:
-        """Mean val F1, by which settings are chosen."""
-        return mean_sd([value(run, "val", "f1") for run in self.runs])[0]
+    def val_score(self) -> float:
+        """Mean val figure by ``monitor``, by which settings are chosen."""
+        return mean_sd([value(run, "val", self.monitor.name) for run in self.runs])[0]
+
+    @property
+    def goodness(self) -> float:
+        """``val_score`` with a sign that makes more better."""
+        return self.monitor.goodness(self.val_score)
+
+    @property
+    def score(self) -> float:
+        """The mean test score by which settings are compared."""
+        return self.test(self.monitor.on_test)
 
     def test(self, name: str) -> float:
-        """Mean of a test score over the runs."""
+        """Mean of a test score over the runs; NaN if not ``has_test``."""
         return mean_sd([value(run, "test", name) for run in self.runs])[0]
 
+    @property
+    def has_test(self) -> bool:
+        """Whether there are test texts, and with them test scores."""
+        return all(run.metrics is not None and run.metrics.test is not None for run in self.runs)
+
+    @property
+    def rank(self) -> float:
+        """By which tables are sorted, more first: ``score``, or the val figure where there are no test texts."""
+        return self.score if self.has_test else self.goodness
+
     @cached_property
-    def test_f1_sd(self) -> float | None:
-        """Standard deviation of test F1 over seeds and folds; None for a single run."""
-        return mean_sd([value(run, "test", "f1") for run in self.runs])[1]
+    def score_sd(self) -> float | None:
+        """Standard deviation of ``score`` over seeds and folds; None for a single run."""
+        return mean_sd([value(run, "test", self.monitor.on_test) for run in self.runs])[1]
 
     @cached_property
     def interval(self) -> tuple[float, float] | None:
-        """95 % interval of test F1 over test texts: for several runs the mean of their bounds."""
-        known = [run.metrics.test.f1_ci95 for run in self.runs if run.metrics and run.metrics.test.f1_ci95]
+        """95 % interval of ``score`` over test texts: for several runs the mean of their bounds."""
+        field = "f1_ci95" if self.monitor.on_test == "f1" else "monitor_ci95"
+        tests = [run.metrics.test for run in self.runs if run.metrics and run.metrics.test]
+        known = [bounds for test in tests if (bounds := getattr(test, field))]
         if not known:
             return None
         return mean_sd([b[0] for b in known])[0], mean_sd([b[1] for b in known])[0]
 
     @property
     def best_run(self) -> Run:
-        """The run with the best val F1, the first one of equals."""
-        return max(self.runs, key=lambda run: value(run, "val", "f1"))
+        """The run with the best val figure, the first one of equals."""
+        return max(self.runs, key=lambda run: self.monitor.goodness(value(run, "val", self.monitor.name)))
 
     @property
     def collapsed(self) -> bool:
@@ -78,10 +106,15 @@ class Setting:
         return tuple(pair for pair in self.key if not _belongs(pair[0], axis))
 
 
+def monitor_of(run: Run) -> Monitor:
+    """What selected the epoch of a run."""
+    return run.record.monitor if run.record else MONITORS["f1"]
+
+
 def value(run: Run, split: str, name: str) -> float:
-    """A score of a scored run."""
-    figures: Scores = getattr(run.metrics, split)
-    return float(getattr(figures, name))
+    """A score of a scored run; NaN where it has no such split."""
+    figures: Scores | None = getattr(run.metrics, split)
+    return math.nan if figures is None else float(getattr(figures, name))
 
 
 def axes_of(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -117,7 +150,11 @@ def _can_differ(key: str) -> bool:
 
     All are of one corpus, so the names of its files do not matter; and none was ended by its pruner.
     """
-    return changes_result(key) and RESOLVED.get(key) != "data.digest" and not key.startswith("pruner.")
+    return (
+        changes_result(key)
+        and RESOLVED.get(key) != "data.digest"
+        and not key.startswith(("pruner.", "data.label_names."))
+    )
 
 
 def group(runs: Sequence[Run]) -> list[Setting]:
@@ -145,8 +182,8 @@ def sort_key(value: Any) -> tuple[int, float, str]:
 
 
 def best(settings: Iterable[Setting]) -> Setting:
-    """The setting with the best val F1; the first one on a tie."""
-    return max(settings, key=lambda s: s.val_f1)
+    """The setting with the best val figure; the first one on a tie."""
+    return max(settings, key=lambda s: s.goodness)
 
 
 def best_per(settings: Sequence[Setting], axis: str) -> list[Setting]:
@@ -173,20 +210,24 @@ def lr_series(settings: Sequence[Setting]) -> list[list[Setting]]:
 
 
 def shown_lr_series(settings: Sequence[Setting], most: int = 8) -> list[list[Setting]]:
-    """The series to show, the one with the best val F1 first.
+    """The series to show, the one with the best val figure first.
 
     Of more than ``most`` series, each model keeps the one with most learning rates; of equals the one with the
-    most usual other values, then the one with the best val F1.
+    most usual other values, then the one with the best val figure.
     """
     series = lr_series(settings)
     usual = Counter((axis, repr(v)) for s in series for one in s for axis, v in one.axes.items())
 
     def rank(one: list[Setting]) -> tuple[int, int, float]:
-        return len(one), sum(usual[axis, repr(v)] for axis, v in one[0].axes.items() if axis != "lr"), best(one).val_f1
+        return (
+            len(one),
+            sum(usual[axis, repr(v)] for axis, v in one[0].axes.items() if axis != "lr"),
+            best(one).goodness,
+        )
 
     if len(series) > most:
         series = [max(found, key=rank) for found in _by(series, lambda s: s[0].axes["model"]).values()]
-    return sorted(series, key=lambda s: -best(s).val_f1)[:most]
+    return sorted(series, key=lambda s: -best(s).goodness)[:most]
 
 
 def _by(items: Iterable[Any], key: Callable[[Any], Any]) -> dict[Any, list[Any]]:

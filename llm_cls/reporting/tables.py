@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from llm_cls.metrics.scores import METRICS
-from llm_cls.reporting.formatting import Kind
+from llm_cls.metrics.selection import MONITORS, Monitor
+from llm_cls.reporting.formatting import Kind, sentence_case
 from llm_cls.reporting.published import published
 from llm_cls.reporting.runs import Run
 from llm_cls.reporting.settings import (
@@ -15,13 +16,15 @@ from llm_cls.reporting.settings import (
     as_number,
     axes_of,
     best_per,
+    monitor_of,
     shown_lr_series,
     sort_key,
     varied_keys,
 )
+from llm_cls.runs.steps import count_steps, too_few_steps
 
 # File names, without suffix, of all tables; a report has those whose axis the runs vary.
-TABLES = ("best", "template", "lr", "batch_size", "r", "all")
+TABLES = ("best", "template", "lr", "batch_size", "r", "all", "data_sets")
 
 
 @dataclass(frozen=True)
@@ -70,22 +73,40 @@ _AXES = (
     Column("batch_size", "Batch size", "number"),
     Column("lora_r", "LoRA r", "number"),
 )
-_FIGURES = (
-    Column("best_epoch", "Best epoch", "number"),
-    Column("val_f1", "Val F1", "percent"),
-    Column("test_accuracy", "Accuracy", "percent"),
-    Column("test_precision", "Precision", "percent"),
-    Column("test_recall", "Recall", "percent"),
-    Column("test_f1", "F1", "percent"),
-)
-_BESIDE = (
-    Column("published_test_f1", "Published", "percent"),
-    Column("difference", "Difference", "points"),
-    Column("test_f1_low", "95 % low", "percent"),
-    Column("test_f1_high", "95 % high", "percent"),
-)
-_REPEATED = (Column("test_f1_sd", "SD of F1", "percent"), Column("runs", "Runs", "number"))
-_SHOWN = tuple(column.key for column in (*_FIGURES[1:], *_BESIDE, *_REPEATED))
+_REPEATED = Column("runs", "Runs", "number")
+
+
+def _figures(monitor: Monitor) -> tuple[Column, ...]:
+    """The best epoch, the val figure that selects, and the test scores."""
+    found = [
+        Column("best_epoch", "Best epoch", "number"),
+        val_column(monitor),
+        Column("test_accuracy", "Accuracy", "percent"),
+        Column("test_precision", "Precision", "percent"),
+        Column("test_recall", "Recall", "percent"),
+        Column("test_f1", "F1", "percent"),
+    ]
+    own = Column(f"test_{monitor.on_test}", sentence_case(monitor.title), "percent")
+    return tuple(found) if own.key in {column.key for column in found} else (*found, own)
+
+
+def val_column(monitor: Monitor) -> Column:
+    """The val figure by which settings are chosen."""
+    return Column(f"val_{monitor.name}", f"Val {monitor.title}", "percent" if monitor.lowest is not None else "loss")
+
+
+def _beside(monitor: Monitor) -> tuple[Column, ...]:
+    """What belongs to the test score that is compared."""
+    return (
+        Column("published_test_f1", "Published", "percent"),
+        Column("difference", "Difference", "points"),
+        Column(f"test_{monitor.on_test}_low", "95 % low", "percent"),
+        Column(f"test_{monitor.on_test}_high", "95 % high", "percent"),
+    )
+
+
+def _sd(monitor: Monitor) -> Column:
+    return Column(f"test_{monitor.on_test}_sd", f"SD of {MONITORS[monitor.on_test].title}", "percent")
 
 
 def all_tables(runs: Sequence[Run], settings: Sequence[Setting]) -> list[Table]:
@@ -104,27 +125,29 @@ def all_tables(runs: Sequence[Run], settings: Sequence[Setting]) -> list[Table]:
 
 
 def _best_table(settings: Sequence[Setting]) -> Table:
-    chosen = sorted(best_per(settings, "model"), key=lambda s: -s.test("f1"))
+    chosen = sorted(best_per(settings, "model"), key=lambda s: -s.rank)
+    monitor = settings[0].monitor
     note = (
-        "The setting of each model with the best val F1, scored on test; sorted by test F1. Where models share "
-        "settings, only those settings take part, so that each model has the same number of chances."
+        f"The setting of each model with the best val {monitor.title}, scored on test; sorted by test "
+        f"{MONITORS[monitor.on_test].title}. Where models share settings, only those settings take part, so that each "
+        "model has the same number of chances."
     )
-    return _table("best", "Best per model", note, ("model", *_SHOWN[1:]), chosen)
+    return _table("best", "Best per model", note, ("model",), chosen)
 
 
 def _axis_table(settings: Sequence[Setting], axis: str, name: str, title: str) -> Table:
-    """The best setting for each model and value of ``axis``, sorted by val F1 within each model."""
+    """The best setting for each model and value of ``axis``, the best on val first within each model."""
     rows: list[Setting] = []
-    ranked = sorted(settings, key=lambda s: -s.val_f1)
+    ranked = sorted(settings, key=lambda s: -s.goodness)
     for model in dict.fromkeys(s.axes["model"] for s in ranked):
         own = [s for s in settings if s.axes["model"] == model]
         if len({repr(s.axes[axis]) for s in own}) > 1:
-            rows += sorted(best_per(own, axis), key=lambda s: -s.val_f1)
+            rows += sorted(best_per(own, axis), key=lambda s: -s.goodness)
     note = (
-        "The setting with the best val F1 for each value, among settings that were tried with another value too, "
-        "everything else being equal; scored on test."
+        f"The setting with the best val {settings[0].monitor.title if settings else ''} for each value, among settings "
+        "that were tried with another value too, everything else being equal; scored on test."
     )
-    return _table(name, title, note, ("model", axis, "lr", *_SHOWN), rows)
+    return _table(name, title, note, ("model", axis, "lr"), rows)
 
 
 def _lr_table(series: Sequence[Sequence[Setting]]) -> Table:
@@ -133,26 +156,36 @@ def _lr_table(series: Sequence[Sequence[Setting]]) -> Table:
         "Settings that differ only in the learning rate. Of more than eight such series, each model has the one with "
         "most learning rates."
     )
-    return _table("lr", "Per learning rate", note, ("model", "template", "batch_size", "lora_r", "lr", *_SHOWN), rows)
+    return _table("lr", "Per learning rate", note, ("model", "template", "batch_size", "lora_r", "lr"), rows)
 
 
 def _table(name: str, title: str, note: str, shown: tuple[str, ...], settings: Sequence[Setting]) -> Table:
     extras = tuple(dict.fromkeys(key for setting in settings for key in setting.extras))
-    columns = (*_AXES, *_FIGURES, *_BESIDE, *_REPEATED, *(Column(key, key) for key in extras))
+    monitor = settings[0].monitor if settings else MONITORS["f1"]
+    figures = (*_figures(monitor), *_beside(monitor), _sd(monitor), _REPEATED)
+    hidden = {"best_epoch", *([f"val_{monitor.name}"] if name == "best" else [])}
+    columns = (*_AXES, *figures, *(Column(key, key) for key in extras))
     rows = tuple(setting_row(setting) for setting in settings)
-    return Table(name, title, note, columns, rows, (*shown, *extras))
+    keys = tuple(column.key for column in figures if column.key not in hidden)
+    if settings and not any(setting.has_test for setting in settings):
+        note = f"The best settings by val {monitor.title}; the data has no test split."
+        keys = tuple(column.key for column in figures if column.key in (f"val_{monitor.name}", "best_epoch"))
+    return Table(name, title, note, columns, rows, (*shown, *keys, *extras))
 
 
 def setting_row(setting: Setting) -> dict[str, Any]:
     """A setting as a row: means over its runs."""
-    row = {**setting.axes, **setting.extras, "val_f1": setting.val_f1}
-    row |= {f"test_{name}": setting.test(name) for name in METRICS}
-    row |= {"runs": len(setting.runs), "test_f1_sd": setting.test_f1_sd}
+    score = setting.monitor.on_test
+    row = {**setting.axes, **setting.extras, f"val_{setting.monitor.name}": setting.val_score}
+    row["runs"] = len(setting.runs)
+    if setting.has_test:
+        row |= {f"test_{name}": setting.test(name) for name in (*METRICS, score)}
+        row[f"test_{score}_sd"] = setting.score_sd
     if len(setting.runs) == 1 and setting.runs[0].metrics is not None:
         row["best_epoch"] = setting.runs[0].metrics.best_epoch
     if setting.interval is not None:
-        row["test_f1_low"], row["test_f1_high"] = setting.interval
-    if (reference := published(setting)) is not None:
+        row[f"test_{score}_low"], row[f"test_{score}_high"] = setting.interval
+    if setting.has_test and (reference := published(setting)) is not None:
         row["published_test_f1"] = reference["test_f1"]
         row["difference"] = setting.test("f1") - reference["test_f1"]
     return row
@@ -163,10 +196,11 @@ def _all_table(runs: Sequence[Run]) -> Table:
     keys = [key for key in varied_keys(runs) if key not in AXES.values()]
     keys = [key for key in keys if not key.startswith(("model.", "template.")) and key != "lora.enabled"]
     ordered = [key for key in REPLICATES if key in keys] + [key for key in keys if key not in REPLICATES]
+    monitor = next((monitor_of(run) for run in runs if run.scored), MONITORS["f1"])
     columns = (
         *_AXES,
-        *_FIGURES,
-        *_BESIDE,
+        *_figures(monitor),
+        *_beside(monitor),
         *(Column(key, key, "number" if key in REPLICATES else "text") for key in ordered),
         Column("state", "State"),
         Column("reason", "Why"),
@@ -180,11 +214,21 @@ def _all_table(runs: Sequence[Run]) -> Table:
 
 def _run_row(run: Run, keys: Sequence[str]) -> dict[str, Any]:
     state = "collapsed" if run.scored and run.metrics and run.metrics.collapsed else run.state
-    row: dict[str, Any] = {"state": state, "reason": run.reason or None, "run": run.name}
+    reason = run.reason or (_few_steps(run) if state == "collapsed" else "")
+    row: dict[str, Any] = {"state": state, "reason": reason or None, "run": run.name}
     row |= {key: as_number(run.config.get(key)) for key in keys}
     if run.config:
         row |= axes_of(run.config)
     if run.scored and run.metrics is not None:
         row_of_run = setting_row(Setting(axes_of(run.config), {}, (), (run,)))
-        row |= {column.key: row_of_run.get(column.key) for column in (*_FIGURES, *_BESIDE)}
+        monitor = monitor_of(run)
+        row |= {column.key: row_of_run.get(column.key) for column in (*_figures(monitor), *_beside(monitor))}
     return row
+
+
+def _few_steps(run: Run) -> str:
+    """Whether a collapsed run says something about its configuration."""
+    batch_size = run.config.get("data.batch_size")
+    if run.record is None or run.metrics is None or not isinstance(batch_size, int) or batch_size < 1:
+        return ""
+    return too_few_steps(count_steps(run.record.data.n_train, batch_size, run.metrics.epochs_run))

@@ -1,7 +1,7 @@
 """Reads and writes the models of ``schema.py`` as JSON and JSON lines."""
 
 import reprlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -99,14 +99,14 @@ def describe(error: ValidationError) -> str:
     return f"{key} {wanted}, got {reprlib.repr(fault['input'])}".lstrip()
 
 
-def flatten(tree: dict[Any, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Nested mappings as dotted keys with their values; an empty mapping is a value.
+def flatten(tree: dict[Any, Any], prefix: str = "", whole: Container[str] = ()) -> Iterator[tuple[str, Any]]:
+    """Nested mappings as dotted keys with their values; an empty mapping is a value, and so is that of a ``whole`` key.
 
     >>> dict(flatten({"lora": {"r": 4}, "seed": 1}))
     {'lora.r': 4, 'seed': 1}
     """
     for key, value in tree.items():
-        if isinstance(value, dict) and value:
-            yield from flatten(value, f"{prefix}{key}.")
+        if isinstance(value, dict) and value and f"{prefix}{key}" not in whole:
+            yield from flatten(value, f"{prefix}{key}.", whole)
         else:
             yield f"{prefix}{key}", value

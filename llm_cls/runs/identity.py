@@ -30,6 +30,7 @@ NO_EFFECT: Mapping[str, str] = {
     "data.eval_batch_size": "groups texts for scoring; each text is scored on its own",
     "engine.gradient_checkpointing": "recomputes the same activations to save memory",
     "model.trust_remote_code": "a permission; the code itself is part of the revision",
+    "data.keep_texts": "decides what the predictions show",
     "template.name": "a label; template.text counts",
 }
 
@@ -57,6 +58,15 @@ RESOLVED: Mapping[str, str] = {
     "data.text": "data.digest",
     "data.title": "data.digest",
     "data.body": "data.digest",
+    "data.columns": "data.digest",
+    "data.split": "data.digest",
+    "data.fold_column": "data.digest",
+    "data.group": "data.digest",
+    "data.on_empty": "data.digest",
+    "data.normalize_labels": "data.digest",
+    "data.rare_labels": "data.digest",
+    "data.other_label": "data.digest",
+    "data.label_names": "data.digest",
     "data.label": "data.digest",
     "data.id": "data.digest",
     "data.limit": "data.split",
@@ -67,6 +77,21 @@ RESOLVED: Mapping[str, str] = {
     "model.add_bos": "model.tokenizer",
     "trainer.precision": "trainer.precision",
 }
+
+# Keys that are younger than finished runs, with the value that computes what was computed before the key existed: at
+# it, a run keeps its identity.
+NEUTRAL: Mapping[str, Any] = {
+    "data.cut": None,
+    "data.label_order": None,
+    "loss.name": "cross_entropy",
+    "loss.class_weights": None,
+    "loss.label_smoothing": 0.0,
+    "loss.gamma": None,
+    "trainer.monitor": "f1",
+}
+
+# Keys whose value is a mapping: one value, whatever keys it has.
+WHOLE = ("model.architecture", "data.label_names", "loss.class_weights")
 
 TokenizerFacts = tuple[str, int | list[int] | None, int]
 FACTS = tuple(dict.fromkeys(RESOLVED.values()))
@@ -107,16 +132,15 @@ def changes_result(key: str) -> bool:
 
 def settings(config: Config) -> dict[str, Any]:
     """All keys of ``config`` that can change the result, dotted; None for a key that has no effect here."""
-    tree = config.model_dump(mode="json")
-    architecture = tree["model"].pop("architecture")  # one value, whatever keys it has
-    values = dict(flatten(tree)) | {"model.architecture": architecture}
+    values = dict(flatten(config.model_dump(mode="json"), whole=WHOLE))
     return {key: value for key, value in blank_unused(values).items() if changes_result(key)}
 
 
 def identity(config: Config, facts: Facts | Mapping[str, Any]) -> dict[str, Any]:
     """What identifies the run of ``config``, as JSON values by key."""
     resolved = facts.as_keys() if isinstance(facts, Facts) else {key: facts[key] for key in FACTS}
-    parts = {key: value for key, value in settings(config).items() if key not in RESOLVED} | resolved
+    chosen = {key: value for key, value in settings(config).items() if key not in RESOLVED}
+    parts = {key: value for key, value in chosen.items() if key not in NEUTRAL or value != NEUTRAL[key]} | resolved
     result: dict[str, Any] = json.loads(json.dumps(parts, sort_keys=True))
     return result
 
@@ -155,6 +179,8 @@ def blank_unused(values: Mapping[str, Any]) -> dict[str, Any]:
         unused.append("engine.compile")
     if values.get("pruner.name") == "none":
         unused.append("pruner.")
+    if values.get("loss.name") == "cross_entropy":
+        unused.append("loss.gamma")
     always = ("lora.enabled", "lora.full", "pruner.name", "pruner.stop_collapsed")
     return {
         key: None if key.startswith(tuple(unused)) and key not in always else value for key, value in values.items()

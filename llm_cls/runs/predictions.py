@@ -1,7 +1,7 @@
 """The predictions of a split as arrays, checked against one another and against the scores."""
 
 import operator
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from pydantic_core import from_json
 
 from llm_cls.errors import ArtifactError, first_line
 from llm_cls.files import sha256_json
-from llm_cls.metrics.scores import METRICS, confusion_matrix, per_class, scores
+from llm_cls.metrics.scores import METRICS, SCORES, confusion_matrix, per_class, scores
 from llm_cls.runs import layout
 from llm_cls.runs.content import read_bytes
 from llm_cls.runs.schema import LabelScores, Metrics, RunRecord, ValScores
@@ -28,6 +28,7 @@ class Predictions:
     Attributes:
         ids: Of the texts.
         titles: Of the texts; empty strings where the corpus has none.
+        columns: The input columns of each text by their names, where the file has them; otherwise empty.
         labels: Class indices, shape ``(n,)``.
         predictions: Class indices, shape ``(n,)``.
         probabilities: Shape ``(n, n_labels)``.
@@ -36,6 +37,7 @@ class Predictions:
 
     ids: tuple[str, ...]
     titles: tuple[str, ...]
+    columns: tuple[Mapping[str, str], ...]
     labels: npt.NDArray[np.int64]
     predictions: npt.NDArray[np.int64]
     probabilities: npt.NDArray[np.float64]
@@ -65,6 +67,7 @@ def read_predictions(directory: Path, split: str, names: Sequence[str]) -> Predi
     of_all_labels = operator.itemgetter(*names) if len(names) > 1 else lambda found: (found[names[0]],)
     try:
         ids, titles = tuple(row["id"] for row in rows), tuple(row.get("title") or "" for row in rows)
+        columns = tuple(row.get("columns") or {} for row in rows)
         labels = np.array([index[row["label"]] for row in rows], dtype=np.int64)
         predictions = np.array([index[row["prediction"]] for row in rows], dtype=np.int64)
         probabilities = np.array([of_all_labels(row["probabilities"]) for row in rows])
@@ -73,6 +76,8 @@ def read_predictions(directory: Path, split: str, names: Sequence[str]) -> Predi
         raise ArtifactError(f"{path} is damaged: {fault}. {_FIX}") from None
     if not all(isinstance(text, str) for text in (*ids, *titles)):
         raise ArtifactError(f"{path} is damaged: id and title must be strings. {_FIX}")
+    if not all(isinstance(found, dict) and all(isinstance(text, str) for text in found.values()) for found in columns):
+        raise ArtifactError(f"{path} is damaged: columns must be strings by the names of their columns. {_FIX}")
     if len(set(ids)) < len(ids):
         raise ArtifactError(f"{path} is damaged: an id occurs twice. {_FIX}")
     if probabilities.dtype.kind not in "fi" or not ((probabilities >= 0) & (probabilities <= 1)).all():
@@ -81,7 +86,7 @@ def read_predictions(directory: Path, split: str, names: Sequence[str]) -> Predi
     if other.any():
         line = int(other.argmax()) + 1
         raise ArtifactError(f"{path}, line {line}, is damaged: the prediction is not the most probable label. {_FIX}")
-    return Predictions(ids, titles, labels, predictions, probabilities.astype(np.float64), tuple(names))
+    return Predictions(ids, titles, columns, labels, predictions, probabilities.astype(np.float64), tuple(names))
 
 
 def _read_rows(path: Path) -> list[dict[str, Any]]:
@@ -104,9 +109,9 @@ def check_scores(directory: Path, split: str, record: RunRecord, metrics: Metric
     Raises:
         ArtifactError: They differ, or the predictions are missing or damaged.
     """
-    stated: ValScores = metrics.test if split == "test" else metrics.val
-    if stated.f1 is None:
-        return  # the logits were not finite
+    stated: ValScores | None = metrics.test if split == "test" else metrics.val
+    if stated is None or stated.f1 is None:
+        return  # there is no such split, or the logits were not finite
     if record.schema_version < 3 and not (directory / layout.PREDICTIONS / f"{split}.jsonl").exists():
         return  # nothing says that the file must exist
     found = read_predictions(directory, split, record.data.labels)
@@ -116,6 +121,10 @@ def check_scores(directory: Path, split: str, record: RunRecord, metrics: Metric
         for name in METRICS
         if abs(getattr(stated, name) - getattr(computed, name)) > _TOLERANCE
     }
+    for name in SCORES.keys() - METRICS:
+        value, expected = stated.value(name), float(SCORES[name](found.confusion))
+        if value is not None and abs(value - expected) > _TOLERANCE:
+            differing[f"{split}.{name}"] = (value, expected)
     if stated.n != len(found.ids):
         differing[f"{split}.n"] = (stated.n, len(found.ids))
     if split == "test":

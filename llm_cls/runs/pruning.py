@@ -1,4 +1,4 @@
-"""Ends the runs of a sweep that cannot become the best: Optuna's rules on the val F1 of each epoch, and two more.
+"""Ends the runs of a sweep that cannot become the best: Optuna's rules on the val score of each epoch, and two more.
 
 Every run of a sweep is a trial of one Optuna study. Its journal lies in the folder of the sweep, where runs of other
 processes and machines find it. A resumed run continues its trial.
@@ -9,7 +9,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -17,6 +17,7 @@ from llm_cls.config.schema import PrunerConfig
 from llm_cls.errors import ArtifactError, first_line
 from llm_cls.locks import BriefLock
 from llm_cls.metrics.evaluation import Evaluation
+from llm_cls.metrics.selection import MONITORS, Monitor
 from llm_cls.runs.layout import JOURNAL
 from llm_cls.runs.sweep import is_sweep
 
@@ -26,7 +27,9 @@ _NO_INFORMATION = 1e-3  # nats; networks before their first step have ten times 
 class Pruner:
     """Decides after each epoch whether a run continues."""
 
-    def __init__(self, config: PrunerConfig, run: Path, max_epochs: int, data: str = "") -> None:
+    def __init__(
+        self, config: PrunerConfig, run: Path, max_epochs: int, data: str = "", monitor: Monitor = MONITORS["f1"]
+    ) -> None:
         """Joins the study of the sweep that ``run`` belongs to; outside a sweep there is none.
 
         Args:
@@ -34,19 +37,21 @@ class Pruner:
             run: The run directory.
             max_epochs: Planned epochs of the run.
             data: Identifies the texts of the run: scores on other texts are not comparable.
+            monitor: The score that is compared; runs with another one belong to another study.
 
         Raises:
             ArtifactError: The journal is damaged.
         """
         self._journal = run.parent / JOURNAL
-        self._config, self._name, self._max_epochs = config, run.name, max_epochs
+        self._config, self._name, self._max_epochs, self._monitor = config, run.name, max_epochs, monitor
         self._trial: Any = None
         self._study: Any = None
         self._reported: set[int] = set()
         if config.name != "none" and is_sweep(run.parent):
             with self._errors():
-                study = f"{max_epochs} epochs {data}".strip()
-                self._study = _open_study(config, self._journal, max_epochs, study)
+                by = "" if monitor.name == "f1" else f" by {monitor.name}"
+                study = f"{max_epochs} epochs {data}".strip() + by
+                self._study = _open_study(config, self._journal, max_epochs, study, monitor)
                 self._trial, self._reported = _unfinished_trial(self._study, self._name)
 
     def should_stop(self, epoch: int, val: Evaluation) -> bool:
@@ -58,45 +63,64 @@ class Pruner:
                     self._trial = self._study.ask()
                     self._trial.set_user_attr("run", self._name)
                 if epoch not in self._reported:  # a kill may have come before the checkpoint
-                    self._trial.report(val.f1, epoch)
-                prune = self._trial.should_prune() or self._lags_behind(epoch, len(val.labels))
+                    self._trial.report(val.value(self._monitor.name), epoch)
+                prune = self._trial.should_prune() or self._lags_behind(epoch, val)
         if epoch == self._max_epochs:
             return False
         return prune or (self._config.stop_collapsed and has_collapsed(val))
 
-    def _lags_behind(self, epoch: int, n_texts: int) -> bool:
-        """Whether this run's best val F1 is further behind the best of the others than training still changes.
+    def _lags_behind(self, epoch: int, val: Evaluation) -> bool:
+        """Whether this run's best val score is further behind the best of the others than training still changes.
 
         Optuna's rules rank runs, which says little while many are equally good, and compare with finished runs only.
         The gap to the best run separates hopeless runs from slow ones early, with any number of concurrent runs. A run
         that has trained for fewer epochs counts as well: its best score can only rise.
 
-        A gap within two standard errors is ignored; that of a share f of n texts is sqrt(f (1 - f) / n).
+        A gap within two standard errors is ignored; see ``_standard_error``.
         """
         if self._config.max_lag is None or epoch < 2:  # the first epoch is the warm-up
             return False
-        own = top = 0.0  # the best of this run, and of the others
+        goodness = self._monitor.goodness
+        own: float | None = None  # the best of this run
+        others: list[float] = []  # and of each other
         for trial in self._study.get_trials(deepcopy=False):
-            best = max((f1 for step, f1 in trial.intermediate_values.items() if step <= epoch), default=0.0)
+            reported = [value for step, value in trial.intermediate_values.items() if step <= epoch]
+            if not reported:
+                continue
             if trial.number == self._trial.number:
-                own = best
+                own = max(reported, key=goodness)
             elif trial.user_attrs.get("run") != self._name:  # not an earlier trial of this run
-                top = max(top, best)
-        allowed = top * self._config.max_lag * (1 - epoch / self._max_epochs) ** 2
-        return own < top - max(allowed, 2 * math.sqrt(top * (1 - top) / n_texts))
+                others.append(max(reported, key=goodness))
+        if own is None or not others:
+            return False
+        top = max(others, key=goodness)
+        allowed = abs(top) * self._config.max_lag * (1 - epoch / self._max_epochs) ** 2
+        return goodness(own) < goodness(top) - max(allowed, 2 * self._standard_error(top, val))
 
-    def end(self, val_f1: float | None, pruned: bool) -> None:
+    def _standard_error(self, top: float, val: Evaluation) -> float:
+        """Of the best score ``top``, on the texts of ``val``.
+
+        That of a share f of n texts is sqrt(f (1 - f) / n), and a correlation is twice a share minus 1. That of a mean
+        loss is the standard deviation of the texts' losses over sqrt(n); those of the best run are not here, so they
+        are taken from this one.
+        """
+        n_texts = len(val.labels)
+        if self._monitor.lowest is None:
+            return float(np.std(val.losses) / math.sqrt(n_texts))
+        return math.sqrt((top - self._monitor.lowest) * (1 - top) / n_texts)
+
+    def end(self, val_score: float | None, pruned: bool) -> None:
         """Completes the trial, so that other runs are compared with it."""
         if self._trial is None:
             return
         from optuna.trial import TrialState
 
         with self._errors():
-            if val_f1 is None or pruned:
+            if val_score is None or pruned:
                 state = TrialState.PRUNED if pruned else TrialState.FAIL
                 self._study.tell(self._trial, state=state, skip_if_finished=True)
             else:
-                self._study.tell(self._trial, val_f1, skip_if_finished=True)
+                self._study.tell(self._trial, val_score, skip_if_finished=True)
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
@@ -124,7 +148,7 @@ def has_collapsed(val: Evaluation) -> bool:
     return bool(information < _NO_INFORMATION)
 
 
-def _open_study(config: PrunerConfig, journal: Path, max_epochs: int, name: str) -> Any:
+def _open_study(config: PrunerConfig, journal: Path, max_epochs: int, name: str, monitor: Monitor) -> Any:
     import optuna
     from optuna.storages import JournalStorage
     from optuna.storages.journal import JournalFileBackend
@@ -138,8 +162,9 @@ def _open_study(config: PrunerConfig, journal: Path, max_epochs: int, name: str)
     # Optuna's own locks stay behind when their holder dies; the system releases this one.
     lock: Any = BriefLock(journal.with_name(f".{journal.name}.lock"))
     _drop_torn_line(journal, lock)
+    direction: Literal["maximize", "minimize"] = "maximize" if monitor.larger_is_better else "minimize"
     return optuna.create_study(
-        study_name=name, direction="maximize", load_if_exists=True, pruner=rule,
+        study_name=name, direction=direction, load_if_exists=True, pruner=rule,
         sampler=optuna.samplers.RandomSampler(),  # never used: Hydra has chosen the values
         storage=JournalStorage(JournalFileBackend(str(journal), lock_obj=lock)),
     )  # fmt: skip

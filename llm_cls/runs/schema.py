@@ -19,6 +19,8 @@ from pydantic import (
 )
 
 from llm_cls.config.fields import MayHoldSecret
+from llm_cls.metrics.scores import METRICS, SCORES
+from llm_cls.metrics.selection import MONITORS, Monitor
 
 SCHEMA = 3  # schema 1 had a different ``identity``; schemas 1 and 2 had no manifest of the run
 
@@ -29,6 +31,7 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 Number = float | None  # null in the file where it is not finite
 Count = Annotated[int, Field(ge=0, lt=2**63)]  # of any more, sums and means would overflow
 Positive = Annotated[int, Field(ge=1, lt=2**63)]
+_Correlation = Annotated[float, Field(ge=-1, le=1)]
 Seconds = Annotated[float, Field(ge=0, le=1e12)]
 
 
@@ -46,12 +49,22 @@ class Scores(FileContent):
     precision: Fraction | None
     recall: Fraction | None
     f1: Fraction | None
+    balanced_accuracy: Fraction | None = None  # this and the next two: only where trainer.monitor names them
+    weighted_f1: Fraction | None = None
+    mcc: _Correlation | None = None
 
     @model_validator(mode="after")
     def _all_or_none(self) -> Self:
-        if len({value is None for value in (self.accuracy, self.precision, self.recall, self.f1)}) > 1:
-            raise ValueError("accuracy, precision, recall and f1 must all be numbers, or all be null")
+        given = [name for name in type(self).model_fields if name in SCORES and name in self.model_fields_set]
+        names = [*METRICS, *(name for name in given if name not in METRICS)]
+        if len({getattr(self, name) is None for name in names}) > 1:
+            raise ValueError(f"{', '.join(names[:-1])} and {names[-1]} must all be numbers, or all be null")
         return self
+
+    def value(self, name: str) -> float | None:
+        """The figure that a monitor names."""
+        found: float | None = getattr(self, name)
+        return found
 
 
 class ValScores(Scores):
@@ -61,10 +74,11 @@ class ValScores(Scores):
 
 
 class TestScores(ValScores):
-    """The scores of the test split."""
+    """The scores of the test split; ``monitor_ci95`` where runs are compared by another score than F1."""
 
     __test__ = False  # pytest must not collect it
     f1_ci95: Annotated[list[Fraction], Field(min_length=2, max_length=2)] | None
+    monitor_ci95: Annotated[list[_Correlation], Field(min_length=2, max_length=2)] | None = None
 
     @model_validator(mode="after")
     def _f1_has_its_interval(self) -> Self:
@@ -99,7 +113,7 @@ class Metrics(FileContent):
     best_epoch: Positive | None
     epochs_run: Positive
     val: ValScores
-    test: TestScores
+    test: TestScores | None  # null where the data has no test split
     per_class: dict[str, LabelScores | None] = Field(default_factory=dict)
     seconds: Durations
     tokens_per_second: Number = None
@@ -125,13 +139,18 @@ class Epoch(FileContent):
 
 
 class Prediction(FileContent):
-    """A line of ``predictions/val.jsonl`` or ``predictions/test.jsonl``; ``title`` where the corpus has titles."""
+    """A line of ``predictions/val.jsonl`` or ``predictions/test.jsonl``.
+
+    ``title`` is there where the corpus has titles, ``columns`` where the texts are the user's own: the beginning of
+    each of their columns, by its name.
+    """
 
     id: str
     label: str
     prediction: str | None
     probabilities: dict[str, Number]
     title: str | None = None
+    columns: dict[str, str] | None = None
 
 
 class DataRecord(FileContent):
@@ -182,7 +201,14 @@ class RunRecord(FileContent):
                 raise ValueError(f"trainer.max_epochs must be a whole number >= 1, got {epochs!r}")
             if huge := [key for key, value in identity.items() if isinstance(value, int) and abs(value) >= 2**63]:
                 raise ValueError(f"{huge[0]} is too large a number")
+            if (monitor := identity.get("trainer.monitor", "f1")) not in list(MONITORS):
+                raise ValueError(f"trainer.monitor must be one of {', '.join(MONITORS)}, got {monitor!r}")
         return identity
+
+    @property
+    def monitor(self) -> Monitor:
+        """What selected the best epoch; runs from before there was a choice were selected on F1."""
+        return MONITORS[(self.identity or {}).get("trainer.monitor", "f1")]
 
     @property
     def max_epochs(self) -> int | None:

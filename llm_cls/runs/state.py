@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from llm_cls.errors import ArtifactError
+from llm_cls.metrics.selection import MONITORS, Monitor
 from llm_cls.runs import layout
 from llm_cls.runs.content import read_content, read_lines
 from llm_cls.runs.lock import is_locked
@@ -56,11 +57,18 @@ class RunState:
         return self.epochs if planned is None and self.metrics else planned
 
     @property
-    def val_f1(self) -> float | None:
-        """Val F1 of the best epoch so far; None before the first."""
+    def monitor(self) -> Monitor:
+        """What selects the best epoch."""
+        return self.record.monitor if self.record else MONITORS["f1"]
+
+    @property
+    def val_score(self) -> float | None:
+        """Val figure of the best epoch so far, by ``monitor``; None before the first."""
+        name = self.monitor.name
         if self.metrics:
-            return self.metrics.val.f1
-        return max((epoch.val.f1 for epoch in self.history if epoch.val.f1 is not None), default=None)
+            return self.metrics.val.value(name)
+        values = (epoch.val.value(name) for epoch in self.history)
+        return max((value for value in values if value is not None), key=self.monitor.goodness, default=None)
 
     @property
     def seconds(self) -> float:
@@ -130,13 +138,18 @@ def _check_consistent(directory: Path, record: RunRecord | None, metrics: Metric
             f"{directory / layout.RECORD} is missing, but there is a {layout.METRICS}. "
             f"Restore it, or remove {directory} and start again"
         )
-    if metrics.status == "finished" and metrics.test.f1 is None:
+    name, score, test = record.monitor.name, record.monitor.on_test, metrics.test
+    figures = {f"val.{name}": metrics.val.value(name)}
+    if test is not None:
+        figures |= {"test.f1": test.f1, f"test.{score}": test.value(score)}
+    if metrics.status == "finished" and (key := next((key for key, value in figures.items() if value is None), None)):
         raise ArtifactError(
-            f"{directory / layout.METRICS} is damaged: status is finished, but test.f1 is null. Run again"
+            f"{directory / layout.METRICS} is damaged: status is finished, but {key} is null. Run again"
         )
-    if metrics.status == "finished" and metrics.test.n != record.data.n_test:
+    n_test = 0 if test is None else test.n
+    if metrics.status == "finished" and n_test != record.data.n_test:
         raise ArtifactError(
-            f"{directory / layout.METRICS} has {metrics.test.n} test texts, {layout.RECORD} {record.data.n_test}: "
+            f"{directory / layout.METRICS} has {n_test} test texts, {layout.RECORD} {record.data.n_test}: "
             "they are of different runs. Restore both, or run again"
         )
 

@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from llm_cls.config.scoring import EvaluateArguments
 from llm_cls.data.inputs import TextColumns, cell_text
+from llm_cls.data.labels import match_labels
 from llm_cls.data.rows import Row, TableFormat, column, iter_rows
 from llm_cls.errors import DataError
 from llm_cls.files import check_output, sha256_file
@@ -78,7 +79,7 @@ def evaluate_files(arguments: EvaluateArguments) -> Iterator[tuple[Path, Evaluat
     opened = open_run(arguments.run, arguments.trust_remote_code)
     hardware = scoring_hardware(arguments.accelerator, arguments.devices)
     data = arguments.data
-    columns = TextColumns.of(opened.config, data.text, data.title, data.body, prefix="data.")
+    columns = TextColumns.of(opened.config, data.text, data.title, data.body, section="data.")
     sources = [_source(arguments, opened, columns, path) for path in data.files]
     with (
         tqdm(desc="Evaluating", unit="text", disable=None) as progress,
@@ -130,6 +131,7 @@ def _score(
 def _evaluate(opened: OpenedRun, source: _Source, rows: _Rows) -> tuple[EvaluationRecord, Iterator[EvaluatedText]]:
     """The content of ``evaluation.json``, without the digest of the predictions, and these."""
     index = {label: i for i, label in enumerate(opened.labels)}
+    rows.labels = match_labels(rows.labels, opened.labels, opened.config.data)
     log_probabilities = np.concatenate(rows.log_probabilities)
     labels = [label for label, fault in zip(rows.labels, rows.faults, strict=True) if not fault]  # of those with a text
     known = np.array([label in index for label in labels], bool)
@@ -141,7 +143,7 @@ def _evaluate(opened: OpenedRun, source: _Source, rows: _Rows) -> tuple[Evaluati
             f"in column {source.label!r}. Try data.label=COLUMN"
         )
     found = evaluate(log_probabilities[known], np.array([index[label] for label in labels if label in index], np.int64))
-    scores, per_class = collect_scores(found, opened.labels)
+    scores, per_class = collect_scores(found, opened.labels, opened.record.monitor)
     record = EvaluationRecord(
         run_id=opened.record.run_id,
         file=source.file,

@@ -35,15 +35,15 @@ class Classifier:
 
     Attributes:
         labels: All labels, in the order of the run.
-        columns: The columns that make a text: the body, and the title where the template has one.
+        columns: The columns that make a text, in the order of the template.
     """
 
     def __init__(self, loaded: LoadedRun) -> None:
         """Takes a loaded run."""
         self._loaded, self._lock = loaded, threading.Lock()
-        self._columns = TextColumns.of(loaded.opened.config, None, None, None, prefix="")
+        self._columns = TextColumns.of(loaded.opened.config, None, None, None, section="")
         self.labels = loaded.opened.labels
-        self.columns = tuple(name for name in (self._columns.body, self._columns.title) if name is not None)
+        self.columns = tuple(self._columns.names.values())
 
     def predict(self, texts: Sequence[str | Mapping[str, Any]], batch_size: int = 32) -> list[TextLabel]:
         """The label of each text, with all probabilities.
@@ -52,7 +52,7 @@ class Classifier:
         others they may differ in the last digits.
 
         Args:
-            texts: Each a string, the body; or a mapping with ``columns``, as a row of a table.
+            texts: Each a string, where the template has one column; or a mapping with ``columns``, as a row of a table.
             batch_size: Texts per forward pass.
 
         Returns:
@@ -88,7 +88,7 @@ class Classifier:
         if isinstance(text, str):
             if len(self.columns) > 1:
                 raise DataError(f"texts[{number}] must be a mapping with {names}, got a string")
-            return {self._columns.body: text}
+            return {self.columns[0]: text}
         if not isinstance(text, Mapping):
             raise DataError(f"texts[{number}] must be a string or a mapping, got a {type(text).__name__}")
         if missing := [name for name in self.columns if name not in text]:

@@ -11,6 +11,7 @@ import numpy.typing as npt
 from transformers import PretrainedConfig
 
 from llm_cls.config.schema import Config, ModelConfig, TrainerConfig
+from llm_cls.data.template import Pieces
 from llm_cls.data.tokenizer import Tokenizer, load_tokenizer
 from llm_cls.data.tokens import Tokens, check_ids, tokenize
 from llm_cls.errors import ArtifactError, ConfigError, LlmClsError, first_line
@@ -57,7 +58,7 @@ class OpenedRun:
         """The log-probabilities of the network, shape ``(n, n_labels)``, with the calibration, if there is one."""
         return log_probabilities if self.calibration is None else self.calibration.scaling.apply(log_probabilities)
 
-    def tokenize(self, pieces: Sequence[tuple[str, str]]) -> Tokens:
+    def tokenize(self, pieces: Sequence[Pieces]) -> Tokens:
         """The token ids of rendered texts.
 
         Args:
@@ -86,7 +87,7 @@ class LoadedRun:
     classifier: TextClassifier
     hardware: Hardware
 
-    def log_probabilities(self, pieces: Sequence[tuple[str, str]], batch_size: int) -> npt.NDArray[np.float64]:
+    def log_probabilities(self, pieces: Sequence[Pieces], batch_size: int) -> npt.NDArray[np.float64]:
         """The log-probability of every label for every text.
 
         Args:

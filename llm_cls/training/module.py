@@ -6,7 +6,6 @@ import torch
 from lightning import LightningModule
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.optim import Optimizer
 from torchmetrics import SumMetric
 
@@ -18,6 +17,7 @@ from llm_cls.errors import ArtifactError
 from llm_cls.metrics.evaluation import Evaluation, evaluate
 from llm_cls.model.classifier import TextClassifier
 from llm_cls.training.distributed import gather_logits, sum_gradients
+from llm_cls.training.loss import training_loss
 from llm_cls.training.optimizer import build_optimizer, build_schedule
 
 LOG_EVERY_STEPS = 10  # reading the loss waits for the device
@@ -43,6 +43,7 @@ class ClassifierModule(LightningModule):
         self.evaluations: dict[str, Evaluation] = {}
         self._logits: list[Tensor] = []
         self._indices: list[int] = []
+        self._class_weights: Tensor | None = None
 
     def cpu(self) -> Self:
         """Keeps the weights on the device; Lightning would move them to the CPU and back at each stage."""
@@ -55,6 +56,11 @@ class ClassifierModule(LightningModule):
             optimizer, self._config.optimizer, self._data.steps_per_epoch, self._config.trainer.max_epochs
         )
         return {"optimizer": optimizer, "lr_scheduler": schedule}
+
+    def on_fit_start(self) -> None:
+        """Copies the class weights to the device."""
+        if (weights := self._data.class_weights) is not None:
+            self._class_weights = torch.tensor(weights, dtype=torch.float32, device=self.device)
 
     def on_train_epoch_start(self) -> None:
         """Turns dropout on."""
@@ -77,7 +83,7 @@ class ClassifierModule(LightningModule):
         max_tokens = self.classifier.encoder.max_tokens
         for batch in (part for micro in step.micro_batches for part in micro.split(max_tokens)):
             logits = self.classifier(batch)
-            loss = F.cross_entropy(logits, batch.labels, reduction="sum") / step.n_texts
+            loss = training_loss(logits, batch.labels, step.weight, self._config.loss, self._class_weights)
             with torch.autocast(self.device.type, enabled=False):  # autocast is for the forward pass only
                 self.manual_backward(loss)
             total += loss.detach()
@@ -86,15 +92,19 @@ class ClassifierModule(LightningModule):
         optimizer.zero_grad()
         schedule: Any = self.lr_schedulers()
         schedule.step()
-        self._train_loss.update(total * step.n_texts)
+        self._train_loss.update(total * step.weight)
         if batch_idx % LOG_EVERY_STEPS == 0:
             self.log("loss", total * self.trainer.world_size, prog_bar=True, logger=False)
 
     def take_train_loss(self) -> float:
-        """Mean loss of all training texts since the last call, over all devices; an epoch has each text once."""
+        """Mean of what training minimises since the last call, over all devices; an epoch has each text once.
+
+        With class weights the mean is weighted by them, and focal loss and smoothed labels are in it, so it is not
+        comparable with the loss of val, which is a score: always the plain mean cross-entropy.
+        """
         total = float(self._train_loss.compute())
         self._train_loss.reset()
-        return total / len(self._data.tokens["train"])
+        return total / self._data.train_weight
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         """Clips the gradients, which are already unscaled and summed over the devices."""
@@ -114,7 +124,8 @@ class ClassifierModule(LightningModule):
     def on_validation_epoch_end(self) -> None:
         """Scores the val split."""
         self._evaluate("val")
-        self.log("val/f1", self.evaluations["val"].f1, prog_bar=True, logger=False)
+        name = self._config.trainer.monitor
+        self.log(f"val/{name}", self.evaluations["val"].value(name), prog_bar=True, logger=False)
 
     def on_test_epoch_end(self) -> None:
         """Scores the test split."""

@@ -64,7 +64,7 @@ def predict(arguments: PredictArguments) -> Summary:
     if arguments.top_k > len(opened.labels):
         raise ConfigError(f"top_k must be <= {len(opened.labels)}, the labels of the run, got {arguments.top_k}")
     hardware = scoring_hardware(arguments.accelerator, arguments.devices)
-    columns = TextColumns.of(opened.config, arguments.text, arguments.title, arguments.body, prefix="")
+    columns = TextColumns.of(opened.config, arguments.text, arguments.title, arguments.body, section="")
     with input_file(arguments.input, arguments.format) as source:
         rows = iter_rows(source, TableFormat.of(opened.config.data), chunk_rows(arguments.batch_size))
         if not (first := next(rows, [])):

@@ -9,7 +9,9 @@ from transformers import PretrainedConfig
 from llm_cls.config.schema import Config
 from llm_cls.data.corpus import Corpus
 from llm_cls.data.tokenizer import Tokenizer
+from llm_cls.data.weights import class_weights
 from llm_cls.errors import ConfigError
+from llm_cls.metrics.scores import Floats
 from llm_cls.model.decoder import max_positions
 from llm_cls.runs.identity import Facts, TokenizerFacts, identity
 from llm_cls.runs.record import new_record
@@ -38,6 +40,11 @@ class Inputs:
     architecture: PretrainedConfig
     tokenizer: Tokenizer
     revision: str
+
+    @property
+    def class_weights(self) -> Floats | None:
+        """See ``data.weights``."""
+        return class_weights(self.config.loss, self.corpus)
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -96,10 +103,16 @@ def prepare(config: Config, shared: Shared) -> Inputs:
             f"template {config.template.name!r} has {{title}}, but the corpus {corpus.name} has no titles. "
             "Try template=text"
         )
+    if unknown := [name for name in config.data.columns or () if name not in corpus.columns]:
+        raise ConfigError(
+            f"template {config.template.name!r} has {{{unknown[0]}}}, but the corpus {corpus.name} has no such column. "
+            "Try template=text"
+        )
     if hardware.world_size > config.data.batch_size:
         raise ConfigError(
             f"trainer.devices must be <= data.batch_size ({config.data.batch_size}), got {hardware.world_size}"
         )
+    class_weights(config.loss, corpus)  # raises where they do not fit the labels
     return Inputs(config, hardware, corpus, architecture, tokenizer, revision)
 
 

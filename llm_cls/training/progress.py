@@ -32,7 +32,7 @@ class ProgressBar(TQDMProgressBar):
         return bar
 
     def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
-        """Loss and val F1, without the version number of a logger.
+        """Loss and val score, without the version number of a logger.
 
         Between the steps that log a loss it repeats the latest values, because reading a loss waits for the device.
         """

@@ -15,7 +15,7 @@ from llm_cls.errors import ArtifactError
 from llm_cls.files import finite
 from llm_cls.metrics.evaluation import Evaluation
 from llm_cls.metrics.percent import percent
-from llm_cls.metrics.selection import improves
+from llm_cls.metrics.selection import MONITORS, Monitor
 from llm_cls.runs.directory import RunDirectory
 from llm_cls.runs.layout import SCHEMA_2_BEST
 from llm_cls.runs.pruning import Pruner
@@ -36,6 +36,7 @@ class RunRecorder(Checkpoint):
 
     Attributes:
         history: The epochs so far.
+        monitor: What selects the best epoch.
         best_epoch: Counted from 1; None while no epoch gave finite scores.
         diverged: Whether the loss or a score stopped being a number.
         pruned: Whether the run was ended early.
@@ -50,6 +51,7 @@ class RunRecorder(Checkpoint):
         run_id: str,
         pruner: Pruner | None,
         checkpoint: Path | None = None,
+        monitor: Monitor = MONITORS["f1"],
     ) -> None:
         """Starts with an empty history.
 
@@ -59,15 +61,16 @@ class RunRecorder(Checkpoint):
             run_id: The id of the run as this process computed it.
             pruner: Decides when to end the run early; None in all processes of a run but the first.
             checkpoint: From which the run resumes.
+            monitor: What selects the best epoch.
         """
         self._directory, self._tokens_per_epoch, self._run_id = directory, tokens_per_epoch, run_id
-        self._pruner, self._checkpoint = pruner, checkpoint
+        self._pruner, self._checkpoint, self.monitor = pruner, checkpoint, monitor
         self._best_weights: dict[str, Tensor] = {}
         self.history: list[Epoch] = []
         self.best_epoch: int | None = None
         self.diverged = self.pruned = self.done = False
         self.earlier_seconds = 0.0
-        self._best_f1 = float("-inf")
+        self._best_score = monitor.worst
         self._started = 0.0
         self._train_seconds = 0.0
 
@@ -80,9 +83,9 @@ class RunRecorder(Checkpoint):
         """What resuming needs."""
         return {
             "run_id": self._run_id,
-            "history": [epoch.model_dump() for epoch in self.history],
+            "history": [epoch.model_dump(exclude_unset=True) for epoch in self.history],
             "best_epoch": self.best_epoch,
-            "best_f1": self._best_f1,
+            "best_score": self._best_score,
             "best_weights": self._best_weights,
             "diverged": self.diverged,
             "pruned": self.pruned,
@@ -93,7 +96,8 @@ class RunRecorder(Checkpoint):
         """Resumes from ``state_dict``."""
         self.history = [Epoch(**epoch) for epoch in state_dict["history"]]
         self.earlier_seconds = float(sum(epoch.seconds for epoch in self.history))
-        self.best_epoch, self._best_f1 = state_dict["best_epoch"], state_dict["best_f1"]
+        self.best_epoch = state_dict["best_epoch"]
+        self._best_score = state_dict["best_score" if "best_score" in state_dict else "best_f1"]  # up to version 0.2
         self.diverged, self.pruned, self.done = (state_dict[key] for key in ("diverged", "pruned", "done"))
         if "best_weights" in state_dict:
             self._best_weights = state_dict["best_weights"]
@@ -133,9 +137,10 @@ class RunRecorder(Checkpoint):
         epoch = self._measured(number, val, pl_module)
         self.history.append(epoch)
         self.diverged = not val.finite or epoch.train_loss is None
-        better = improves(val.f1, self._best_f1)
+        score = val.value(self.monitor.name)
+        better = self.monitor.improves(score, self._best_score)
         if better:
-            self.best_epoch, self._best_f1 = number, val.f1
+            self.best_epoch, self._best_score = number, score
             self._best_weights = {name: tensor.clone() for name, tensor in pl_module.trainable_state().items()}
         if self.diverged:  # a weight that is not a number stays so
             trainer.should_stop = True
@@ -154,7 +159,7 @@ class RunRecorder(Checkpoint):
         return Epoch(
             epoch=number,
             train_loss=finite(module.take_train_loss()),
-            val=Scores(**finite(val.figures())),
+            val=Scores(**finite(val.figures(self.monitor.name))),
             lr=optimizer.param_groups[0]["lr"],
             seconds=time.perf_counter() - self._started,
             tokens_per_second=self._tokens_per_epoch / self._train_seconds,
@@ -165,15 +170,20 @@ class RunRecorder(Checkpoint):
         """One line for people, and the figures for W&B."""
         if self._directory.writes:
             log.info(
-                "Epoch %d/%d: train loss %.4f, val loss %.4f, val F1 %s %%%s, %.0f s%s",
-                epoch.epoch, trainer.max_epochs, _or_nan(epoch.train_loss), val.loss, percent(val.f1),
+                "Epoch %d/%d: train loss %.4f, val loss %.4f, val F1 %s %%%s%s, %.0f s%s",
+                epoch.epoch, trainer.max_epochs, _or_nan(epoch.train_loss), val.loss, percent(val.f1), self._also(val),
                 " (best)" if better else "", epoch.seconds, "; ended early by the pruner" if self.pruned else "",
             )  # fmt: skip
-        figures = {f"val/{name}": value for name, value in val.figures().items() if value is not None}
+        figures = {f"val/{name}": value for name, value in val.figures(self.monitor.name).items() if value is not None}
         figures |= epoch.model_dump(include={"lr", "seconds", "tokens_per_second", "peak_memory_gib"})
         for logger in trainer.loggers:
             loss = _or_nan(epoch.train_loss)
             logger.log_metrics({"epoch": epoch.epoch, "train/loss": loss, **figures}, step=epoch.epoch)
+
+    def _also(self, val: Evaluation) -> str:
+        """The monitored score, where the line would not have it."""
+        name = self.monitor.name
+        return "" if name in ("f1", "loss") else f", val {self.monitor.title} {self.monitor.show(val.value(name))}"
 
     @property
     def status(self) -> Status:

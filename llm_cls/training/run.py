@@ -14,6 +14,7 @@ from llm_cls.cli import say, shown_path
 from llm_cls.config.schema import Config
 from llm_cls.data.datamodule import TextDataModule
 from llm_cls.errors import ArtifactError
+from llm_cls.metrics.selection import MONITORS
 from llm_cls.model.artifact import save_artifact
 from llm_cls.model.classifier import build_classifier
 from llm_cls.runs import layout
@@ -105,14 +106,17 @@ def train(directory: RunDirectory, inputs: Inputs, record: RunRecord, shared: Sh
     """Trains, scores and saves; every process of a run on several devices calls it."""
     started = time.perf_counter()
     config, corpus, tokenizer = inputs.config, inputs.corpus, inputs.tokenizer
-    data = TextDataModule(corpus, tokenizer, config.template, config.data, config.seed)
+    data = TextDataModule(corpus, tokenizer, config.template, config.data, config.seed, inputs.class_weights)
     module = build_module(inputs, data, shared)
     record = _with_sizes(record, inputs, module)
+    monitor = MONITORS[config.trainer.monitor]
     pruner = None
     if directory.writes:
-        pruner = Pruner(config.pruner, directory.path, config.trainer.max_epochs, text_id(inputs.identity))
+        texts, max_epochs = text_id(inputs.identity), config.trainer.max_epochs
+        pruner = Pruner(config.pruner, directory.path, max_epochs, texts, monitor)
     checkpoint, faults = found
-    recorder = RunRecorder(directory, len(data.tokens["train"].ids), run_id(inputs.identity), pruner, checkpoint)
+    tokens = len(data.tokens["train"].ids)
+    recorder = RunRecorder(directory, tokens, run_id(inputs.identity), pruner, checkpoint, monitor)
     with (
         run_logger(config, directory, record) as logger,
         signals.signals_first(),
@@ -128,20 +132,23 @@ def train(directory: RunDirectory, inputs: Inputs, record: RunRecord, shared: Sh
         trainer.fit(module, datamodule=data, ckpt_path=checkpoint)
         has_best = recorder.load_best(module)
         trainer.validate(module, datamodule=data, verbose=False)
-        trainer.test(module, datamodule=data, verbose=False)
+        if corpus.has_test:
+            trainer.test(module, datamodule=data, verbose=False)
         directory.check_exists()
         seconds = recorder.earlier_seconds + time.perf_counter() - started
-        val, test = module.evaluations["val"], module.evaluations["test"]
+        val, test = module.evaluations["val"], module.evaluations.get("test")
         metrics = collect_metrics(recorder, val, test, corpus.labels, seconds)
         for split, evaluation in module.evaluations.items():
-            directory.write_predictions(split, prediction_lines(evaluation, corpus, split))
+            directory.write_predictions(split, prediction_lines(evaluation, corpus, split, config.data.keep_texts))
         if has_best and directory.writes:
             save_artifact(module.classifier, tokenizer, corpus.labels, config, directory.path / layout.MODEL)
         if pruner is not None:
-            pruner.end(metrics.val.f1, recorder.pruned)
+            pruner.end(metrics.val.value(monitor.name), recorder.pruned)
         directory.commit(record.model_copy(update={"finished_at": now()}), metrics)
         trainer.strategy.barrier()  # no process ends before the result is written
-        logger.log_results(metrics, test, corpus)  # after the result, because W&B may not answer
+        logger.log_results(
+            metrics, test, corpus, config.data.keep_texts
+        )  # after the result, because W&B may not answer
     if not config.lora.full:
         shared.return_decoder(module.classifier.release(), config)
     return metrics

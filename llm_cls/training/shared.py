@@ -19,7 +19,7 @@ from llm_cls.files import sha256_json
 from llm_cls.model.decoder import eos_ids, load_architecture, load_decoder, model_revision
 
 # Keys of the section data that do not change the corpus.
-_IGNORED_KEYS = {"max_length", "truncation", "batch_size", "micro_batch_size", "eval_batch_size"}
+_IGNORED_KEYS = {"max_length", "truncation", "cut", "keep_texts", "batch_size", "micro_batch_size", "eval_batch_size"}
 
 
 class Shared:

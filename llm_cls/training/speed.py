@@ -102,7 +102,9 @@ def measure(inputs: Inputs, steps: int, warmup: int) -> dict[str, Any]:
         torch.cuda.empty_cache()
         reset_peak_memory(device)
     began = time.perf_counter()
-    data = TextDataModule(inputs.corpus, inputs.tokenizer, config.template, config.data, config.seed)
+    data = TextDataModule(
+        inputs.corpus, inputs.tokenizer, config.template, config.data, config.seed, inputs.class_weights
+    )
     module = build_module(inputs, data, Shared())
     clock = StepClock()
     trainer = Trainer(
@@ -175,7 +177,9 @@ def matmul_tflops(device: torch.device, dtype: torch.dtype) -> float:
 def largest_micro_batch(inputs: Inputs) -> int:
     """The largest number of full-length texts in one forward and backward pass, at most a batch; 0 if none fits."""
     config = inputs.config
-    data = TextDataModule(inputs.corpus, inputs.tokenizer, config.template, config.data, config.seed)
+    data = TextDataModule(
+        inputs.corpus, inputs.tokenizer, config.template, config.data, config.seed, inputs.class_weights
+    )
     module = build_module(inputs, data, Shared())
     tokens = data.tokens["train"]
     longest = np.argsort(-tokens.lengths)[: config.data.batch_size]

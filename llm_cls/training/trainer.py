@@ -33,7 +33,8 @@ def build_trainer(
     if config.progress_bar:
         callbacks.append(ProgressBar(steps_per_epoch))
     if (patience := config.early_stopping_patience) is not None:
-        callbacks.append(EarlyStopping("val/f1", mode="max", patience=patience, check_finite=False))
+        mode = "max" if recorder.monitor.larger_is_better else "min"
+        callbacks.append(EarlyStopping(f"val/{config.monitor}", mode=mode, patience=patience, check_finite=False))
     one_gpu = hardware.accelerator == "gpu" and hardware.devices == 1
     return Trainer(
         accelerator=hardware.accelerator,

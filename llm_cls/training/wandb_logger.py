@@ -62,25 +62,36 @@ class RunLogger:
         self.lightning: _TolerantLogger | Literal[False] = logger or False
         self._wandb: Any = logger.experiment if logger else None
 
-    def log_results(self, metrics: Metrics, test: Evaluation, corpus: Corpus) -> None:
+    def log_results(self, metrics: Metrics, test: Evaluation | None, corpus: Corpus, keep_texts: bool = True) -> None:
         """Final figures, confusion matrix, per-class table and table of the test predictions."""
         if self.lightning:
-            self.lightning.attempt(lambda: self._log_results(metrics, test, corpus))
+            self.lightning.attempt(lambda: self._log_results(metrics, test, corpus, keep_texts))
 
-    def _log_results(self, metrics: Metrics, test: Evaluation, corpus: Corpus) -> None:
+    def _log_results(self, metrics: Metrics, test: Evaluation | None, corpus: Corpus, keep_texts: bool) -> None:
         import wandb
 
-        splits = {"val": metrics.val.model_dump(), "test": metrics.test.model_dump()}
+        splits = {
+            "val": metrics.val.model_dump(exclude_unset=True),
+            "test": metrics.test.model_dump(exclude_unset=True) if metrics.test else {},
+        }
         summary = {f"{split}/{name}": value for split, scores in splits.items() for name, value in scores.items()}
         kept = {"status", "collapsed", "best_epoch", "epochs_run", "tokens_per_second", "peak_memory_gib"}
         summary |= metrics.model_dump(include=kept) | {"total_seconds": metrics.seconds.total}
         self._wandb.summary.update({f"best/{k}" if "/" in k else k: v for k, v in summary.items()})
-        if not test.finite:
+        if test is None or not test.finite:
             return
         names = list(corpus.labels)
+        shows_titles = keep_texts or corpus.own_columns is None
         columns: list[str | int] = ["id", "title", "label", "prediction", "correct", *(f"p({name})" for name in names)]
         rows = [
-            [text.id, text.title, text.label, names[best], text.label == names[best], *map(float, p)]
+            [
+                text.id,
+                text.title if shows_titles else "",
+                text.label,
+                names[best],
+                text.label == names[best],
+                *map(float, p),
+            ]
             for text, best, p in zip(corpus.splits["test"], test.predictions, test.probabilities, strict=True)
         ]
         per_class = [(name, metrics.per_class[name]) for name in names]

@@ -69,7 +69,7 @@ def test_a_sweep_in_every_state_becomes_a_report(tmp_path: Path) -> None:
     assert (done.returncode, done.stderr) == (0, "")
     lines = done.stdout.splitlines()
     assert lines[0].startswith("7 runs: 3 finished")
-    assert lines[1].startswith("Winner on val: lr 5e-4, test F1 ") and "(95 % interval: " in lines[1]
+    assert lines[1].startswith("Winner on val F1: lr 5e-4, test F1 ") and "(95 % interval: " in lines[1]
     assert lines[-1] == f"Report: {tmp_path / 'report' / 'report.html'}"
     assert {path.name for path in (tmp_path / "report").iterdir()} == {
         "report.html", "all.csv", "all.md", "best.csv", "best.md", "lr.csv", "lr.md",
@@ -99,7 +99,7 @@ def test_a_report_removes_the_tables_of_an_earlier_one(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "code", "line"),
     [
-        (["dir=DIR", "nope=1"], 2, "nope is not a key. Known: dir, data, baseline."),
+        (["dir=DIR", "nope=1"], 2, "nope is not a key. Known: dir, data, monitor, baseline."),
         (["dri=DIR"], 2, "dri is not a key. Did you mean 'dir'?"),
         (["baseline=true"], 2, "dir is missing. Try dir="),
         (["DIR"], 2, "is not of the form key=value"),

@@ -29,8 +29,9 @@ def arguments(archive: Path) -> list[str]:
 
 
 def test_two_processes_match_one(command: Command, arguments: list[str], tmp_path: Path) -> None:
-    """Batches of 15 and 96 training texts: uneven shares and a last step of 6 texts."""
-    same = [*arguments, "data.batch_size=15", "lora.lora_dropout=0"]
+    """Batches of 15 and 96 training texts, weighted: uneven shares and a last step of 6 texts."""
+    weighted = ["loss.class_weights={smax:3,movie-enter:0.5}", "loss.label_smoothing=0.1", "trainer.monitor=mcc"]
+    same = [*arguments, *weighted, "data.batch_size=15", "lora.lora_dropout=0"]
     one = command("train", *same, "hydra.run.dir=one", cwd=tmp_path)
     two = command(
         "train", *same, "hydra.run.dir=two", "trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2",
@@ -50,6 +51,11 @@ def test_two_processes_match_one(command: Command, arguments: list[str], tmp_pat
         assert np.abs(p - q).max() < 1e-4
     losses = [[row["train_loss"] for row in read_jsonl(tmp_path / name / "history.jsonl")] for name in ("one", "two")]
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+    metrics, history = load(tmp_path / "two" / "metrics.json"), read_jsonl(tmp_path / "two" / "history.jsonl")
+    scores = [row["val"]["mcc"] for row in history]
+    assert metrics["best_epoch"] == 1 + scores.index(max(scores)) and metrics["val"]["mcc"] == max(scores)
+    assert metrics["test"]["monitor_ci95"][0] <= metrics["test"]["mcc"] <= metrics["test"]["monitor_ci95"][1]
+    assert "chosen by val MCC" in two.stdout
 
 
 def test_train_loss_is_the_mean_over_the_texts(command: Command, arguments: list[str], tmp_path: Path) -> None:

@@ -38,3 +38,23 @@ def test_a_directory_without_runs_is_refused(
         f"Error: dir={tmp_path} is neither the directory of a sweep nor of a run, and has no runs below it. "
         "Try dir=outputs/sweeps/NAME\n"
     )
+
+
+def test_the_column_names_the_monitored_score() -> None:
+    def selected_on(name: str, **val: float) -> RunState:
+        made = record()
+        identity = {"trainer.max_epochs": 2, "trainer.monitor": name}
+        found = metrics()
+        scores = found.val.model_copy(update=val)
+        return RunState(
+            "finished", made.model_copy(update={"identity": identity}), (), found.model_copy(update={"val": scores})
+        )
+
+    mcc, loss = selected_on("mcc", mcc=0.5), selected_on("loss", loss=0.25)
+    assert [line.split()[2:] for line in status.table([("a", loss)]).splitlines()] == [
+        ["val", "loss", "run"], ["0.2500", "a"]
+    ]  # fmt: skip
+    mixed = status.table([("a", mcc), ("b", loss)]).splitlines()
+    assert [line.split()[2:] for line in mixed] == [
+        ["val", "score", "run"], ["MCC", "50.00", "%", "a"], ["loss", "0.2500", "b"]
+    ]  # fmt: skip

@@ -5,7 +5,9 @@ from pathlib import Path
 import pytest
 
 from llm_cls.multirun.task import _summary
+from llm_cls.runs.directory import RunDirectory
 from llm_cls.runs.schema import Durations, Metrics, TestScores, ValScores
+from tests.unit.runs.test_directory import record
 from tests.unit.runs.test_identity import config
 
 SCORES = {"accuracy": 0.9, "precision": 0.9, "recall": 0.9, "f1": 0.97925}
@@ -25,14 +27,19 @@ def test_scores_are_in_percent_as_in_the_report() -> None:
 
 
 @pytest.mark.parametrize(
-    ("max_epochs", "warmup_epochs", "fix"),
+    ("max_epochs", "warmup_epochs", "n_train", "fix"),
     [
-        (1, 1, "All epochs were warm-up: trainer.max_epochs should be > optimizer.warmup_epochs (1), was 1. "),
-        (2, 1, "Try another optimizer.lr."),
-        (1, 0.5, "Try another optimizer.lr."),
+        (1, 1, 9000, "All epochs were warm-up: trainer.max_epochs should be > optimizer.warmup_epochs (1), was 1. "),
+        (2, 1, 200 * 32, "Try another optimizer.lr."),
+        (1, 0.5, 199 * 32, "It had too few steps: 199, where some 200 are usual. Try more trainer.max_epochs, or a"),
     ],
 )
-def test_a_collapsed_run_is_told_its_cause(max_epochs: int, warmup_epochs: float, fix: str) -> None:
+def test_a_collapsed_run_is_told_its_cause(
+    max_epochs: int, warmup_epochs: float, n_train: int, fix: str, tmp_path: Path
+) -> None:
     changed = config(**{"trainer.max_epochs": max_epochs, "optimizer.warmup_epochs": warmup_epochs})
-    (line,) = (line for line in _summary(metrics(collapsed=True), changed, Path("run")).splitlines() if "Coll" in line)
+    begun = record()
+    sized = begun.model_copy(update={"data": begun.data.model_copy(update={"n_train": n_train})})
+    RunDirectory(tmp_path).begin(changed, sized)
+    (line,) = (line for line in _summary(metrics(collapsed=True), changed, tmp_path).splitlines() if "Coll" in line)
     assert line.startswith(f"Collapsed: half of the labels or more are never predicted. {fix}")

@@ -24,9 +24,10 @@ from huggingface_hub.errors import (
 
 from llm_cls.config.messages import echo, nearest
 from llm_cls.config.schema import DataConfig
+from llm_cls.data.build import ALL
 from llm_cls.data.corpus import Corpus
+from llm_cls.data.labelled import corpus_of_rows
 from llm_cls.data.rows import Row, TableFormat, is_table
-from llm_cls.data.sources.table import corpus_of_rows
 from llm_cls.data.tables.files import read_files
 from llm_cls.data.tables.parquet import name_of_class
 from llm_cls.errors import ConfigError, DataError, first_line
@@ -64,14 +65,14 @@ def load_hub(config: DataConfig) -> Corpus:
         rows = read_files(files[name], format, "data.dataset")
         _name_classes(rows, builder.info.features or {})
         tables[split] = rows
-    return corpus_of_rows(config, tables, config.dataset)
+    return corpus_of_rows(config, tables, dict.fromkeys(tables, Path(config.dataset)))
 
 
 def choose_splits(config: DataConfig, known: list[str]) -> dict[str, str]:
-    """The splits of the data set that are train, val and test; its only split is "", which is split further.
+    """The splits of the data set that are train, val and test; train alone is "", which is split further.
 
     Raises:
-        ConfigError: A split is named that does not exist, or none is found that has a usual name.
+        ConfigError: A split is named that does not exist, none is train, or one that is given would be split again.
     """
     given = {"train": config.train_split, "val": config.val_split, "test": config.test_split}
     chosen = {}
@@ -83,12 +84,15 @@ def choose_splits(config: DataConfig, known: list[str]) -> dict[str, str]:
             found = known[0]
         if found is not None:
             chosen[split] = found
-    if list(chosen) == ["train"]:
-        return {"": chosen["train"]}
-    for split in given:
-        if split not in chosen:
-            have = ", ".join(map(repr, known))
-            raise ConfigError(f"{config.dataset} has no split for {split}, only {have}. Try data.{split}_split=NAME")
+    if "train" not in chosen:
+        have = ", ".join(map(repr, known))
+        raise ConfigError(f"{config.dataset} has no split 'train', only {have}. Try data.train_split=NAME")
+    if len(chosen) == 1:
+        return {ALL: chosen["train"]}
+    ways = {"data.folds": config.folds, "data.split": config.split, "data.fold_column": config.fold_column}
+    if way := next((key for key, value in ways.items() if value is not None), None):
+        have = ", ".join(chosen.values())
+        raise ConfigError(f"{way} is for a data set of one split, but {config.dataset} has {have}. Leave it out")
     return chosen
 
 

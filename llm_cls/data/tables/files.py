@@ -104,8 +104,8 @@ def row_ids(rows: Sequence[Row], prefix: str) -> list[str]:
     return [f"{names[row.file]}-{row.number}" for row in rows if isinstance(row, TableRow)]
 
 
-def shown(given: Files) -> str:
+def shown(given: Files) -> Path:
     """``given`` in a message: the first of several."""
     if not isinstance(given, list):
-        return str(given)
-    return str(given[0]) if len(given) == 1 else f"{given[0]} and {len(given) - 1} more"
+        return given
+    return given[0] if len(given) == 1 else Path(f"{given[0]} and {len(given) - 1} more")

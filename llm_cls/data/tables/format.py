@@ -62,12 +62,6 @@ class TableFormat:
         return cls(**{field.name: getattr(keys, field.name) for field in fields(cls)})
 
 
-def file_of(rows: Sequence[Row]) -> Path:
-    """The file of the first row, for messages."""
-    row = rows[0]
-    return Path(row.file if isinstance(row, TableRow) else "the table")
-
-
 def row_fault(row: Row, number: int, path: Path, fault: str, fix: str = "") -> str:
     """The line for a faulty row: "t.csv: row 3 of column 'text' is empty (line 5). Fill it in".
 

@@ -84,7 +84,8 @@ def test_templates() -> None:
 @pytest.mark.parametrize(
     ("overrides", "parts"),
     [
-        (["template.text='{title}'"], ["exactly once", "0 times"]),
+        (["template.text='text'"], ["template: text contains no column. Write {body} where the text belongs"]),
+        (["template.text='{}'"], ["text has {}, which names no column"]),
         (["template.text='{body}{body}'"], ["2 times"]),
         (["template.text='{body} {author}'"], ["{author}"]),
         (["template.text='{body'"], ["template"]),
@@ -95,7 +96,36 @@ def test_templates() -> None:
             ["data=table", "data.file=a.csv", "data.train_file=b.csv", "data.text=t", "data.label=l"],
             ["exclude each other"],
         ),
-        (["data=table", "data.train_file=b.csv", "data.text=t", "data.label=l"], ["go together"]),
+        (["data=table", "data.val_file=b", "data.text=t", "data.label=l"], ["data.val_file needs data.train_file"]),
+        (
+            ["data=table", "data.file=a", "data.text=t", "data.label=l", "data.split=s", "data.folds=5"],
+            ["data.folds and data.split exclude each other"],
+        ),
+        (
+            ["data=table", "data.train_file=a", "data.test_file=b", "data.text=t", "data.label=l", "data.split=s"],
+            ["data.split splits one file. Try data.file instead of data.train_file"],
+        ),
+        (["data=table", "data.file=a", "data.text=t", "data.label=t"], ["data.label=t is also read as text"]),
+        (
+            ["data=table", "data.file=a", "data.label=l", "template.text='{a} {l}'"],
+            ["data.label=l is also read as text"],
+        ),
+        (["data=table", "data.file=a", "data.label=l", "template.text='{a} {body}'"], ["Try data.text=COLUMN"]),
+        (["data=table", "data.file=a", "data.text=t", "data.label=l", "template.text='{a}'"], ["Remove data.text"]),
+        (
+            ["data=table", "data.file=a", "data.label=l", "template.text='{a} {b}'", "data.cut=c"],
+            ["data.cut=c must be a column that template", "or longest. It has a, b"],
+        ),
+        (
+            ["data=table", "data.file=a", "data.label=l", "template.text='{a} {b}'", "data.columns=[a]"],
+            ["data.columns lacks 'b'", "Try data.columns=[a,b]"],
+        ),
+        (["data.cut=body", "data.truncation=end"], ["data.cut needs data.truncation=body"]),
+        (
+            ["data.cut=text"],
+            ["data.cut=text must be a column that template '2' has once, or longest. It has title, body"],
+        ),
+        (["data=table", "data.file=a", "data.text=[p,p]", "data.label=l"], ["data.text must"]),
         (["data=table", "data.file=a.csv", "data.text=t", "data.body=b", "data.label=l"], ["data.text excludes"]),
         (["data=table", "data.file=a", "data.text=t", "data.label=l", "template=2"], ["Try template=text"]),
         (["data=table", "data.file=a", "data.title=t", "data.body=b", "data.label=l"], ["Try template=2"]),
@@ -245,7 +275,7 @@ def test_every_key_of_the_main_choices_can_be_given() -> None:
         tree = compose("config", overrides=["data=table", "model=hf", "logger=wandb", "pruner=median"])
         hub = compose("config", overrides=["data=hub"])
     livedoor = {"data.url", "data.archive", "data.download_timeout_seconds", "data.download_stall_seconds"}
-    elsewhere = livedoor | {"pruner.min_epochs", "pruner.reduction_factor"}  # of hyperband
+    elsewhere = livedoor | {"pruner.min_epochs", "pruner.reduction_factor", "loss.gamma"}  # of hyperband and focal
     composed = {f"{group}.{key}" for group in (*GROUPS[:-1], "sweep") for key in tree[group]}
     composed |= {f"data.{key}" for key in hub.data}
     assert {key for key in keys() if "." in key} - elsewhere - composed == set()
@@ -288,6 +318,21 @@ def test_a_damaged_configuration_file_is_one_line(tmp_path: Path, content: bytes
     assert "\n" not in str(caught.value)
 
 
+def test_lists_and_mappings_of_columns_and_labels() -> None:
+    data = parse(
+        "data=table", "data.file=a.csv", "data.text=[premise,hypothesis]", "data.label=l", "data.label_order=[b,a,2]",
+        "data.label_names={-1:a,1:b}", "data.cut=premise",
+    ).data  # fmt: skip
+    assert (data.text, data.label_order, data.cut) == (["premise", "hypothesis"], ["b", "a", "2"], "premise")
+    assert data.label_names == {"-1": "a", "1": "b"} and data.columns is None
+    assert (
+        parse("data=table", "data.file=a", "data.text=[t]", "data.label=l", "data.label_names=[n,p]").data.text == "t"
+    )
+    pair = parse("data=table", "data.file=a", "data.label=l", "template.text='{b} {a} {b}'").data
+    assert pair.columns == ["b", "a"], "those of the template, which the record of the run then names"
+    assert Config.model_validate(parse("template.text='{title}'").model_dump()).data.columns is None
+
+
 def test_a_template_of_the_users_own(tmp_path: Path) -> None:
     """Adding a file is all it takes."""
     (tmp_path / "template").mkdir()
@@ -309,7 +354,7 @@ def test_an_unknown_corpus_is_a_fault_among_the_others() -> None:
 @pytest.mark.parametrize(
     ("override", "line"),
     [
-        ("+foo=1", "foo is not a key. Known: model, template, data, lora, optimizer, engine, trainer, logger, "),
+        ("+foo=1", "foo is not a key. Known: model, template, data, lora, optimizer, loss, engine, trainer, logger, "),
         ("+sweep.zzz.y=1", "sweep.zzz is not a key. Did you mean 'sweep."),
         ("~model", "model is missing. Try model=..."),
         ("~lora.r", None),
@@ -334,3 +379,40 @@ def test_suggestions_can_be_parsed(suggested: str) -> None:
 def test_a_group_takes_one_choice(override: str) -> None:
     with pytest.raises(ConfigError, match="must name one choice"):
         compose_tree([override])
+
+
+@pytest.mark.parametrize(
+    ("typed", "weights"),
+    [
+        ("balanced", "balanced"),
+        ("null", None),
+        ("{peachy:2,smax:0.5}", {"peachy": 2.0, "smax": 0.5}),
+        ("{1: 2, no: 1, True: 3, a:b: 4, 映画: 1e-1}", {"1": 2.0, "no": 1.0, "True": 3.0, "a:b": 4.0, "映画": 0.1}),
+        ("'{\"a, b\": 2}'", {"a, b": 2.0}),
+        ("'{映画: 2}'", {"映画": 2.0}),
+    ],
+)
+def test_labels_of_class_weights_are_text_as_typed(typed: str, weights: object, tmp_path: Path) -> None:
+    config = parse(f"loss.class_weights={typed}")
+    assert config.loss.class_weights == weights
+    (tmp_path / "config.yaml").write_text(dump_config(config), encoding="utf-8")
+    assert read_config(tmp_path / "config.yaml") == config
+
+
+@pytest.mark.parametrize(
+    "typed", ["{}", "{a: 0}", "{a: -1}", "{a: inf}", "{a: nan}", "{a: x}", "{a}", "{a: 1,,b: 2}", "3"]
+)
+def test_class_weights_that_are_refused_in_one_line(typed: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse(f"loss.class_weights={typed}")
+    line = str(caught.value)
+    assert line.startswith("loss.class_weights must be balanced, a mapping of labels to numbers > 0, or null, got ")
+    assert "\n" not in line and "Try loss.class_weights=balanced" in line
+
+
+def test_focal_loss_has_no_smoothing() -> None:
+    assert parse("loss=focal", "loss.gamma=3").loss.gamma == 3
+    with pytest.raises(
+        ConfigError, match=r"^loss.label_smoothing must be 0 with loss=focal, .* got 0.1. Try loss=cross"
+    ):
+        parse("loss=focal", "+loss.label_smoothing=0.1")

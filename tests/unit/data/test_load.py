@@ -1,5 +1,6 @@
 """What is checked of every corpus, whichever it is."""
 
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +8,7 @@ import pytest
 
 from llm_cls.config.schema import DataConfig
 from llm_cls.data import load
-from llm_cls.data.corpus import SPLITS, Corpus, Text
+from llm_cls.data.corpus import SPLITS, Corpus, Text, digest_splits
 from llm_cls.data.load import load_corpus
 from llm_cls.errors import ConfigError, DataError
 from tests.integration.conftest import write_archive
@@ -42,11 +43,17 @@ def test_batch_of_all_training_texts_is_fine(table: dict[str, Any]) -> None:
     assert len(load_corpus(DataConfig(**table, batch_size=20)).splits["train"]) == 20
 
 
-def test_limit_takes_the_first_and_keeps_the_labels(table: dict[str, Any]) -> None:
-    whole = load_corpus(DataConfig(**table, batch_size=1))
-    short = load_corpus(DataConfig(**table, batch_size=1, limit=1))
-    assert {s: list(short.splits[s]) for s in SPLITS} == {s: list(whole.splits[s][:1]) for s in SPLITS}
-    assert short.labels == ("x", "y") and short.digest == whole.digest
+def test_a_limit_samples_every_split_and_is_another_corpus(table: dict[str, Any]) -> None:
+    whole, short, again, other = (
+        load_corpus(DataConfig(**table | {"batch_size": 1} | keys))
+        for keys in ({}, {"limit": 4}, {"limit": 4}, {"limit": 4, "split_seed": 7})
+    )
+    assert short == again and short.labels == ("x", "y")
+    assert [len(short.splits[s]) for s in SPLITS] == [4, 2, 2]
+    assert all(set(short.splits[s]) <= set(whole.splits[s]) for s in SPLITS)
+    assert Counter(text.label for text in short.splits["train"]) == {"x": 2, "y": 2}
+    assert short.digest == digest_splits(short.splits) and len({whole.digest, short.digest, other.digest}) == 3
+    assert load_corpus(DataConfig(**table, batch_size=1, limit=20)) == whole, "no text is left out"
 
 
 def test_split_without_texts(tmp_path: Path) -> None:

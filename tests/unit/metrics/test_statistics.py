@@ -25,9 +25,9 @@ def _sklearn_f1(labels: np.ndarray, predictions: np.ndarray) -> float:
     return float(f1_score(labels, predictions, labels=range(N_LABELS), average="macro", zero_division=0))
 
 
-def test_f1_ci95_agrees_with_scipys_bootstrap_of_sklearns_f1() -> None:
+def test_ci95_agrees_with_scipys_bootstrap_of_sklearns_f1() -> None:
     labels, predictions = _texts(0)
-    ours = statistics.f1_ci95(confusion_matrix(labels, predictions, N_LABELS))
+    ours = statistics.ci95(confusion_matrix(labels, predictions, N_LABELS))
     theirs = bootstrap(
         (labels, predictions), _sklearn_f1, paired=True, vectorized=False, n_resamples=600,
         method="percentile", rng=np.random.default_rng(1),
@@ -41,15 +41,15 @@ def test_percentile_ci95_agrees_with_scipy() -> None:
     assert statistics.percentile_ci95(values) == pytest.approx(tuple(scoreatpercentile(values, [2.5, 97.5])), abs=1e-12)
 
 
-def test_f1_ci95_is_repeatable_and_narrows_with_more_texts() -> None:
+def test_ci95_is_repeatable_and_narrows_with_more_texts() -> None:
     few = confusion_matrix(*_texts(0, n=100), N_LABELS)
     many = confusion_matrix(*_texts(0, n=3000), N_LABELS)
-    assert statistics.f1_ci95(few) == statistics.f1_ci95(few) != statistics.f1_ci95(few, seed=1)
-    assert np.diff(statistics.f1_ci95(many)) < np.diff(statistics.f1_ci95(few))
+    assert statistics.ci95(few) == statistics.ci95(few) != statistics.ci95(few, seed=1)
+    assert np.diff(statistics.ci95(many)) < np.diff(statistics.ci95(few))
 
 
-def test_f1_ci95_of_a_perfect_classifier_has_no_width() -> None:
-    assert statistics.f1_ci95(np.diag([90, 90, 90, 90])) == (1.0, 1.0)
+def test_ci95_of_a_perfect_classifier_has_no_width() -> None:
+    assert statistics.ci95(np.diag([90, 90, 90, 90])) == (1.0, 1.0)
 
 
 def test_resampled_f1_is_sklearns_f1_of_the_drawn_texts() -> None:
@@ -57,16 +57,14 @@ def test_resampled_f1_is_sklearns_f1_of_the_drawn_texts() -> None:
     draws = statistics.draw_texts(len(labels), n_resamples=20)
     assert draws.shape == (20, len(labels)) and (draws.sum(axis=1) == len(labels)).all()
     expected = [_sklearn_f1(np.repeat(labels, row), np.repeat(predictions, row)) for row in draws]
-    assert statistics.resampled_f1(draws, labels, predictions, N_LABELS) == pytest.approx(expected, abs=1e-12)
+    assert statistics.resampled(draws, labels, predictions, N_LABELS) == pytest.approx(expected, abs=1e-12)
 
 
 def test_paired_differences_agree_with_scipys_paired_bootstrap() -> None:
     labels, first = _texts(4)
     second = np.where(np.arange(len(labels)) % 10 == 0, (first + 1) % N_LABELS, first)
     draws = statistics.draw_texts(len(labels))
-    ours = statistics.resampled_f1(draws, labels, first, N_LABELS) - statistics.resampled_f1(
-        draws, labels, second, N_LABELS
-    )
+    ours = statistics.resampled(draws, labels, first, N_LABELS) - statistics.resampled(draws, labels, second, N_LABELS)
     theirs = bootstrap(
         (labels, first, second), lambda y, a, b: _sklearn_f1(y, a) - _sklearn_f1(y, b), paired=True,
         vectorized=False, n_resamples=500, method="percentile", rng=np.random.default_rng(1),

@@ -11,8 +11,8 @@ import numpy as np
 import yaml
 
 from llm_cls.files import sha256_json, write_json, write_jsonl
-from llm_cls.metrics.scores import confusion_matrix, per_class, scores
-from llm_cls.metrics.statistics import f1_ci95
+from llm_cls.metrics.scores import SCORES, confusion_matrix, per_class, scores
+from llm_cls.metrics.statistics import ci95
 from tests.jsonl import read_jsonl
 
 LABELS = (
@@ -47,7 +47,7 @@ def configuration(**axes: Any) -> dict[str, Any]:
             "title": None, "body": None, "label": None, "id": None, "split_seed": axes.get("split_seed", 42),
             **{key: axes[key] for key in ("folds", "fold") if key in axes}, "limit": None, "max_length": 512,
             "truncation": "body", "batch_size": axes.get("batch_size", 32), "micro_batch_size": None,
-            "eval_batch_size": None,
+            "eval_batch_size": None, **{key: axes[key] for key in ("file",) if key in axes},
         },
         "lora": {
             "enabled": True, "full": False, "r": axes.get("lora_r", 32), "lora_alpha": 16.0, "lora_dropout": 0.1,
@@ -61,6 +61,7 @@ def configuration(**axes: Any) -> dict[str, Any]:
         "trainer": {
             "accelerator": "auto", "devices": 1, "num_nodes": 1, "precision": "auto", "max_epochs": 10,
             "early_stopping_patience": None, "progress_bar": True,
+            **{key: axes[key] for key in ("monitor",) if key in axes},
         },
         "logger": {"name": "none", "mode": "auto", "project": "llm_cls", "entity": None, "group": None, "tags": []},
         "seed": axes.get("seed", 42),
@@ -68,7 +69,12 @@ def configuration(**axes: Any) -> dict[str, Any]:
 
 
 def predict(
-    quality: float, n_texts: int, seed: int, labels: tuple[str, ...] = LABELS, titles: tuple[str, ...] = TITLES
+    quality: float,
+    n_texts: int,
+    seed: int,
+    labels: tuple[str, ...] = LABELS,
+    titles: tuple[str, ...] = TITLES,
+    texts: tuple[dict[str, str], ...] = (),
 ) -> list[dict[str, Any]]:
     """Predictions of a classifier that is right on about ``quality`` of the texts; texts are the same for all seeds."""
     true = np.arange(n_texts) % len(labels)
@@ -89,7 +95,7 @@ def predict(
                 "label": labels[true[i]],
                 "prediction": labels[best],
                 "probabilities": dict(zip(labels, p.tolist(), strict=True)),
-                "title": titles[i % len(titles)],
+                **({"columns": texts[i % len(texts)]} if texts else {"title": titles[i % len(titles)]}),
             }
         )
     return rows
@@ -99,7 +105,8 @@ def make_run(
     directory: Path, *, quality: float = 0.95, seed: int = 42, status: str = "finished", n_test: int = 180,
     val_f1: float | None = None, test: dict[str, float] | None = None, best_epoch: int | None = 7,
     predictions: Path | None = None, labels: tuple[str, ...] = LABELS, titles: tuple[str, ...] = TITLES,
-    seconds: float = 1200.0, digest: str = "d" * 64, **axes: Any,
+    seconds: float = 1200.0, digest: str = "d" * 64, texts: tuple[dict[str, str], ...] = (),
+    val_monitor: float | None = None, **axes: Any,
 ) -> Path:  # fmt: skip
     """Writes one run directory.
 
@@ -117,6 +124,8 @@ def make_run(
         titles: Titles of the texts, repeated.
         seconds: Of the whole run.
         digest: Of the data.
+        texts: Columns of own texts, repeated, instead of titles.
+        val_monitor: Val figure of the monitored score, if it is not F1.
         axes: See ``configuration``.
     """
     config = configuration(seed=seed, **axes)
@@ -138,6 +147,9 @@ def make_run(
         "hardware": "NVIDIA H200", "world_size": 1, "started_at": "2026-01-31T12:00:00+00:00",
         "finished_at": "2026-01-31T12:20:00+00:00",
     }  # fmt: skip
+    monitor = axes.get("monitor", "f1")
+    if monitor != "f1":
+        record["identity"] = {"trainer.max_epochs": 10, "trainer.monitor": monitor}
     write_json(directory / "run.json", record)
     f1 = quality if val_f1 is None else val_f1
     epochs = 10
@@ -147,7 +159,8 @@ def make_run(
         [
             {
                 "epoch": e + 1, "train_loss": 2 * 0.6**e,
-                "val": {"loss": 0.1 + 1.2 * 0.5**e + 0.01 * e, "accuracy": v, "precision": v, "recall": v, "f1": v},
+                "val": {"accuracy": v, "precision": v, "recall": v, "f1": v, axes.get("monitor", "f1"): v}
+                | {"loss": 0.1 + 1.2 * 0.5**e + 0.01 * e},
                 "lr": 5e-4, "seconds": seconds / 10, "tokens_per_second": 14000.0, "peak_memory_gib": 38.0,
             }
             for e, v in enumerate(curve)
@@ -161,7 +174,7 @@ def make_run(
         os.link(predictions / "test.jsonl", folder / "test.jsonl")
         rows = read_jsonl(folder / "test.jsonl")
     else:
-        rows = [] if test is not None else predict(quality, n_test, seed, labels, titles)
+        rows = [] if test is not None else predict(quality, n_test, seed, labels, titles, texts)
         if rows:
             write_jsonl(folder / "test.jsonl", rows)
     metrics: dict[str, Any] = {
@@ -171,13 +184,18 @@ def make_run(
         "test": {"loss": 0.2, "n": n_test}, "per_class": {},
         "seconds": {"total": seconds, "per_epoch": seconds / 10}, "tokens_per_second": 14000.0, "peak_memory_gib": 38.0,
     }  # fmt: skip
+    if monitor != "f1":
+        metrics["val"][monitor] = f1 if val_monitor is None else val_monitor
     index = {name: i for i, name in enumerate(labels)}
     if rows:
         true = np.array([index[row["label"]] for row in rows])
         confusion = confusion_matrix(true, np.array([index[row["prediction"]] for row in rows]), len(labels))
         total, columns = scores(confusion), per_class(confusion)
         metrics["test"] |= {k: getattr(total, k) for k in ("accuracy", "precision", "recall", "f1")}
-        metrics["test"]["f1_ci95"] = list(f1_ci95(confusion))
+        metrics["test"]["f1_ci95"] = list(ci95(confusion))
+        if monitor in SCORES and monitor != "f1":
+            metrics["test"][monitor] = float(SCORES[monitor](confusion))
+            metrics["test"]["monitor_ci95"] = list(ci95(confusion, SCORES[monitor]))
         metrics["per_class"] = {
             name: {k: getattr(columns, k)[i].item() for k in ("precision", "recall", "f1", "support")}
             for i, name in enumerate(labels)

@@ -14,7 +14,7 @@ from llm_cls.config.schema import DataConfig
 from llm_cls.data import load
 from llm_cls.data.corpus import Corpus, Text
 from llm_cls.metrics.scores import Scores
-from llm_cls.metrics.statistics import f1_ci95
+from llm_cls.metrics.statistics import ci95
 from llm_cls.reporting import baseline
 from llm_cls.reporting.analysis import Analysis, analyse, summary
 from llm_cls.reporting.comparison import PairedBootstrap
@@ -105,7 +105,7 @@ def test_it_is_fitted_on_every_split_of_the_winner(loads: list[str], tmp_path: P
         true, predicted = [i.partition("/")[0] for i in predictions], list(predictions.values())
         macro = precision_recall_fscore_support(true, predicted, labels=LABELS, average="macro", zero_division=0)
         columns.append((accuracy_score(true, predicted), *macro[:3]))
-        intervals.append(f1_ci95(confusion_matrix(true, predicted, labels=LABELS)))
+        intervals.append(ci95(confusion_matrix(true, predicted, labels=LABELS)))
     theirs = [column[3] for column in columns]
     assert len(set(theirs)) == 3
     assert astuple(found.baseline.scores) == pytest.approx(np.mean(columns, axis=0))
@@ -154,7 +154,7 @@ def test_it_may_differ_between_splits_with_the_same_test_texts(loads: list[str],
     texts = [read_test_predictions(run) for run in runs]
     said = [dict(zip(t.ids, (t.names[i] for i in t.predictions), strict=True)) for t in texts]
     f1 = [float(f1_score(t.labels, t.predictions, labels=range(9), average="macro")) for t in texts]
-    both = baseline.Baseline(tuple(said), Scores(0, 0, 0, 0), (0, 0))
+    both = baseline.Baseline(tuple(said), Scores(0, 0, 0, 0), (0, 0), 0)
     pair = PairedBootstrap().compare_baseline(group(runs[:1])[0], both)
     assert pair is not None and pair.n_texts == 180 and pair.difference == pytest.approx(f1[0] - np.mean(f1))
 

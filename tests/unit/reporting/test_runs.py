@@ -162,7 +162,7 @@ def test_seeds_make_one_setting_with_mean_and_deviation(tmp_path: Path) -> None:
     (setting,) = group(read_runs(tmp_path))
     f1 = [run.metrics.test.f1 for run in setting.runs]
     assert setting.test("f1") == pytest.approx(sum(f1) / 2)
-    assert setting.test_f1_sd == pytest.approx(abs(f1[0] - f1[1]) / 2**0.5)
+    assert setting.score_sd == pytest.approx(abs(f1[0] - f1[1]) / 2**0.5)
     assert setting.best_run.name == "2"
 
 
@@ -194,7 +194,7 @@ def test_best_per_model_gives_each_model_the_same_chances(tmp_path: Path) -> Non
     make_run(tmp_path / "c1", model="c", lr=9e-4, val_f1=0.92)
     settings = group(read_runs(tmp_path))
     assert {s.axes["model"]: s.axes["lr"] for s in best_per(settings, "model")} == {"a": 1e-4, "b": 1e-4, "c": 9e-4}
-    assert best(settings).val_f1 == 0.95
+    assert best(settings).val_score == 0.95
 
 
 def test_of_many_series_each_model_keeps_the_longest(tmp_path: Path) -> None:

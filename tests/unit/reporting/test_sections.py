@@ -139,7 +139,7 @@ def test_cost_counts_all_devices_and_names_their_kind(tmp_path: Path, hardware: 
 
 
 def test_the_baseline_is_a_row_beside_the_models(found: Analysis) -> None:
-    baseline = Baseline(({},), Scores(0.961, 0.962, 0.963, 0.957), (0.941, 0.972))
+    baseline = Baseline(({},), Scores(0.961, 0.962, 0.963, 0.957), (0.941, 0.972), 0.957)
     part = section(replace(found, baseline=baseline), "best")
     shown = [cell for cell in rows(part, "Best per model")[-1] if cell]
     assert shown == ["TF-IDF baseline", "96.10", "96.20", "96.30", "95.70", "94.10", "97.20"]

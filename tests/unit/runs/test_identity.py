@@ -9,6 +9,7 @@ from llm_cls.config.schema import Config, keys, parse_config
 from llm_cls.files import sha256_json
 from llm_cls.runs.identity import (
     FACTS,
+    NEUTRAL,
     NO_EFFECT,
     RESOLVED,
     Facts,
@@ -34,6 +35,7 @@ def config(**overrides: Any) -> Config:
 DEFAULT = parse_config(compose_tree([]))
 BASE = config()
 PARTS = identity(BASE, FACT_VALUES)
+DEFAULT_RUN_ID = "bc7a12fcea3fa7e5"  # of the published experiment; it must not change
 
 
 def pair(key: str) -> tuple[Config, Config]:
@@ -73,6 +75,13 @@ def test_the_exclusions_are_keys_with_reasons() -> None:
     assert not set(NO_EFFECT) & set(RESOLVED)
 
 
+def test_younger_keys_do_not_count_at_their_neutral_value() -> None:
+    values = settings(DEFAULT)
+    assert not NEUTRAL.keys() - values.keys()
+    assert not NEUTRAL.keys() & PARTS.keys()
+    assert run_id(identity(DEFAULT, FACT_VALUES)) == DEFAULT_RUN_ID
+
+
 @pytest.mark.parametrize("fact", FACTS)
 def test_every_fact_counts(fact: str) -> None:
     assert run_id(PARTS) != run_id(PARTS | {fact: "another"})
@@ -92,6 +101,16 @@ def test_keys_without_effect_do_not_count() -> None:
     assert same(without, without | {"++lora.r": 4}), "there is no adapter"
     assert same({"engine": "reference"}, {"engine": "reference", "++engine.compile": "true"})
     assert same({}, {"++pruner.max_lag": 0.5}) and not same({}, {"pruner": "median"})
+
+
+def test_the_default_loss_and_monitor_leave_the_identity_as_it_was() -> None:
+    younger = [key for key in PARTS if key.startswith("loss.") or key == "trainer.monitor"]
+    assert not younger
+    focal = identity(config(loss="focal"), FACT_VALUES)
+    assert {key: focal[key] for key in focal.keys() - PARTS} == {"loss.name": "focal", "loss.gamma": 2.0}
+    weighted = [identity(config(**{"loss.class_weights": w}), FACT_VALUES) for w in ("{a:1,b:2}", "{b:2,a:1.0}")]
+    assert weighted[0] == weighted[1] and weighted[0]["loss.class_weights"] == {"a": 1.0, "b": 2.0}
+    assert run_id(weighted[0]) == run_id(weighted[1]) != run_id(PARTS)
 
 
 def test_the_identity_survives_json() -> None:

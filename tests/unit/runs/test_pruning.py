@@ -8,6 +8,7 @@ import pytest
 from llm_cls.config.schema import PrunerConfig
 from llm_cls.errors import ArtifactError
 from llm_cls.metrics.evaluation import Evaluation, evaluate
+from llm_cls.metrics.selection import MONITORS
 from llm_cls.runs.layout import JOURNAL
 from llm_cls.runs.pruning import Pruner, has_collapsed
 from llm_cls.runs.sweep import Entry, write_plan
@@ -50,9 +51,9 @@ def sweep(path: Path, n: int) -> list[Path]:
     return [path / f"r{i}" for i in range(n)]
 
 
-def trained(config: PrunerConfig, run: Path, hits: list[int]) -> int:
+def trained(config: PrunerConfig, run: Path, hits: list[int], monitor: str = "f1") -> int:
     """Epochs that a run of these val scores gets."""
-    pruner = Pruner(config, run, len(hits))
+    pruner = Pruner(config, run, len(hits), monitor=MONITORS[monitor])
     for epoch, n in enumerate(hits, 1):
         if pruner.should_stop(epoch, with_f1(n)):
             pruner.end(0.1, True)
@@ -154,3 +155,31 @@ def test_without_a_sweep_only_a_collapse_ends_a_run(tmp_path: Path) -> None:
 def test_the_rule_for_collapsed_runs_is_a_choice(tmp_path: Path, stop: bool) -> None:
     pruner = Pruner(PrunerConfig(stop_collapsed=stop), tmp_path / "run", 5)
     assert pruner.should_stop(1, judged(np.ones((200, 9)))) is stop
+
+
+@pytest.mark.parametrize("monitor", MONITORS)
+def test_runs_are_compared_by_the_monitored_score(tmp_path: Path, monitor: str) -> None:
+    """Of a loss, less is better. A worse run ends early, a better one does not."""
+    good, bad, better = sweep(tmp_path, 3)
+    config = PrunerConfig(name="median", max_lag=0.25)
+    assert trained(config, good, [150] * 8, monitor) == 8
+    assert trained(config, bad, [60] * 8, monitor) < 8
+    assert trained(config, better, [190] * 8, monitor) == 8
+
+
+def test_runs_with_other_monitors_are_not_compared(tmp_path: Path) -> None:
+    first, second = sweep(tmp_path, 2)
+    config = PrunerConfig(name="median", max_lag=0.25)
+    assert trained(config, first, [190] * 8) == 8
+    assert trained(config, second, [60] * 8, "accuracy") == 8
+
+
+def test_a_lag_within_two_standard_errors_of_a_loss_is_allowed(tmp_path: Path) -> None:
+    best, near, far = sweep(tmp_path, 3)
+    config = PrunerConfig(name="median", max_lag=0.0001, warmup_fraction=1)
+    losses = {hits: with_f1(hits).losses for hits in (150, 145, 120)}
+    error = 2 * losses[145].std() / 200**0.5
+    assert losses[145].mean() - losses[150].mean() < error < losses[120].mean() - losses[150].mean()
+    assert trained(config, best, [150] * 4, "loss") == 4
+    assert trained(config, near, [145] * 4, "loss") == 4
+    assert trained(config, far, [120] * 4, "loss") == 2

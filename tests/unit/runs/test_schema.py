@@ -37,6 +37,15 @@ def write(run: Path, metrics: Any = METRICS, record: Any = RECORD, history: Any 
     return run
 
 
+def test_test_scores_may_be_missing_where_there_are_no_test_texts(tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match=r"metrics\.json has 0 test texts, run\.json 3: they are of different runs"):
+        read_files(write(tmp_path, METRICS | {"test": None}))
+    record = RECORD | {"data": RECORD["data"] | {"n_test": 0}}
+    assert read_files(write(tmp_path, METRICS | {"test": None}, record)).metrics is not None
+    with pytest.raises(ArtifactError, match=r"metrics\.json has 3 test texts, run\.json 0"):
+        read_files(write(tmp_path, METRICS, record))
+
+
 def test_a_run_of_any_age_is_read(tmp_path: Path) -> None:
     found = read_files(tmp_path)
     assert (found.record, found.history, found.metrics) == (None, [], None), "not begun"
@@ -68,7 +77,7 @@ def test_a_diverged_run_has_no_scores(tmp_path: Path) -> None:
         ({"val": FIGURES | {"n": 3, "f1": float("nan")}}, "val.f1 must be a finite number"),
         ({"val": FIGURES | {"n": 3, "f1": None}}, "val: accuracy, precision, recall and f1 must all be numbers"),
         ({"val": NULL | {"n": 3}}, "status is finished, but val.f1 is null"),
-        ({"test": None}, "test must be an object, got None"),
+        ({"test": 1}, "test must be an object, got 1"),
         ({"test": FIGURES | {"n": 3, "f1_ci95": None}}, "test: f1 and f1_ci95 must both be numbers"),
         ({"test": FIGURES | {"n": 3, "f1_ci95": [0.5]}}, "test.f1_ci95 "),
         ({"seconds": {"total": -1.0}}, "seconds.total must be greater than or equal to 0, got -1.0"),

@@ -110,10 +110,10 @@ def test_states(tmp_path: Path) -> None:
     with held(tmp_path / "running" / LOCK):
         states = {run.entry.directory: run.state for run in read_states(tmp_path)}
     assert {name: state.name for name, state in states.items()} == {name: name for name in names}
-    assert (states["running"].epochs, states["running"].max_epochs, states["running"].val_f1) == (1, 4, 0.5)
+    assert (states["running"].epochs, states["running"].max_epochs, states["running"].val_score) == (1, 4, 0.5)
     assert (states["failed"].reason, states["failed"].exit_code) == ("Out of memory", 4)
-    assert (states["finished"].val_f1, states["finished"].seconds, states["finished"].reason) == (0.75, 7.0, "")
-    assert states["diverged"].val_f1 is None
+    assert (states["finished"].val_score, states["finished"].seconds, states["finished"].reason) == (0.75, 7.0, "")
+    assert states["diverged"].val_score is None
     assert {(states[name].epochs, states[name].max_epochs) for name in COMPLETE} == {(2, 4)}, "of those planned"
     after = {run.entry.directory: run.state.name for run in read_states(tmp_path)}
     assert after["running"] == "interrupted", "the lock of a process that died is free"

@@ -173,6 +173,9 @@ def test_history_is_rewritten_where_a_kill_came_before_it(tmp_path: Path) -> Non
     recorder.load_state_dict({"history": [{"epoch": 1, "val": scores, "seconds": 2.0}], **state})
     recorder.on_fit_start(Mock(), Mock())
     assert read_jsonl(tmp_path / "history.jsonl") == [{"epoch": 1, "val": scores, "seconds": 2.0}]
+    again = RunRecorder(RunDirectory(tmp_path), 100, "id", None)
+    again.load_state_dict(recorder.state_dict())
+    assert again.history == recorder.history and again.state_dict()["best_score"] == 0.5
 
 
 @pytest.mark.parametrize("content", [b"", b"x", None])

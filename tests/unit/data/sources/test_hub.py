@@ -118,6 +118,27 @@ def test_splits_can_be_chosen(card: Path) -> None:
     chosen = config(card, train_split="test", val_split="train", test_split="dev")
     assert choose_splits(chosen, ["train", "dev", "test"]) == {"train": "test", "val": "train", "test": "dev"}
     assert choose_splits(config(card), ["all"]) == {"": "all"}
+    assert choose_splits(config(card), ["train", "test"]) == {"train": "train", "test": "test"}
+
+
+def test_a_data_set_without_val_gets_a_tenth_of_train(card: Path) -> None:
+    (card / "README.md").write_text(CARD.replace("  - {split: dev, path: ja/dev.csv}\n", ""), encoding="utf-8")
+    (card / "ja" / "train.csv").write_text("text;label\n" + "".join(f"t{i};{i % 2}\n" for i in range(40)))
+    corpus = load_hub(config(card, subset="ja"))
+    assert {split: len(texts) for split, texts in corpus.splits.items()} == {"train": 36, "val": 4, "test": 4}
+
+
+@pytest.mark.parametrize(
+    ("keys", "known", "part"),
+    [
+        ({}, ["a", "b"], "has no split 'train', only 'a', 'b'. Try data.train_split=NAME"),
+        ({"folds": 5}, ["train", "test"], "data.folds is for a data set of one split, but set has train, test. Leave"),
+    ],
+)
+def test_splits_that_are_refused(keys: dict[str, object], known: list[str], part: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        choose_splits(config("set", **keys), known)
+    assert part in str(caught.value)
 
 
 @pytest.mark.parametrize(
