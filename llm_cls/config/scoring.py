@@ -93,6 +93,12 @@ class PredictArguments(ScoringArguments):
         return value
 
     @model_validator(mode="after")
+    def _no_label_twice(self) -> Self:
+        if self.decide == "cost" and self.top_k > 1:
+            raise ValueError("top_k must be 1 with decide=cost, which does not order the labels by their probability")
+        return self
+
+    @model_validator(mode="after")
     def _formats_are_known(self) -> Self:
         standard = [key for key in ("input", "output") if str(getattr(self, key)) == STANDARD]
         if self.format is None and "input" in standard:

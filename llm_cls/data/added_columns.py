@@ -63,6 +63,7 @@ class AddedColumns:
         """
         best = np.argsort(-log_probabilities, axis=1, kind="stable")[:, : self._top_k].tolist()
         names = [self._labels[order[0]] for order in best] if decided is None else decided
+        index = {label: i for i, label in enumerate(self._labels)}
         texts = iter(zip(best, np.exp(log_probabilities).tolist(), names, strict=True))
         added = self.types.keys()
         for row, fault in zip(rows, faults, strict=True):
@@ -75,6 +76,8 @@ class AddedColumns:
                 order, p, name = next(texts)
                 values = [value for i in order for value in (self._labels[i], p[i])]
                 values[0] = name
+                if name in index:  # otherwise the classifier abstains, and the confidence says why
+                    values[1] = p[index[name]]
                 if self._has_probabilities:
                     values += [dict(zip(self._labels, p, strict=True))] if self._nested else p
             yield row | dict(zip(self.types, [*values, fault or None], strict=True))

@@ -1,13 +1,14 @@
 """The label of a scored text where it is not simply the most probable one."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import numpy.typing as npt
 
 from llm_cls.config.decisions import DecisionArguments
 from llm_cls.errors import ConfigError
-from llm_cls.metrics.decisions import cheapest
+from llm_cls.metrics.decisions import cheapest, exact_interval
+from llm_cls.runs.evaluations import DecisionRecord
 from llm_cls.training.loaded import OpenedRun
 
 Decider = Callable[[npt.NDArray[np.float64]], list[str]]  # log-probabilities, shape (n, n_labels), to n labels
@@ -74,3 +75,33 @@ def decider(arguments: DecisionArguments, opened: OpenedRun) -> Decider | None:
         return [labels[i] if c else none for i, c in zip(found.argmax(axis=1).tolist(), confident, strict=True)]
 
     return decide
+
+
+def summarize(
+    rule: str, none: str, labels: Sequence[str], decided: Sequence[str], known: npt.NDArray[np.bool_]
+) -> DecisionRecord:
+    """Coverage and selective accuracy of decisions.
+
+    Args:
+        rule: Name of the rule.
+        none: The label of texts on which it abstains.
+        labels: The true labels.
+        decided: The decisions.
+        known: Whether the run knows the true label, shape ``(n,)``.
+    """
+    pairs = [(label, name) for label, name, scored in zip(labels, decided, known, strict=True) if scored]
+    unknown = [name for name, scored in zip(decided, known, strict=True) if not scored]
+    labelled = sum(name != none for _, name in pairs)
+    right = sum(name == label for label, name in pairs)
+    return DecisionRecord(
+        rule=rule,
+        none=none,
+        n=len(pairs),
+        labelled=labelled,
+        right=right,
+        coverage=labelled / len(pairs),
+        accuracy=right / labelled if labelled else None,
+        accuracy_ci95=list(exact_interval(right, labelled)) if labelled else None,
+        unknown=len(unknown),
+        unknown_none=sum(name == none for name in unknown),
+    )

@@ -6,7 +6,7 @@ import numpy as np
 
 from llm_cls.files import write_json, write_jsonl
 from llm_cls.metrics.scores import confusion_matrix, per_class, scores
-from llm_cls.metrics.statistics import f1_ci95
+from llm_cls.metrics.statistics import ci95
 from llm_cls.runs.manifest import write_model_manifest
 from tests.unit.reporting.run_directories import make_run, replace_json
 
@@ -49,7 +49,7 @@ def calibrated_run(
         metrics[split] |= {"loss": 0.2, "n": len(labels)}
         if split == "test":
             columns = per_class(confusion)
-            metrics["test"]["f1_ci95"] = list(f1_ci95(confusion))
+            metrics["test"]["f1_ci95"] = list(ci95(confusion))
             metrics["per_class"] = {
                 name: {k: getattr(columns, k)[i].item() for k in ("precision", "recall", "f1", "support")}
                 for i, name in enumerate(names)
