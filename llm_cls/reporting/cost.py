@@ -146,9 +146,10 @@ def _note(kept: Sequence[_Candidate], by: str, left: int) -> str:
             f"The cheapest is {cheapest.name}: {100 * cheapest.pair.difference:.2f} points below the winner, with 95 % "
             f"confidence at most {high:.2f}."
         )
+    others = "1 other is" if left == 1 else f"{left} others are"
     return (
         f"{which} These settings are not significantly worse than the winner (paired bootstrap, p >= 0.05, not "
-        f"corrected), ordered by {by}; {left} {'other is' if left == 1 else 'others are'} worse. Few test texts hide real differences: look at the "
-        "interval. ms per text is the time in which the run has scored its test texts, times its devices; GiB of a run "
-        "is the peak of its training, of TF-IDF the size of the fitted model."
+        f"corrected), ordered by {by}; {others} worse. Few test texts hide real differences: look at the interval. ms "
+        "per text is the time in which the run has scored its test texts, times its devices; GiB of a run is the peak of "
+        "its training, of TF-IDF the size of the fitted model."
     )

@@ -1,7 +1,7 @@
 """The classical baseline: fitted on the run's own split, cached, absent without the texts."""
 
-import re
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import astuple
 from pathlib import Path
