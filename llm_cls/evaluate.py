@@ -40,8 +40,18 @@ def summary(record: EvaluationRecord) -> str:
 
 
 def remarks(record: EvaluationRecord) -> list[str]:
-    """What the scores do not cover, a line each."""
+    """What another rule decides, and what the scores do not cover, a line each."""
     lines = []
+    if (found := record.decision) is not None:
+        share = "no text" if found.accuracy is None else f"accuracy {percent(found.accuracy)} %"
+        if found.accuracy_ci95 is not None:
+            share += f" (95 % interval: {percent(found.accuracy_ci95[0])} to {percent(found.accuracy_ci95[1])})"
+        lines.append(
+            f"decide={found.rule}: {found.labelled} of {found.n} texts labelled ({percent(found.coverage)} %), "
+            f"{share}; the others are {found.none!r}"
+        )
+        if found.unknown:
+            lines.append(f"Of {found.unknown} texts with unknown labels, {found.unknown_none} are {found.none!r}")
     if record.unknown_labels:
         n = sum(record.unknown_labels.values())
         names = [f"{label!r} {count}" for label, count in list(record.unknown_labels.items())[:_SHOWN]]

@@ -5,6 +5,7 @@ from typing import Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
+from llm_cls.config.decisions import DecisionArguments
 from llm_cls.config.fields import Location, Name, PositiveInt, Section
 
 STANDARD = "-"  # standard input or output, where a file may be named
@@ -12,7 +13,7 @@ OUTPUT_FORMATS = {".csv": "csv", ".tsv": "tsv", ".jsonl": "jsonl", ".parquet": "
 _INPUT_FORMATS = {".csv": "csv", ".tsv": "tsv"}  # that standard output takes over
 
 
-class ScoringArguments(Section):
+class ScoringArguments(DecisionArguments):
     """What every command takes that scores texts with a finished run."""
 
     run: Location = Field(
@@ -90,6 +91,12 @@ class PredictArguments(ScoringArguments):
         if str(value) != STANDARD and value.suffix not in OUTPUT_FORMATS:
             raise ValueError("must end with .csv, .tsv, .jsonl or .parquet, or be -")
         return value
+
+    @model_validator(mode="after")
+    def _no_label_twice(self) -> Self:
+        if self.decide == "cost" and self.top_k > 1:
+            raise ValueError("top_k must be 1 with decide=cost, which does not order the labels by their probability")
+        return self
 
     @model_validator(mode="after")
     def _formats_are_known(self) -> Self:

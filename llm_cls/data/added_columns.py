@@ -44,7 +44,11 @@ class AddedColumns:
         self.types = {_free(name, self._taken): kind for name, kind in (types | {"error": str}).items()}
 
     def rows(
-        self, rows: Sequence[Row], faults: Sequence[str], log_probabilities: npt.NDArray[np.float64]
+        self,
+        rows: Sequence[Row],
+        faults: Sequence[str],
+        log_probabilities: npt.NDArray[np.float64],
+        decided: Sequence[str] | None = None,
     ) -> Iterator[Row]:
         """The rows with the added columns.
 
@@ -52,12 +56,15 @@ class AddedColumns:
             rows: Rows of the input.
             faults: For each row why it has no text, "" where it has one.
             log_probabilities: Shape ``(n, n_labels)`` for the n rows that have one.
+            decided: The label of each of these n rows; by default the most probable one.
 
         Raises:
             DataError: A row has a column of the name of an added one, which the first rows did not have.
         """
         best = np.argsort(-log_probabilities, axis=1, kind="stable")[:, : self._top_k].tolist()
-        texts = iter(zip(best, np.exp(log_probabilities).tolist(), strict=True))
+        names = [self._labels[order[0]] for order in best] if decided is None else decided
+        index = {label: i for i, label in enumerate(self._labels)}
+        texts = iter(zip(best, np.exp(log_probabilities).tolist(), names, strict=True))
         added = self.types.keys()
         for row, fault in zip(rows, faults, strict=True):
             if not row.keys() <= self._taken and (late := added & row.keys()):
@@ -66,8 +73,11 @@ class AddedColumns:
                 )
             values: list[Any] = [None] * (len(self.types) - 1)
             if not fault:
-                order, p = next(texts)
+                order, p, name = next(texts)
                 values = [value for i in order for value in (self._labels[i], p[i])]
+                values[0] = name
+                if name in index:  # otherwise the classifier abstains, and the confidence says why
+                    values[1] = p[index[name]]
                 if self._has_probabilities:
                     values += [dict(zip(self._labels, p, strict=True))] if self._nested else p
             yield row | dict(zip(self.types, [*values, fault or None], strict=True))

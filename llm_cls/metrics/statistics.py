@@ -1,8 +1,8 @@
 """Confidence intervals of scores, tests of differences, and calibration.
 
-SciPy's bootstrap calls the statistic once per resample unless it is vectorised over texts, which macro F1 is not;
-statsmodels and SciPy are not dependencies of llm_cls. Tests compare each routine with SciPy, statsmodels or
-scikit-learn. The probability of a predicted label is called its confidence.
+SciPy's bootstrap calls the statistic once per resample unless it is vectorised over texts, which macro F1 is not; its
+import takes half a second, and statsmodels is not a dependency of llm_cls. Tests compare each routine with
+SciPy, statsmodels or scikit-learn. The probability of a predicted label is called its confidence.
 """
 
 import math

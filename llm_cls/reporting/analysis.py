@@ -10,6 +10,7 @@ from llm_cls.metrics.selection import MONITORS, Monitor
 from llm_cls.reporting.baseline import Baseline, baseline_of
 from llm_cls.reporting.comparison import Comparison, PairedBootstrap, compared_settings, holm_corrected, sentence
 from llm_cls.reporting.corpora import data_note, data_sets_table, monitor_note, same_data, same_monitor
+from llm_cls.reporting.cost import sufficient_table
 from llm_cls.reporting.names import name_setting
 from llm_cls.reporting.predictions import read_test_predictions
 from llm_cls.reporting.runs import Run, describe_error, read_runs
@@ -120,6 +121,8 @@ def analyse(directory: Path, data: str | None, with_baseline: bool, monitor: str
             "The baseline is not compared with the winner: not all of the winner's runs have readable predictions on "
             "the same texts."
         )
+    if (sufficient := sufficient_table(bootstrap, settings, winner, baseline, versus)) is not None:
+        tables = (*tables, sufficient)
     adjusted = holm_corrected([*pairs, versus] if versus else pairs)
     others = adjusted[: len(pairs)]
     return Analysis(

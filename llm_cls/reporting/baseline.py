@@ -2,6 +2,8 @@
 
 import json
 import os
+import sys
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import astuple, dataclass
@@ -42,12 +44,15 @@ class Baseline:
         scores: Means over the splits.
         interval: 95 % interval of ``score`` over test texts: for several splits the mean of their bounds.
         score: The score that is compared with that of runs: mean over the splits.
+        cost: Milliseconds per test text and GiB of the fitted model, as measured on this machine: means over the
+            splits.
     """
 
     predictions: tuple[Mapping[str, str], ...]
     scores: Scores
     interval: tuple[float, float]
     score: float
+    cost: tuple[float | None, float | None] = (None, None)
 
     def on(self, texts: Predictions) -> list[Ints]:
         """Class indices, shape ``(n,)`` in the order of ``texts``, predicted on each split with these test texts."""
@@ -77,15 +82,17 @@ def baseline_of(runs: Sequence[Run], score: str = "f1") -> tuple[Baseline | None
             # Without one split, the scores would be of other texts than those of the runs.
             where = f"on the split of {run.name}: " if len(splits) > 1 else ""
             return None, where + _reason(error)
-    confusions = [confusion for _, confusion in found]
+    confusions = [confusion for _, confusion, _ in found]
+    ms_per_text, gib = np.mean([cost for _, _, cost in found], axis=0).tolist()
     low, high = np.mean([ci95(confusion, SCORES[score]) for confusion in confusions], axis=0).tolist()
     own = float(np.mean([SCORES[score](confusion) for confusion in confusions]))
     means = np.mean([astuple(scores(confusion)) for confusion in confusions], axis=0).tolist()
-    return Baseline(tuple(predictions for predictions, _ in found), Scores(*means), (low, high), own), ""
+    predictions = tuple(predictions for predictions, _, _ in found)
+    return Baseline(predictions, Scores(*means), (low, high), own, (ms_per_text, gib)), ""
 
 
-def _on_split(run: Run, digest: str) -> tuple[Mapping[str, str], Ints]:
-    """Predictions of the test texts by id and their confusion matrix, cached or fitted now.
+def _on_split(run: Run, digest: str) -> tuple[Mapping[str, str], Ints, tuple[float, float]]:
+    """Predictions of the test texts by id, their confusion matrix, and the cost, cached or fitted now.
 
     Raises:
         LlmClsError: The texts are not on this machine, or have changed since the run.
@@ -105,7 +112,7 @@ def _on_split(run: Run, digest: str) -> tuple[Mapping[str, str], Ints]:
         np.array([index[predictions[i]] for i in labels], dtype=np.int64),
         len(index),
     )
-    return predictions, confusion
+    return predictions, confusion, (found["cost"]["ms_per_text"], found["cost"]["gib"])
 
 
 def _reason(error: Exception) -> str:
@@ -122,8 +129,8 @@ def _split_digest(run: Run) -> str:
     return sha256_json([data.digest, [data.n_train, data.n_val, data.n_test], split, dict(SETTINGS)])[:32]
 
 
-def _fit(run: Run) -> dict[str, dict[str, str]]:
-    """Labels and predictions of the test texts by id.
+def _fit(run: Run) -> dict[str, dict[str, Any]]:
+    """Labels and predictions of the test texts by id, and what they cost.
 
     Raises:
         LlmClsError: The texts are not on this machine, or have changed since the run.
@@ -158,22 +165,34 @@ def _fit(run: Run) -> dict[str, dict[str, str]]:
     )
     classifier = LogisticRegression(C=SETTINGS["C"], max_iter=SETTINGS["max_iter"])
     classifier.fit(vectorizer.fit_transform(train), [text.label for text in corpus.splits["train"]])
+    started = time.perf_counter()
     predicted = classifier.predict(vectorizer.transform(test))
+    seconds = time.perf_counter() - started
     texts = corpus.splits["test"]
     return {
         "labels": {text.id: text.label for text in texts},
         "predictions": {text.id: str(label) for text, label in zip(texts, predicted, strict=True)},
+        "cost": {"ms_per_text": 1000 * seconds / len(test), "gib": _size(vectorizer, classifier) / 2**30},
     }
 
 
-def _read_cache(path: Path) -> dict[str, dict[str, str]] | None:
+def _size(vectorizer: Any, classifier: Any) -> int:
+    """Bytes of the fitted model: its weights, and its n-grams with their positions."""
+    arrays = (vectorizer.idf_, classifier.coef_, classifier.intercept_)
+    objects = [item for pair in vectorizer.vocabulary_.items() for item in pair]
+    whole = sys.getsizeof(vectorizer.vocabulary_) + sum(map(sys.getsizeof, objects))
+    return int(whole + sum(array.nbytes for array in arrays))
+
+
+def _read_cache(path: Path) -> dict[str, dict[str, Any]] | None:
     try:
-        found: dict[str, dict[str, str]] = json.loads(path.read_text(encoding="utf-8"))
-        return found if found["labels"].keys() == found["predictions"].keys() else None
+        found: dict[str, dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))
+        measured = all(0 < float(found["cost"][key]) < 1e12 for key in ("ms_per_text", "gib"))
+        return found if measured and found["labels"].keys() == found["predictions"].keys() else None
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None  # the baseline is fitted and written again
 
 
-def _write_cache(path: Path, found: dict[str, dict[str, str]]) -> None:
+def _write_cache(path: Path, found: dict[str, dict[str, Any]]) -> None:
     with suppress(OSError):  # the next report fits the baseline again
         write_json(path, found)

@@ -132,6 +132,14 @@ def draw(
     return Plot(svg, legend, caption)
 
 
+def standalone(plot: Plot) -> str:
+    """The plot as an SVG file, in the colours of the light theme."""
+    svg = str(plot.svg)
+    for colour, variable in _VARIABLES.items():
+        svg = svg.replace(variable, colour)
+    return svg.replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ', 1) + "\n"
+
+
 def _set_axes(axes: "Axes", x: Axis, y: Axis) -> None:
     from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 

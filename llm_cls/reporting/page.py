@@ -16,6 +16,7 @@ from llm_cls.metrics.selection import MONITORS
 from llm_cls.reporting import plots
 from llm_cls.reporting.analysis import Analysis
 from llm_cls.reporting.baseline import DESCRIPTION
+from llm_cls.reporting.cost import NAME as SUFFICIENT
 from llm_cls.reporting.details import (
     Confusion,
     calibration_of,
@@ -134,6 +135,7 @@ def _sections(found: Analysis) -> list[Section]:
             ),
             Section("texts", "Test texts", tables=texts_tables(texts, livedoor)),
         ]  # fmt: skip
+    sections += [Section(table.name, table.title, tables=[table]) for table in found.tables if table.name == SUFFICIENT]
     if (evaluations := evaluations_table(found.runs)) is not None:
         sections.append(Section(evaluations.name, evaluations.title, tables=[evaluations]))
     if costs := _costs(found):

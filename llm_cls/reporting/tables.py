@@ -23,7 +23,7 @@ from llm_cls.reporting.settings import (
 from llm_cls.runs.steps import count_steps, too_few_steps
 
 # File names, without suffix, of all tables; a report has those whose axis the runs vary.
-TABLES = ("best", "template", "lr", "batch_size", "r", "all", "data_sets")
+TABLES = ("best", "template", "lr", "batch_size", "r", "all", "data_sets", "sufficient")
 
 
 @dataclass(frozen=True)

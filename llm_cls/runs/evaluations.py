@@ -13,7 +13,7 @@ from llm_cls.errors import ArtifactError, ConfigError
 from llm_cls.files import remove, sha256_file
 from llm_cls.runs import layout
 from llm_cls.runs.content import read_content, write_content, write_lines
-from llm_cls.runs.schema import Count, FileContent, LabelScores, Number, TestScores
+from llm_cls.runs.schema import Count, FileContent, Fraction, LabelScores, Number, TestScores
 
 _FIX = "Remove its folder, or evaluate again"
 
@@ -24,6 +24,34 @@ class EvaluatedFile(FileContent):
     name: str
     sha256: str
     bytes: Count
+
+
+class DecisionRecord(FileContent):
+    """What a rule other than the most probable label does, where it was asked for.
+
+    Attributes:
+        rule: "policy", "cost", or the smallest confidence.
+        none: The label of texts on which the classifier abstains.
+        n: Scored texts.
+        labelled: Those on which it does not abstain.
+        right: Those of them whose label is right.
+        coverage: Share of ``labelled`` in ``n``.
+        accuracy: Share of ``right`` in ``labelled``; null where it always abstains.
+        accuracy_ci95: Its exact interval.
+        unknown: Texts with labels that the run does not know.
+        unknown_none: Those of them on which it abstains.
+    """
+
+    rule: str
+    none: str
+    n: Count
+    labelled: Count
+    right: Count
+    coverage: Fraction
+    accuracy: Fraction | None
+    accuracy_ci95: list[Fraction] | None
+    unknown: Count
+    unknown_none: Count
 
 
 class EvaluationRecord(FileContent):
@@ -41,6 +69,8 @@ class EvaluationRecord(FileContent):
         per_class: The scores of each label.
         predictions_sha256: Of the predictions.
         created_at: When, in UTC.
+        calibration: The sha256 of the calibration of the probabilities; null for those of the network.
+        decision: What another rule than the most probable label does; ``scores`` are always those of that label.
     """
 
     schema_version: int = Field(1, alias="schema")
@@ -54,10 +84,15 @@ class EvaluationRecord(FileContent):
     per_class: dict[str, LabelScores | None]
     predictions_sha256: str
     created_at: str
+    calibration: str | None = None
+    decision: DecisionRecord | None = None
 
 
 class EvaluatedText(FileContent):
-    """A line of the predictions of an evaluation: a row of the file, whether it is ``scored`` or not."""
+    """A line of the predictions of an evaluation: a row of the file, whether it is ``scored`` or not.
+
+    ``decision`` is there where another rule than the most probable label, the ``prediction``, was asked for.
+    """
 
     id: str
     label: str
@@ -65,6 +100,7 @@ class EvaluatedText(FileContent):
     probabilities: dict[str, Number] | None
     scored: bool
     error: str | None
+    decision: str | None = None
 
 
 def folder_name(file: Path, digest: str) -> str:

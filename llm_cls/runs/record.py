@@ -45,7 +45,7 @@ def new_record(
         identity=parts,
         overrides=list(overrides),
         git_commit=_git_commit(),
-        versions={"python": platform.python_version(), **{package: _version(package) for package in _PACKAGES}},
+        versions=versions(*_PACKAGES),
         data=data,
         model=model,
         hardware=hardware,
@@ -71,6 +71,11 @@ def changed_conditions(before: RunRecord, now: RunRecord) -> list[str]:
 def now() -> str:
     """The time in UTC, ISO 8601."""
     return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def versions(*packages: str) -> dict[str, str | None]:
+    """The versions of Python and of packages."""
+    return {"python": platform.python_version(), **{package: _version(package) for package in packages}}
 
 
 def _version(package: str) -> str:

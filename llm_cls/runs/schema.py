@@ -94,10 +94,11 @@ class LabelScores(FileContent):
 
 
 class Durations(FileContent):
-    """Wall-clock seconds of a run."""
+    """Wall-clock seconds of a run; ``test`` is what scoring the test texts took with the final weights."""
 
     total: Seconds
     per_epoch: Seconds | None = None
+    test: Seconds | None = None  # runs of earlier versions do not have it
 
 
 class Metrics(FileContent):

@@ -5,6 +5,7 @@ from pathlib import Path
 from llm_cls.errors import ArtifactError
 from llm_cls.files import check_digest
 from llm_cls.runs import layout
+from llm_cls.runs.calibration import read_calibration
 from llm_cls.runs.config_file import read_config
 from llm_cls.runs.identity import differences, identity, run_id
 from llm_cls.runs.manifest import verify_beginning, verify_files
@@ -16,8 +17,8 @@ from llm_cls.runs.state import read_files
 def verify_run(directory: Path) -> None:
     """Checks the files of a run, whether it is complete or not.
 
-    Of a complete run: every file against the manifests, the configuration against the identity, and the scores against
-    the predictions. Of another: what it needs to resume.
+    Of a complete run: every file against the manifests, the configuration against the identity, the scores against the
+    predictions, and its calibration, if it has one. Of another: what it needs to resume.
 
     Raises:
         ArtifactError: A file is missing, damaged, or of another run.
@@ -30,6 +31,7 @@ def verify_run(directory: Path) -> None:
         _verify_checkpoints(directory)
     else:
         verify_result(directory, record, metrics)
+        read_calibration(directory, record)
 
 
 def verify_result(directory: Path, record: RunRecord, metrics: Metrics) -> None:

@@ -6,6 +6,7 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -28,6 +29,7 @@ from llm_cls.runs.evaluations import (
     write_evaluation,
 )
 from llm_cls.runs.record import now
+from llm_cls.training.deciding import Decider, decider, none_label, summarize
 from llm_cls.training.loaded import OpenedRun, open_run, scoring_hardware
 from llm_cls.training.result import collect_scores
 from llm_cls.training.scorers import Scored, scorer
@@ -76,7 +78,8 @@ def evaluate_files(arguments: EvaluateArguments) -> Iterator[tuple[Path, Evaluat
     Raises:
         LlmClsError: The run is not finished or is damaged, or a file is not valid.
     """
-    opened = open_run(arguments.run, arguments.trust_remote_code)
+    opened = open_run(arguments.run, arguments.trust_remote_code, arguments.calibrated)
+    decide = decider(arguments, opened)
     hardware = scoring_hardware(arguments.accelerator, arguments.devices)
     data = arguments.data
     columns = TextColumns.of(opened.config, data.text, data.title, data.body, section="data.")
@@ -87,7 +90,7 @@ def evaluate_files(arguments: EvaluateArguments) -> Iterator[tuple[Path, Evaluat
     ):
         for source in sources:
             rows = _score(opened, columns, source, score)
-            record, texts = _evaluate(opened, source, rows)
+            record, texts = _evaluate(arguments, opened, decide, source, rows)
             write_evaluation(source.folder, record, texts)
             yield source.folder, record
 
@@ -104,10 +107,12 @@ def _source(arguments: EvaluateArguments, opened: OpenedRun, columns: TextColumn
     if arguments.data.id:
         column(blank, id, "data.id", path, may_be_empty=True)
     digest = sha256_file(path)
-    folder = arguments.run / layout.EVALUATIONS / folder_name(path, digest)
+    rule = [*(["calibrated"] if arguments.calibrated else []), str(arguments.decide)]
+    name = "-".join([folder_name(path, digest), *(part for part in rule if part != "argmax")])
+    folder = arguments.run / layout.EVALUATIONS / name
     if arguments.output is not None:
         several = len(arguments.data.files) > 1
-        folder = arguments.output / folder_name(path, digest) if several else arguments.output
+        folder = arguments.output / name if several else arguments.output
     check_folder(folder)
     check_output(folder / layout.EVALUATION)
     file = EvaluatedFile(name=path.name, sha256=digest, bytes=path.stat().st_size)
@@ -128,7 +133,9 @@ def _score(
     return rows
 
 
-def _evaluate(opened: OpenedRun, source: _Source, rows: _Rows) -> tuple[EvaluationRecord, Iterator[EvaluatedText]]:
+def _evaluate(
+    arguments: EvaluateArguments, opened: OpenedRun, decide: Decider | None, source: _Source, rows: _Rows
+) -> tuple[EvaluationRecord, Iterator[EvaluatedText]]:
     """The content of ``evaluation.json``, without the digest of the predictions, and these."""
     index = {label: i for i, label in enumerate(opened.labels)}
     rows.labels = match_labels(rows.labels, opened.labels, opened.config.data)
@@ -144,6 +151,12 @@ def _evaluate(opened: OpenedRun, source: _Source, rows: _Rows) -> tuple[Evaluati
         )
     found = evaluate(log_probabilities[known], np.array([index[label] for label in labels if label in index], np.int64))
     scores, per_class = collect_scores(found, opened.labels, opened.record.monitor)
+    decided = None if decide is None else decide(log_probabilities)
+    more: dict[str, Any] = {}  # what is there only where it was asked for
+    if opened.calibration is not None:
+        more["calibration"] = opened.calibration.digest
+    if decided is not None:
+        more["decision"] = summarize(str(arguments.decide), none_label(arguments, opened), labels, decided, known)
     record = EvaluationRecord(
         run_id=opened.record.run_id,
         file=source.file,
@@ -156,14 +169,19 @@ def _evaluate(opened: OpenedRun, source: _Source, rows: _Rows) -> tuple[Evaluati
         predictions_sha256="",
         created_at=now(),
         schema_version=1,
+        **more,
     )
-    return record, _lines(opened.labels, rows, np.exp(log_probabilities))
+    return record, _lines(opened.labels, rows, np.exp(log_probabilities), decided)
 
 
-def _lines(names: Sequence[str], rows: _Rows, probabilities: npt.NDArray[np.float64]) -> Iterator[EvaluatedText]:
+def _lines(
+    names: Sequence[str], rows: _Rows, probabilities: npt.NDArray[np.float64], decided: Sequence[str] | None
+) -> Iterator[EvaluatedText]:
     texts = iter(zip(probabilities.tolist(), probabilities.argmax(axis=1).tolist(), strict=True))
+    decisions = iter(decided or ())
     for id, label, fault in zip(rows.ids, rows.labels, rows.faults, strict=True):
         p, best = (None, None) if fault else next(texts)
+        more = {} if decided is None else {"decision": None if fault else next(decisions)}
         yield EvaluatedText(
             id=id,
             label=label,
@@ -171,4 +189,5 @@ def _lines(names: Sequence[str], rows: _Rows, probabilities: npt.NDArray[np.floa
             probabilities=None if p is None else dict(zip(names, p, strict=True)),
             scored=not fault and label in names,
             error=fault or None,
+            **more,
         )

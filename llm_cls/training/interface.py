@@ -96,7 +96,9 @@ class Classifier:
         return dict(text)
 
 
-def load_classifier(run: str | os.PathLike[str], accelerator: str, trust_remote_code: bool) -> Classifier:
+def load_classifier(
+    run: str | os.PathLike[str], accelerator: str, trust_remote_code: bool, calibrated: bool
+) -> Classifier:
     """See ``llm_cls.load``."""
-    opened = open_run(Path(run), trust_remote_code)
+    opened = open_run(Path(run), trust_remote_code, calibrated)
     return Classifier(load_run(opened, scoring_hardware(accelerator)))

@@ -20,6 +20,7 @@ from llm_cls.model.artifact import read_labels
 from llm_cls.model.classifier import TextClassifier
 from llm_cls.model.decoder import eos_ids, load_architecture
 from llm_cls.runs import layout
+from llm_cls.runs.calibration import CalibrationRecord, read_calibration
 from llm_cls.runs.config_file import read_config
 from llm_cls.runs.schema import Metrics, RunRecord
 from llm_cls.runs.state import read_result
@@ -41,6 +42,7 @@ class OpenedRun:
         labels: All labels, in the order of the head's outputs.
         tokenizer: The tokenizer of the run.
         architecture: The ``transformers`` configuration of the model.
+        calibration: The calibration that its log-probabilities get; None for those of the network.
     """
 
     path: Path
@@ -50,6 +52,11 @@ class OpenedRun:
     labels: tuple[str, ...]
     tokenizer: Tokenizer
     architecture: PretrainedConfig
+    calibration: CalibrationRecord | None = None
+
+    def calibrated(self, log_probabilities: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        """The log-probabilities of the network, shape ``(n, n_labels)``, with the calibration, if there is one."""
+        return log_probabilities if self.calibration is None else self.calibration.scaling.apply(log_probabilities)
 
     def tokenize(self, pieces: Sequence[Pieces]) -> Tokens:
         """The token ids of rendered texts.
@@ -93,18 +100,20 @@ class LoadedRun:
         Raises:
             ArtifactError: A score is not finite.
         """
-        return log_probabilities(self.classifier, self.opened.tokenize(pieces), batch_size, self.hardware)
+        tokens = self.opened.tokenize(pieces)
+        return self.opened.calibrated(log_probabilities(self.classifier, tokens, batch_size, self.hardware))
 
 
-def open_run(path: Path, trust_remote_code: bool = False) -> OpenedRun:
+def open_run(path: Path, trust_remote_code: bool = False, calibrated: bool = False) -> OpenedRun:
     """Verifies a finished run and loads all of it but the weights.
 
     Args:
         path: The run directory.
         trust_remote_code: Whether code of the pretrained model may run; the run itself cannot allow it.
+        calibrated: Whether its log-probabilities get its calibration.
 
     Raises:
-        LlmClsError: The run is not finished, is damaged, or needs code that is not allowed.
+        LlmClsError: The run is not finished, is damaged, needs code that is not allowed, or has no calibration.
     """
     if not path.is_dir():
         raise ConfigError(f"run={path} is not a folder. Give the run directory that training printed")
@@ -114,13 +123,16 @@ def open_run(path: Path, trust_remote_code: bool = False) -> OpenedRun:
     if metrics.best_epoch is None:
         raise ArtifactError(f"run={path} diverged before its first epoch ended, so it has no model. Train it again")
     verify_result(path, record, metrics)
+    calibration = read_calibration(path, record) if calibrated else None
+    if calibrated and calibration is None:
+        raise ConfigError(f"run={path} has no {layout.CALIBRATION}. Run python -m llm_cls.calibrate run={path}")
     config = read_config(path / layout.CONFIG)
     config = config.model_copy(update={"model": _model_of(path, trust_remote_code, config.model, record)})
     folder = path / layout.MODEL
     labels = read_labels(folder)
     architecture = load_architecture(config.model)
     tokenizer = _load_own_tokenizer(folder, config.model, eos_ids(architecture), record)
-    return OpenedRun(path, record, metrics, config, labels, tokenizer, architecture)
+    return OpenedRun(path, record, metrics, config, labels, tokenizer, architecture, calibration)
 
 
 def load_run(opened: OpenedRun, hardware: Hardware) -> LoadedRun:

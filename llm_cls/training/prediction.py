@@ -19,6 +19,7 @@ from llm_cls.data.writers import writer_for
 from llm_cls.errors import ConfigError, DataError, RunInterrupted
 from llm_cls.files import sha256_file
 from llm_cls.runs.partial import PartialFile
+from llm_cls.training.deciding import Decider, decider
 from llm_cls.training.devices import Hardware
 from llm_cls.training.loaded import OpenedRun, open_run, scoring_hardware
 from llm_cls.training.scorers import scorer
@@ -58,7 +59,8 @@ def predict(arguments: PredictArguments) -> Summary:
         BrokenPipeError: The reader of standard output has gone.
         RunInterrupted: A signal was received. The same command continues.
     """
-    opened = open_run(arguments.run, arguments.trust_remote_code)
+    opened = open_run(arguments.run, arguments.trust_remote_code, arguments.calibrated)
+    decide = decider(arguments, opened)
     if arguments.top_k > len(opened.labels):
         raise ConfigError(f"top_k must be <= {len(opened.labels)}, the labels of the run, got {arguments.top_k}")
     hardware = scoring_hardware(arguments.accelerator, arguments.devices)
@@ -70,7 +72,7 @@ def predict(arguments: PredictArguments) -> Summary:
         columns.check(first[0], source)
         with closing(_output(arguments, opened, hardware, source)) as output:
             try:
-                return _predict(arguments, opened, hardware, columns, first, rows, output, source)
+                return _predict(arguments, opened, decide, hardware, columns, first, rows, output, source)
             except RunInterrupted as error:
                 if not isinstance(output, PartialFile):
                     raise
@@ -80,6 +82,7 @@ def predict(arguments: PredictArguments) -> Summary:
 def _predict(
     arguments: PredictArguments,
     opened: OpenedRun,
+    decide: Decider | None,
     hardware: Hardware,
     columns: TextColumns,
     first: Sequence[Row],
@@ -102,7 +105,8 @@ def _predict(
         closing(ahead(chunks_of(opened, columns, left), _READ_AHEAD)) as chunks,
     ):
         for chunk, log_probabilities in score(chunks):
-            labelled = list(added.rows(chunk.rows, chunk.faults, log_probabilities))
+            decided = None if decide is None else decide(log_probabilities)
+            labelled = list(added.rows(chunk.rows, chunk.faults, log_probabilities, decided))
             output.append(writer.rows(labelled), len(labelled))
             without_text += sum(map(bool, chunk.faults))
     output.finish(writer.finish)
@@ -131,9 +135,11 @@ def _output(arguments: PredictArguments, opened: OpenedRun, hardware: Hardware, 
 
 def _origin(arguments: PredictArguments, opened: OpenedRun, hardware: Hardware, source: Path) -> dict[str, Any]:
     """Everything that can change a byte of the output; the rows of another origin are not continued."""
-    named = arguments.model_dump(mode="json", include={"text", "title", "body", "top_k", "probabilities", "batch_size"})
+    keys = {"text", "title", "body", "top_k", "probabilities", "batch_size", "decide", "none_label"}
+    named = arguments.model_dump(mode="json", include=keys)
     return {
         "run": [opened.record.run_id, opened.record.finished_at],
+        "calibration": None if opened.calibration is None else opened.calibration.digest,
         "input": {"name": str(arguments.input), "bytes": source.stat().st_size, "sha256": sha256_file(source)},
         "command line": named | {"format": arguments.output_format},
         "device": [hardware.accelerator, hardware.precision, *hardware.cpu_numerics],

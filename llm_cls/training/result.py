@@ -76,7 +76,12 @@ def collect_scores(
 
 
 def collect_metrics(
-    recorder: RunRecorder, val: Evaluation, test: Evaluation | None, labels: Sequence[str], seconds: float
+    recorder: RunRecorder,
+    val: Evaluation,
+    test: Evaluation | None,
+    labels: Sequence[str],
+    seconds: float,
+    test_seconds: float,
 ) -> Metrics:
     """The content of ``metrics.json``.
 
@@ -86,10 +91,12 @@ def collect_metrics(
         test: The test split, likewise; None where there is none.
         labels: All labels, in the order of the class indices.
         seconds: Wall-clock time of the whole run.
+        test_seconds: The part of it in which test was scored.
     """
     epochs, monitor = recorder.history, recorder.monitor
     none: dict[str, LabelScores | None] = dict.fromkeys(labels)
     test_scores, per_label = (None, none) if test is None else collect_scores(test, labels, monitor)
+    durations: dict[str, float] = {} if test is None else {"test": test_seconds}
     return Metrics(
         schema_version=SCHEMA,
         status=recorder.status,
@@ -99,7 +106,7 @@ def collect_metrics(
         val=ValScores(**finite(val.figures(monitor.name)), n=len(val.labels)),
         test=test_scores,
         per_class=per_label,
-        seconds=Durations(total=seconds, per_epoch=sum(epoch.seconds for epoch in epochs) / len(epochs)),
+        seconds=Durations(total=seconds, per_epoch=sum(epoch.seconds for epoch in epochs) / len(epochs), **durations),
         tokens_per_second=sum(epoch.tokens_per_second or 0.0 for epoch in epochs) / len(epochs),
         peak_memory_gib=max(epoch.peak_memory_gib or 0.0 for epoch in epochs),
     )

@@ -132,12 +132,14 @@ def train(directory: RunDirectory, inputs: Inputs, record: RunRecord, shared: Sh
         trainer.fit(module, datamodule=data, ckpt_path=checkpoint)
         has_best = recorder.load_best(module)
         trainer.validate(module, datamodule=data, verbose=False)
+        scoring = time.perf_counter()
         if corpus.has_test:
             trainer.test(module, datamodule=data, verbose=False)
+        test_seconds = time.perf_counter() - scoring
         directory.check_exists()
         seconds = recorder.earlier_seconds + time.perf_counter() - started
         val, test = module.evaluations["val"], module.evaluations.get("test")
-        metrics = collect_metrics(recorder, val, test, corpus.labels, seconds)
+        metrics = collect_metrics(recorder, val, test, corpus.labels, seconds, test_seconds)
         for split, evaluation in module.evaluations.items():
             directory.write_predictions(split, prediction_lines(evaluation, corpus, split, config.data.keep_texts))
         if has_best and directory.writes:

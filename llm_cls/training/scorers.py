@@ -40,7 +40,7 @@ _WAITING = 2  # chunks for each process
 def scorer(
     opened: OpenedRun, hardware: Hardware, batch_size: int, progress: "tqdm[Any]"
 ) -> Iterator[Callable[[Iterator[Chunk]], Scored]]:
-    """A function from chunks to chunks with their log-probabilities, shape ``(n, n_labels)`` each.
+    """A function from chunks to chunks with their log-probabilities, shape ``(n, n_labels)``, calibrated if asked for.
 
     Args:
         opened: The run, whose weights are loaded on every device.
@@ -56,7 +56,8 @@ def scorer(
 
         def score(chunks: Iterator[Chunk]) -> Scored:
             for chunk in chunks:
-                yield chunk, log_probabilities(loaded.classifier, chunk.tokens, batch_size, hardware, progress)
+                found = log_probabilities(loaded.classifier, chunk.tokens, batch_size, hardware, progress)
+                yield chunk, opened.calibrated(found)
 
         yield score
         return
@@ -75,7 +76,7 @@ def scorer(
         def _taken(chunk: Chunk, future: "Future[Floats]") -> tuple[Chunk, Floats]:
             found = future.result()
             progress.update(len(chunk.tokens))
-            return chunk, found
+            return chunk, opened.calibrated(found)
 
         yield score_in_turn
 

@@ -50,9 +50,13 @@ def test_the_report_of_a_run_that_train_wrote(command: Command, finished_run: Pa
         assert abs(float(row[f"{split}_{name}"]) - 100 * metrics[split][name]) <= 0.00501
     page = (tmp_path / "sweep" / "report" / "report.html").read_text(encoding="utf-8")
     assert record["run_id"] in page and record["data"]["digest"][:12] in page
-    assert {"summary", "best", "curves", "comparisons", "winner", "texts", "cost", "all", "provenance"} == set(
-        re.findall(r'<section id="([a-z]+)"', page)
-    )
+    assert set(re.findall(r'<section id="([a-z]+)"', page)) == {
+        "summary", "best", "curves", "comparisons", "sufficient", "winner", "texts", "cost", "all", "provenance",
+    }  # fmt: skip
+    table = (tmp_path / "sweep" / "report" / "sufficient.csv").read_text(encoding="utf-8")
+    (own,) = [row for row in csv.DictReader(table.splitlines()) if row["difference"] == ""]
+    milliseconds = 1000 * metrics["seconds"]["test"] / metrics["test"]["n"]
+    assert float(own["ms_per_text"]) == pytest.approx(milliseconds, rel=1e-3) and own["setting"] == "ja-mini"
     confusion = page.partition('<table class="confusion">')[2].partition("</table>")[0]
     counts = [int(count) for count in re.findall(r"<td[^>]*>([0-9]+)</td>", confusion)]
     assert sum(counts) == metrics["test"]["n"] and len(counts) == len(WORDS) ** 2
@@ -72,7 +76,7 @@ def test_a_sweep_in_every_state_becomes_a_report(tmp_path: Path) -> None:
     assert lines[1].startswith("Winner on val F1: lr 5e-4, test F1 ") and "(95 % interval: " in lines[1]
     assert lines[-1] == f"Report: {tmp_path / 'report' / 'report.html'}"
     assert {path.name for path in (tmp_path / "report").iterdir()} == {
-        "report.html", "all.csv", "all.md", "best.csv", "best.md", "lr.csv", "lr.md",
+        "report.html", "all.csv", "all.md", "best.csv", "best.md", "lr.csv", "lr.md", "sufficient.csv", "sufficient.md",
     }  # fmt: skip
     frame = pd.read_csv(tmp_path / "report" / "all.csv")
     states = frame.set_index("run")["state"].to_dict()

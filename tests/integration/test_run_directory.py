@@ -106,7 +106,8 @@ def test_metrics(finished_run: Path) -> None:
     low, high = metrics["test"]["f1_ci95"]
     assert 0 <= low <= metrics["test"]["f1"] <= high <= 1
     assert sum(row["support"] for row in metrics["per_class"].values()) == metrics["test"]["n"]
-    assert set(metrics["seconds"]) == {"total", "per_epoch"}
+    assert set(metrics["seconds"]) == {"total", "per_epoch", "test"}
+    assert 0 < metrics["seconds"]["test"] < metrics["seconds"]["total"]
     rows = read_jsonl(finished_run / "predictions" / "test.jsonl")
     truth, predicted = [r["label"] for r in rows], [r["prediction"] for r in rows]
     each = f1_score(truth, predicted, labels=list(metrics["per_class"]), average=None, zero_division=0)

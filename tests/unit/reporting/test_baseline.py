@@ -1,5 +1,6 @@
 """The classical baseline: fitted on the run's own split, cached, absent without the texts."""
 
+import json
 import re
 from collections.abc import Sequence
 from dataclasses import astuple
@@ -70,6 +71,21 @@ def test_a_damaged_cache_is_replaced(run: Run, loads: list[str], tmp_path: Path)
     (path,) = (tmp_path / "cache" / "baseline").iterdir()
     path.write_text('{"labels": {"a"')
     assert baseline.baseline_of([run])[0] is not None and len(loads) == 2
+
+
+def test_its_cost_is_measured_once(run: Run, loads: list[str], tmp_path: Path) -> None:
+    """The cache of an earlier version has none, so that the baseline is fitted again."""
+    first, _ = baseline.baseline_of([run])
+    assert first is not None and first.cost[0] is not None and first.cost[1] is not None
+    assert 0 < first.cost[0] < 1000 and 1e-6 < first.cost[1] < 0.1
+    (path,) = (tmp_path / "cache" / "baseline").iterdir()
+    found = json.loads(path.read_text(encoding="utf-8"))
+    assert first.cost == (found["cost"]["ms_per_text"], found["cost"]["gib"])
+    for wrong in (None, {}, {"ms_per_text": "x", "gib": 1}, {"ms_per_text": 1}):
+        path.write_text(json.dumps(found | {"cost": wrong}), encoding="utf-8")
+        again, _ = baseline.baseline_of([run])
+        assert again is not None and again.scores == first.scores
+    assert len(loads) == 5
 
 
 def test_it_is_compared_with_the_winner(run: Run, loads: list[str], tmp_path: Path) -> None:

@@ -31,7 +31,7 @@ def _frame(table: Table) -> pd.DataFrame:
 
 
 def test_every_table_has_its_name_in_the_list(published_tables: dict[str, Table]) -> None:
-    assert {*published_tables, "data_sets"} == set(TABLES)  # the last where there are several data sets
+    assert {*published_tables, "data_sets", "sufficient"} == set(TABLES)  # of several data sets; of compared settings
 
 
 def test_the_source_has_160_rows() -> None:
