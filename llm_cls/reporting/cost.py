@@ -150,6 +150,6 @@ def _note(kept: Sequence[_Candidate], by: str, left: int) -> str:
     return (
         f"{which} These settings are not significantly worse than the winner (paired bootstrap, p >= 0.05, not "
         f"corrected), ordered by {by}; {others} worse. Few test texts hide real differences: look at the interval. ms "
-        "per text is the time in which the run has scored its test texts, times its devices; GiB of a run is the peak of "
-        "its training, of TF-IDF the size of the fitted model."
+        "per text is the time in which the run has scored its test texts, times its devices; GiB of a run is the peak "
+        "of its training, of TF-IDF the size of the fitted model."
     )
