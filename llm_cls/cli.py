@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 
+from llm_cls.cores import share_cores
 from llm_cls.errors import (
     EXIT_UNEXPECTED,
     ConfigError,
@@ -50,6 +51,7 @@ def run_command(command: Callable[[], object]) -> int:
         _check_encoding([*sys.argv[1:], str(Path.cwd())])
         with signals_first():  # an interrupted library may raise its own error afterwards
             _check_threads()
+            share_cores()
             command()
     except SystemExit:
         raise

@@ -77,9 +77,6 @@ def _describe(schema: type[BaseModel], fault: ErrorDetails) -> list[str]:
     path, field = _locate(schema, location)
     key = ".".join(path)
     if fault["type"] == "missing" and len(path) == len(location):
-        if field is not None and (section := section_of(field)) is not None:
-            inner = next(name for name, known in section.model_fields.items() if known.is_required())
-            key, field = f"{key}.{inner}", section.model_fields[inner]
         return [f"{key} is missing. Try {field.examples[0] if field and field.examples else f'{key}=...'}"]
     if field is None or (section_of(field) is not None and fault["type"] == "value_error"):
         # Raised by the validator of a section; its message names the keys and the fixes.

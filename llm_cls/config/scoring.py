@@ -165,7 +165,7 @@ class EvaluatedData(Section):
 class EvaluateArguments(ScoringArguments):
     """Scores a finished run on other labelled texts."""
 
-    data: EvaluatedData
+    data: EvaluatedData = Field(examples=["data.file=new.csv"])
     output: Location | None = Field(
         None,
         description="Folder for scores and predictions; for several files, it gets a folder for each.",

@@ -9,7 +9,7 @@ from llm_cls.errors import ConfigError
 from llm_cls.metrics.selection import MONITORS
 from llm_cls.reporting.names import full_name, name_setting
 from llm_cls.reporting.runs import Run
-from llm_cls.reporting.settings import REPLICATES, group, monitor_of
+from llm_cls.reporting.settings import REPLICATES, group
 from llm_cls.reporting.tables import Column, Table
 
 _RANKED = 3  # settings of each data set in the table of all data sets
@@ -48,15 +48,15 @@ def same_monitor(runs: Sequence[Run], wanted: str | None) -> list[Run]:
     Raises:
         ConfigError: No scored run was selected by ``wanted``.
     """
-    counts = Counter(monitor_of(run).name for run in runs if run.scored)
+    counts = Counter(run.monitor.name for run in runs if run.scored)
     if counts and wanted is not None and wanted not in counts:
         raise ConfigError(
             f"monitor must be the trainer.monitor of a finished run, got {wanted}. Known: {', '.join(counts)}"
         )
     chosen = wanted or next((name for name, _ in counts.most_common(1)), "f1")
     return [
-        run.put_aside("other monitor", f"selected on val {monitor_of(run).title}: another report (monitor={name})")
-        if run.scored and (name := monitor_of(run).name) != chosen
+        run.put_aside("other monitor", f"selected on val {run.monitor.title}: another report (monitor={name})")
+        if run.scored and (name := run.monitor.name) != chosen
         else run
         for run in runs
     ]
@@ -88,7 +88,7 @@ def data_note(runs: Sequence[Run], shown: Sequence[Run]) -> list[str]:
 def monitor_note(runs: Sequence[Run], shown: Sequence[Run]) -> list[str]:
     """How many runs are not ranked because another score selected them."""
     aside = {run.name for run in shown if run.state == "other monitor"}
-    counts = Counter(monitor_of(run).name for run in runs if run.name in aside)
+    counts = Counter(run.monitor.name for run in runs if run.name in aside)
     return [
         f"{count} run{'s' if count > 1 else ''} selected on val {MONITORS[name].title} "
         f"{'are' if count > 1 else 'is'} listed, not ranked: monitor={name} ranks {'them' if count > 1 else 'it'}."

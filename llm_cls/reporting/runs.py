@@ -1,5 +1,6 @@
 """The runs of a report in any state."""
 
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -7,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from llm_cls.errors import ArtifactError
+from llm_cls.metrics.selection import MONITORS, Monitor
 from llm_cls.runs import layout
 from llm_cls.runs.config_file import read_values
 from llm_cls.runs.content import flatten
@@ -14,7 +16,7 @@ from llm_cls.runs.directory import RunDirectory
 from llm_cls.runs.identity import NEUTRAL, blank_unused
 from llm_cls.runs.manifest import verify_files
 from llm_cls.runs.predictions import check_scores
-from llm_cls.runs.schema import Metrics, RunRecord
+from llm_cls.runs.schema import Metrics, RunRecord, Scores
 from llm_cls.runs.state import find_run_directories
 
 
@@ -45,6 +47,16 @@ class Run:
     def scored(self) -> bool:
         """Whether its scores count."""
         return self.state == "finished"
+
+    @property
+    def monitor(self) -> Monitor:
+        """What selected its epoch."""
+        return self.record.monitor if self.record else MONITORS["f1"]
+
+    def value(self, split: str, name: str) -> float:
+        """A score of a scored run; NaN where it has no such split."""
+        figures: Scores | None = getattr(self.metrics, split)
+        return math.nan if figures is None else float(getattr(figures, name))
 
     def put_aside(self, state: str, reason: str) -> "Run":
         """The same run, not scored."""

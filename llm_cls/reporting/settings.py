@@ -8,11 +8,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from llm_cls.metrics.selection import MONITORS, Monitor
+from llm_cls.metrics.selection import Monitor
 from llm_cls.metrics.statistics import mean_sd
 from llm_cls.reporting.runs import Run
 from llm_cls.runs.identity import RESOLVED, changes_result
-from llm_cls.runs.schema import Scores
 
 # What the published tables vary, and where the configuration has it.
 AXES = {
@@ -45,12 +44,12 @@ class Setting:
     @property
     def monitor(self) -> Monitor:
         """What selected the epochs of its runs, and selects among settings."""
-        return monitor_of(self.runs[0])
+        return self.runs[0].monitor
 
     @cached_property
     def val_score(self) -> float:
         """Mean val figure by ``monitor``, by which settings are chosen."""
-        return mean_sd([value(run, "val", self.monitor.name) for run in self.runs])[0]
+        return mean_sd([run.value("val", self.monitor.name) for run in self.runs])[0]
 
     @property
     def goodness(self) -> float:
@@ -64,7 +63,7 @@ class Setting:
 
     def test(self, name: str) -> float:
         """Mean of a test score over the runs; NaN if not ``has_test``."""
-        return mean_sd([value(run, "test", name) for run in self.runs])[0]
+        return mean_sd([run.value("test", name) for run in self.runs])[0]
 
     @property
     def has_test(self) -> bool:
@@ -79,7 +78,7 @@ class Setting:
     @cached_property
     def score_sd(self) -> float | None:
         """Standard deviation of ``score`` over seeds and folds; None for a single run."""
-        return mean_sd([value(run, "test", self.monitor.on_test) for run in self.runs])[1]
+        return mean_sd([run.value("test", self.monitor.on_test) for run in self.runs])[1]
 
     @cached_property
     def interval(self) -> tuple[float, float] | None:
@@ -94,7 +93,7 @@ class Setting:
     @property
     def best_run(self) -> Run:
         """The run with the best val figure, the first one of equals."""
-        return max(self.runs, key=lambda run: self.monitor.goodness(value(run, "val", self.monitor.name)))
+        return max(self.runs, key=lambda run: self.monitor.goodness(run.value("val", self.monitor.name)))
 
     @property
     def collapsed(self) -> bool:
@@ -104,17 +103,6 @@ class Setting:
     def rest(self, axis: str) -> tuple[tuple[str, str], ...]:
         """The key without what belongs to ``axis``."""
         return tuple(pair for pair in self.key if not _belongs(pair[0], axis))
-
-
-def monitor_of(run: Run) -> Monitor:
-    """What selected the epoch of a run."""
-    return run.record.monitor if run.record else MONITORS["f1"]
-
-
-def value(run: Run, split: str, name: str) -> float:
-    """A score of a scored run; NaN where it has no such split."""
-    figures: Scores | None = getattr(run.metrics, split)
-    return math.nan if figures is None else float(getattr(figures, name))
 
 
 def axes_of(config: Mapping[str, Any]) -> dict[str, Any]:

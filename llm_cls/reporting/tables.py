@@ -16,7 +16,6 @@ from llm_cls.reporting.settings import (
     as_number,
     axes_of,
     best_per,
-    monitor_of,
     shown_lr_series,
     sort_key,
     varied_keys,
@@ -196,7 +195,7 @@ def _all_table(runs: Sequence[Run]) -> Table:
     keys = [key for key in varied_keys(runs) if key not in AXES.values()]
     keys = [key for key in keys if not key.startswith(("model.", "template.")) and key != "lora.enabled"]
     ordered = [key for key in REPLICATES if key in keys] + [key for key in keys if key not in REPLICATES]
-    monitor = next((monitor_of(run) for run in runs if run.scored), MONITORS["f1"])
+    monitor = next((run.monitor for run in runs if run.scored), MONITORS["f1"])
     columns = (
         *_AXES,
         *_figures(monitor),
@@ -221,7 +220,7 @@ def _run_row(run: Run, keys: Sequence[str]) -> dict[str, Any]:
         row |= axes_of(run.config)
     if run.scored and run.metrics is not None:
         row_of_run = setting_row(Setting(axes_of(run.config), {}, (), (run,)))
-        monitor = monitor_of(run)
+        monitor = run.monitor
         row |= {column.key: row_of_run.get(column.key) for column in (*_figures(monitor), *_beside(monitor))}
     return row
 

@@ -6,16 +6,45 @@ finds damage and mixed-up files; it is no signature, and whoever edits a run can
 
 import hashlib
 from collections.abc import Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from typing import Annotated
+
+from pydantic import AfterValidator, ConfigDict, Field, RootModel, StringConstraints
 
 from llm_cls.errors import ArtifactError
 from llm_cls.files import check_digest, remove, sha256_file, write_json
 from llm_cls.runs import layout
 from llm_cls.runs.content import read_content, write_content
-from llm_cls.runs.schema import SCHEMA, ModelManifest, RunManifest, RunRecord
+from llm_cls.runs.schema import SCHEMA, FileContent, RunRecord
 
 _FIX = "Restore it or train the run again"
 _OF_THE_BEGINNING = (layout.CONFIG, layout.RECORD)
+
+
+def _stays_inside(name: str) -> str:
+    path = PurePosixPath(name)
+    if not name or path.is_absolute() or ".." in path.parts or "\\" in name or not name.isprintable():
+        raise ValueError(f"must be a path inside the folder, got {name!r}")
+    return name
+
+
+Digests = dict[
+    Annotated[str, AfterValidator(_stays_inside)], Annotated[str, StringConstraints(pattern="^[0-9a-f]{64}$")]
+]
+
+
+class ModelManifest(RootModel[Digests]):
+    """``model/manifest.json``: the sha256 of each file by its path below ``model/``."""
+
+    model_config = ConfigDict(strict=True)
+
+
+class RunManifest(FileContent):
+    """``manifest.json``: the sha256 of each file of the run by its path; of ``model/`` that of its manifest."""
+
+    schema_version: int = Field(SCHEMA, alias="schema")
+    run_id: str
+    files: Digests
 
 
 def text_digest(text: str) -> str:

@@ -4,19 +4,16 @@ Readers ignore keys that a later version adds. Values that are not finite are nu
 because JSON has no NaN.
 """
 
-from pathlib import PurePosixPath
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
-    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
     RootModel,
-    StringConstraints,
     field_validator,
     model_validator,
-)
+)  # fmt: skip
 
 from llm_cls.config.fields import MayHoldSecret
 from llm_cls.metrics.scores import METRICS, SCORES
@@ -221,32 +218,6 @@ class Failure(FileContent):
 
     reason: MayHoldSecret
     exit_code: int
-
-
-def _stays_inside(name: str) -> str:
-    path = PurePosixPath(name)
-    if not name or path.is_absolute() or ".." in path.parts or "\\" in name or not name.isprintable():
-        raise ValueError(f"must be a path inside the folder, got {name!r}")
-    return name
-
-
-Digests = dict[
-    Annotated[str, AfterValidator(_stays_inside)], Annotated[str, StringConstraints(pattern="^[0-9a-f]{64}$")]
-]
-
-
-class ModelManifest(RootModel[Digests]):
-    """``model/manifest.json``: the sha256 of each file by its path below ``model/``."""
-
-    model_config = ConfigDict(strict=True)
-
-
-class RunManifest(FileContent):
-    """``manifest.json``: the sha256 of each file of the run by its path; of ``model/`` that of its manifest."""
-
-    schema_version: int = Field(SCHEMA, alias="schema")
-    run_id: str
-    files: Digests
 
 
 class Labels(RootModel[Annotated[list[str], Field(min_length=1)]]):

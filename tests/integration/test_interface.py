@@ -57,10 +57,10 @@ def test_threads_share_it(classifier: Classifier, texts: list[dict[str, str]]) -
 
 
 def test_what_is_no_text_is_named(classifier: Classifier, finished_run: Path) -> None:
-    assert classifier.columns == ("body", "title")
+    assert classifier.columns == ("title", "body")
     for texts, message in (
         ([{"title": "", "body": "a"}, {"title": "", "body": " "}], r"^texts\[1\]: body is empty\. Leave it out$"),
-        ([{"body": "a"}], r"^texts\[0\] must have 'body' and 'title', but 'title' is missing$"),
+        ([{"body": "a"}], r"^texts\[0\] must have 'title' and 'body', but 'title' is missing$"),
         (["a"], r"^texts\[0\] must be a mapping with 'body' and 'title', got a string$"),
         ([None], r"^texts\[0\] must be a string or a mapping, got a NoneType$"),
     ):

@@ -19,7 +19,7 @@ def config() -> Config:
 
 
 def columns(config: Config, **names: str | None) -> TextColumns:
-    return TextColumns.of(config, **({"text": None, "title": None, "body": None} | names), prefix="")
+    return TextColumns.of(config, **({"text": None, "title": None, "body": None} | names), section="")
 
 
 @pytest.mark.parametrize(
@@ -35,7 +35,7 @@ def columns(config: Config, **names: str | None) -> TextColumns:
     ],
 )
 def test_values_are_written_as_in_training(config: Config, body: Any, text: str) -> None:
-    assert columns(config).read([{"title": None, "body": body}]) == ([(f"\n{text}", "")], [""])
+    assert columns(config).read([{"title": None, "body": body}]) == ([("\n", text, "", "")], [""])
 
 
 @pytest.mark.parametrize(
@@ -54,16 +54,16 @@ def test_values_are_written_as_in_training(config: Config, body: Any, text: str)
 )
 def test_a_row_without_a_text_says_why(config: Config, row: dict[str, Any], fault: str) -> None:
     good = {"title": "題", "body": "本"}
-    assert columns(config).read([good, row, good]) == ([("題\n本", "")] * 2, ["", fault, ""])
+    assert columns(config).read([good, row, good]) == ([("題\n", "本", "", "")] * 2, ["", fault, ""])
 
 
 def test_columns_are_those_named_or_those_of_the_training(config: Config) -> None:
-    assert (columns(config).body, columns(config).title) == ("body", "title")
+    assert columns(config).names == {"title": "title", "body": "body"}
     named = columns(config, body="b", title="t")
-    assert named.read([{"b": "本", "t": "題", "body": "x", "title": "x"}])[0] == [("題\n本", "")]
+    assert named.read([{"b": "本", "t": "題", "body": "x", "title": "x"}])[0] == [("題\n", "本", "", "")]
     table = ["data=table", "data.file=x.csv", "data.label=l", "data.text=文"]
     alone = columns(parse_config(compose_tree(table)))
-    assert (alone.body, alone.title, alone.body_key) == ("文", None, "text")
+    assert alone.names == {"body": "文"}
     with pytest.raises(DataError, match=r"t\.csv has no column '文'.* Try text=COLUMN"):
         alone.check({"text": ["not one value"]}, Path("t.csv"))
     with pytest.raises(DataError, match=r"t\.csv has no column 'title'.* Try title=COLUMN"):

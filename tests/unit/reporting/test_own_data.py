@@ -112,7 +112,7 @@ def test_texts_of_another_type_are_damage(texts: Any, tmp_path: Path) -> None:
     run = make_run(tmp_path / "a", n_test=9, texts=({"a": "b"},))
     path = run / "predictions" / "test.jsonl"
     path.write_text("".join(json.dumps(row | {"columns": texts}) + "\n" for row in read_jsonl(path)), encoding="utf-8")
-    with pytest.raises(ArtifactError, match=r"test.jsonl is damaged: texts must be strings by the names of their"):
+    with pytest.raises(ArtifactError, match=r"test.jsonl is damaged: columns must be strings by the names of their"):
         read_predictions(run, "test", LABELS)
 
 

@@ -12,8 +12,7 @@ from llm_cls.errors import ArtifactError
 from llm_cls.files import write_json
 from llm_cls.runs import layout
 from llm_cls.runs.directory import RunDirectory
-from llm_cls.runs.manifest import verify_beginning, write_manifest
-from llm_cls.runs.schema import ModelManifest, RunManifest
+from llm_cls.runs.manifest import ModelManifest, RunManifest, verify_beginning, write_manifest
 from llm_cls.runs.verify import verify_run
 from tests.unit.runs.test_directory import complete, config, record
 

@@ -21,11 +21,11 @@ class Loaded:
     def __init__(self, *overrides: str) -> None:
         config = parse_config(compose_tree(["data=table", "data.file=x.csv", "data.label=label", *overrides]))
         self.opened = SimpleNamespace(config=config, labels=("a", "b"))
-        self.calls: list[list[tuple[str, str]]] = []
+        self.calls: list[list[tuple[str, ...]]] = []
 
-    def log_probabilities(self, pieces: Sequence[tuple[str, str]], batch_size: int) -> Any:
+    def log_probabilities(self, pieces: Sequence[tuple[str, ...]], batch_size: int) -> Any:
         self.calls.append(list(pieces))
-        p = np.array([float(head) for head, _ in pieces])
+        p = np.array([float("".join(parts)) for parts in pieces])
         return np.log(np.stack([p, 1 - p], axis=1))
 
 
