@@ -75,9 +75,13 @@ def test_a_changed_calibration_is_noticed(run: Path, command: Command, tmp_path:
     content = json.loads(path.read_text())
     changed: list[tuple[str, str]] = [
         (json.dumps(content | {"temperature": 3.0}), "is damaged: its content does not have its sha256"),
-        (json.dumps(content | {"temperature": 0}), "is damaged: temperature must be greater than 0, got 0"),
+        (
+            json.dumps(content | {"temperature": 0}),
+            "is damaged: temperature must be greater than or equal to 0.01, got 0",
+        ),
         (path.read_text()[:-40], "is damaged: "),
         ("[1]", "is damaged: "),
+        (path.read_text().replace("{", '{"x": NaN, ', 1), "is damaged: "),
     ]
     for key, value, part in (
         ("run_id", "x", "belongs to run x, not to "),

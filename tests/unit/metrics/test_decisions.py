@@ -7,6 +7,7 @@ import pytest
 from scipy.stats import binom, binomtest
 
 from llm_cls.metrics.decisions import (
+    _set_sizes,
     abstain,
     cheapest,
     conformal_level,
@@ -64,6 +65,16 @@ def test_texts_at_the_threshold_are_those_that_were_tested() -> None:
     assert kept.accuracy is not None and kept.interval is not None
     assert kept.kept > 500 and kept.accuracy > 0.9
     assert binom.cdf(kept.kept - kept.right, kept.kept, 0.1) <= 0.1
+    assert kept.kept in set(_set_sizes(1000, 1 - 0.9, 0.1)), "and not one text more"
+
+
+def test_testing_ends_with_the_first_set_that_fails() -> None:
+    """What comes later would need a correction for the number of tests."""
+    correct = np.concatenate([np.ones(200, bool), np.zeros(60, bool), np.ones(3000, bool)])
+    threshold = controlled_threshold(np.linspace(1, 0.5, len(correct)), correct, 0.9, 0.1)
+    assert threshold is not None
+    kept = abstain(np.linspace(1, 0.5, len(correct)), correct, threshold).kept
+    assert 150 < kept < 230 and binom.cdf(60, 3260, 0.1) < 0.1, "all texts together would pass"
 
 
 @pytest.mark.parametrize("alpha", [0.05, 0.2])
