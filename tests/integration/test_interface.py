@@ -61,7 +61,7 @@ def test_what_is_no_text_is_named(classifier: Classifier, finished_run: Path) ->
     for texts, message in (
         ([{"title": "", "body": "a"}, {"title": "", "body": " "}], r"^texts\[1\]: body is empty\. Leave it out$"),
         ([{"body": "a"}], r"^texts\[0\] must have 'title' and 'body', but 'title' is missing$"),
-        (["a"], r"^texts\[0\] must be a mapping with 'body' and 'title', got a string$"),
+        (["a"], r"^texts\[0\] must be a mapping with 'title' and 'body', got a string$"),
         ([None], r"^texts\[0\] must be a string or a mapping, got a NoneType$"),
     ):
         with pytest.raises(DataError, match=message):

@@ -121,7 +121,7 @@ def test_a_fault_that_is_not_in_the_overrides_is_shown_as_hydra_says_it() -> Non
         ("benchmark", {"steps": "0"}, "steps must be >= 1, got '0'. Try steps=50."),
         ("status", {}, "dir is missing. Try dir=outputs/sweeps/NAME"),
         ("predict", {"run": "r", "input": "i", "output": "o.xlsx"}, "output must end with .csv, .tsv, .jsonl or"),
-        ("evaluate", {"run": "r"}, "data.file is missing. Try data.file=new.csv"),
+        ("evaluate", {"run": "r"}, "data is missing. Try data.file=new.csv"),
         ("evaluate", {"run": "r", "data": {"label": "l"}}, "data.file is missing. Try data.file=new.csv"),
         (
             "evaluate",
