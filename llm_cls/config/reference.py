@@ -5,6 +5,7 @@ import sys
 from pydantic import BaseModel
 
 from llm_cls.config.commands import BenchmarkArguments, DashboardArguments, ReportArguments, StatusArguments
+from llm_cls.config.exporting import ExportArguments
 from llm_cls.config.groups import GROUPS, choices, default_choices
 from llm_cls.config.help import Key, command_keys, group_meaning, meaning, sections
 from llm_cls.config.scoring import EvaluateArguments, PredictArguments
@@ -12,6 +13,7 @@ from llm_cls.config.scoring import EvaluateArguments, PredictArguments
 COMMANDS: dict[str, type[BaseModel]] = {
     "predict": PredictArguments,
     "evaluate": EvaluateArguments,
+    "export": ExportArguments,
     "report": ReportArguments,
     "status": StatusArguments,
     "dashboard": DashboardArguments,

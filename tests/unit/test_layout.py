@@ -15,6 +15,7 @@ LEAVES = ("errors", "files", "signals", "redaction", "bounded", "locks", "hub", 
 # Packages of one level may not import one another, except for the pairs in AMONG.
 LEVELS = (
     COMMANDS,
+    ("exporting",),
     ("training", "reporting"),
     ("model",),
     ("engine",),
@@ -153,6 +154,7 @@ def test_the_top_of_the_package_holds_commands_and_leaves_alone() -> None:
         ("multirun.task", {"torch", "lightning", "transformers", "peft", "wandb", "pandas"}),
         ("evaluate", {"torch", "lightning", "transformers", "peft", "wandb", "pandas", "hydra"}),
         ("predict", {"torch", "lightning", "transformers", "peft", "wandb", "pandas", "hydra"}),
+        ("export", {"torch", "lightning", "transformers", "peft", "wandb", "pandas", "hydra"}),
         ("config.schema", {"torch", "lightning", "transformers", "wandb", "pandas", "hydra"}),
     ],
 )

@@ -1,0 +1,104 @@
+"""Exports a finished run: written beside the output, compared with the run, and renamed only where it is equal."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from llm_cls.cli import note
+from llm_cls.config.exporting import ExportArguments
+from llm_cls.data.load import read_corpus
+from llm_cls.data.template import render
+from llm_cls.errors import ConfigError, DataError
+from llm_cls.exporting import client, merged
+from llm_cls.exporting.inputs import Exported, Texts
+from llm_cls.exporting.parity import IdsFound, Parity
+from llm_cls.exporting.tokenizer import serving_tokenizer
+from llm_cls.files import atomic_folder, write_json
+from llm_cls.runs.content import write_content
+from llm_cls.training.loaded import OpenedRun, load_run, open_run, scoring_hardware
+
+PARITY = "parity.json"
+SETTINGS = "llm_cls.json"  # what client.py reads
+_WRITERS = {"merged": merged.write}
+
+
+def export(arguments: ExportArguments) -> Parity:
+    """Writes the export.
+
+    Returns:
+        How it compares with the run.
+
+    Raises:
+        ConfigError: The output exists, or other software cannot compute what the run does.
+        ArtifactError: The run is damaged, or the export computes something else.
+        DataError: The texts of the run are others by now.
+    """
+    if os.path.lexists(arguments.output):
+        raise ConfigError(f"output={arguments.output} exists. Give the name of a new folder, or remove it")
+    opened = open_run(arguments.run, arguments.trust_remote_code)
+    texts = _texts(opened, arguments.texts)
+    note(f"Scoring {len(texts.test)} texts with the run")
+    loaded = load_run(opened, scoring_hardware("cpu"))
+    expected = np.exp(loaded.log_probabilities(texts.pieces, arguments.batch_size))
+    with atomic_folder(arguments.output) as folder:
+        tokenizer, ids = _write_tokenizer(folder, opened, texts)
+        exported = Exported(
+            arguments.format,
+            arguments.dtype,
+            arguments.batch_size,
+            opened,
+            loaded.classifier,
+            tokenizer,
+            expected,
+            texts,
+            ids,
+        )
+        note(f"Writing and comparing format={arguments.format}")
+        parity = _WRITERS[arguments.format](folder, exported)
+        parity.check()
+        write_content(folder / PARITY, parity)
+    return parity
+
+
+def _texts(opened: OpenedRun, limit: int | None) -> Texts:
+    corpus = read_corpus(opened.config.data)
+    recorded = opened.record.data
+    if corpus.digest != recorded.digest:
+        raise DataError(
+            f"{corpus.name} holds other texts than the run was trained on: expected the digest {recorded.digest[:12]}, "
+            f"found {corpus.digest[:12]}. Restore them"
+        )
+    template = opened.config.template.text
+    rendered = {
+        split: [render(template, text.title, text.body) for text in texts] for split, texts in corpus.splits.items()
+    }
+    pieces = rendered["test"][:limit]
+    strings = ["".join(piece) for split in rendered.values() for piece in split]
+    return Texts(corpus.splits["test"][:limit], pieces, opened.tokenize(pieces), strings)
+
+
+def _write_tokenizer(folder: Path, opened: OpenedRun, texts: Texts) -> tuple[PreTrainedTokenizerBase, IdsFound]:
+    """Writes tokenizer and client, and compares the ids of all texts of the run with those of the training."""
+    trained, data = opened.tokenizer, opened.config.data
+    plain = trained.encode(texts.strings)
+    wanted = [[*trained.prefix, *row, trained.eos_id] for row in plain]
+    used = {int(i) for row in plain for i in set(row)}
+    n_embeddings = getattr(opened.architecture, "vocab_size", None)
+    serving_tokenizer(trained, data.max_length, used, n_embeddings).save_pretrained(folder)
+    settings = {
+        "template": opened.config.template.text,
+        "truncation": data.truncation,
+        "max_length": data.max_length,
+        "prefix_ids": list(trained.prefix),
+        "eos_id": trained.eos_id,
+        "labels": list(opened.labels),
+    }
+    write_json(folder / SETTINGS, settings)
+    (folder / "client.py").write_bytes(Path(client.__file__).read_bytes())
+    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    found = tokenizer(list(texts.strings), verbose=False)["input_ids"]
+    equal = sum(a == b for a, b in zip(found, wanted, strict=True))
+    cut = sum(len(row) > data.max_length for row in wanted)
+    return tokenizer, IdsFound(texts=len(wanted), equal=equal, cut=cut)

@@ -1,0 +1,117 @@
+"""What every format of an export is made from."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from llm_cls.data.corpus import Text
+from llm_cls.data.tokens import Tokens
+from llm_cls.exporting.client import Texts as Client
+from llm_cls.exporting.parity import LIMITS, Comparison, Floats, IdsFound, Parity, compare, versions
+from llm_cls.model.classifier import TextClassifier
+from llm_cls.training.loaded import OpenedRun
+
+
+@dataclass(frozen=True)
+class Texts:
+    """The texts of a run.
+
+    Attributes:
+        test: Those whose probabilities are compared.
+        pieces: ``(head, tail)`` of these.
+        tokens: The ids of these.
+        strings: All texts of the run, as servers get them.
+    """
+
+    test: Sequence[Text]
+    pieces: Sequence[tuple[str, str]]
+    tokens: Tokens
+    strings: Sequence[str]
+
+
+@dataclass(frozen=True)
+class Exported:
+    """An export in the making.
+
+    Attributes:
+        format: "merged", "peft" or "onnx".
+        dtype: Of the stored weights.
+        batch_size: Texts per forward pass.
+        opened: The run.
+        classifier: Its classifier, float32, on the CPU.
+        tokenizer: The exported tokenizer, loaded from its files.
+        expected: The probabilities of the run for the test texts, shape ``(n, n_labels)``.
+        texts: The texts.
+        ids: How the ids compare.
+    """
+
+    format: str
+    dtype: str
+    batch_size: int
+    opened: OpenedRun
+    classifier: TextClassifier
+    tokenizer: Any
+    expected: Floats
+    texts: Texts
+    ids: IdsFound
+
+    @property
+    def attention(self) -> str | None:
+        """The attention that computes what the architecture asks for; None is the default of ``transformers``."""
+        network: Any = self.classifier.decoder
+        return "eager" if network.config._attn_implementation == "eager" else None
+
+    @property
+    def rows(self) -> list[list[int]]:
+        """The ids of the test texts, as in training."""
+        return [self.texts.tokens[i].tolist() for i in range(len(self.texts.tokens))]
+
+    @property
+    def whole(self) -> list[int]:
+        """The indices of the test texts that are not cut."""
+        room = self.opened.config.data.max_length - len(self.opened.tokenizer.prefix) - 1
+        encoded = self.opened.tokenizer.encode([head + tail for head, tail in self.texts.pieces])
+        return [i for i, row in enumerate(encoded) if len(row) <= room]
+
+    def strings(self, folder: Path) -> list[str]:
+        """The test texts as the client in ``folder`` sends them."""
+        client = Client(folder)
+        return [client.string(text.body, text.title) for text in self.texts.test]
+
+    def compared(
+        self, software: str, input: str, found: Floats, whole: Sequence[int] | None = None
+    ) -> list[Comparison]:
+        """The comparisons of probabilities of all test texts.
+
+        Args:
+            software: What computed them.
+            input: "ids" or "strings".
+            found: The probabilities.
+            whole: For strings the texts that are not cut; the others are compared, but not certified.
+        """
+        if whole is None:
+            return [compare(software, input, found, self.expected)]
+        cut = sorted(set(range(len(found))) - set(whole))
+        kinds = [(input, list(whole), True), (f"{input} that were cut", cut, False)]
+        return [compare(software, name, found[i], self.expected[i], sure) for name, i, sure in kinds if i]
+
+    def parity(self, config: Any, comparisons: list[Comparison], packages: Sequence[str]) -> Parity:
+        """The content of ``parity.json``."""
+        labels = list(self.opened.labels)
+        largest, mean = LIMITS[self.dtype]
+        return Parity(
+            schema_version=1,
+            run_id=self.opened.record.run_id,
+            format=self.format,
+            dtype=self.dtype,
+            largest_allowed=largest,
+            mean_allowed=mean,
+            labels=labels,
+            label_order_equal=[config.id2label.get(i) for i in range(len(labels))] == labels
+            and config.label2id == {label: i for i, label in enumerate(labels)},
+            pad_token=self.tokenizer.pad_token,
+            ids=self.ids,
+            comparisons=comparisons,
+            versions=versions(["llm_cls", "torch", "transformers", "tokenizers", *packages]),
+        )
