@@ -15,12 +15,15 @@ def main() -> None:
     check_launcher()
 
     from llm_cls.exporting.export import export  # torch takes seconds to import
+    from llm_cls.exporting.push import push
 
     quiet_libraries()
     parity = export(arguments)
     for line in parity.lines():
         say(printable(line))
     say(f"  {shown_path(arguments.output)}")
+    if arguments.push is not None:
+        say(f"  {push(arguments.output, arguments.push, arguments.private)}")
 
 
 if __name__ == "__main__":

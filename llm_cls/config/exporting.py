@@ -1,10 +1,11 @@
 """The arguments of ``export``."""
 
+import re
 from typing import Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from llm_cls.config.fields import Location, PositiveInt, Section
+from llm_cls.config.fields import Location, Name, PositiveInt, Section
 
 DTYPES = {"merged": ("float32", "bf16"), "peft": ("float32",), "onnx": ("float32", "int8")}  # of the stored weights
 
@@ -33,6 +34,26 @@ class ExportArguments(Section):
         examples=["texts=100"],
         json_schema_extra={"default": "all"},
     )
+    vllm: Location | None = Field(
+        None,
+        description="Python interpreter of an environment with vLLM, which is compared as well (format=merged).",
+        examples=["vllm=/opt/vllm/bin/python"],
+        json_schema_extra={"default": "this one, if it has vLLM"},
+    )
+    license: Name | None = Field(
+        None,
+        description="Licence of the weights, as the hub names it, for the model card.",
+        examples=["license=apache-2.0"],
+        json_schema_extra={"default": "that of the pretrained model, or other"},
+    )
+    push: Name | None = Field(
+        None,
+        description="Repository on the hub to which the export is uploaded. The token is that of hf auth login.",
+        examples=["push=ORG/NAME"],
+    )
+    private: bool = Field(
+        True, description="Whether that repository is private, where it is created.", examples=["private=false"]
+    )
     batch_size: PositiveInt = Field(8, description="Texts per forward pass.", examples=["batch_size=1"])
     trust_remote_code: bool = Field(
         False,
@@ -45,4 +66,13 @@ class ExportArguments(Section):
     def _format_has_the_dtype(self) -> Self:
         if self.dtype not in (known := DTYPES[self.format]):
             raise ValueError(f"dtype must be {' or '.join(known)} with format={self.format}, got {self.dtype}")
+        if self.vllm is not None and self.format != "merged":
+            raise ValueError("vllm is for format=merged")
         return self
+
+    @field_validator("push")
+    @classmethod
+    def _is_a_repository(cls, value: str | None) -> str | None:
+        if value is not None and not re.fullmatch(r"[\w.-]+/[\w.-]+", value):
+            raise ValueError("must be ORG/NAME")
+        return value

@@ -49,13 +49,21 @@ class Texts:
         """The text as a string that fits; one that was cut may differ from ``token_ids`` in the tokens at the cut."""
         head, tail = self.render(body, title)
         room = self.max_length - len(self._prefix) - 1
-        if len(self._encode(head + tail)) <= room:
+
+        def fits(characters: int) -> bool:
+            return len(self._encode(head[:characters] + tail)) <= room
+
+        if fits(len(head)):
             return head + tail
         ends = [end for _, end in self._tokenizer.encode(head, add_special_tokens=False).offsets]
-        kept = min(len(ends), room - len(self._encode(tail)))
-        while kept > 0 and len(self._encode(head[: ends[kept - 1]] + tail)) > room:
-            kept -= 1
-        return head[: ends[kept - 1]] + tail if kept > 0 else tail
+        left = room - len(self._encode(tail))
+        if 0 < left <= len(ends) and fits(ends[left - 1]):  # where training cuts
+            return head[: ends[left - 1]] + tail
+        kept, beyond = 0, len(head)  # a character, or several unknown ones, may be many tokens
+        while beyond - kept > 1:
+            middle = (kept + beyond) // 2
+            kept, beyond = (middle, beyond) if fits(middle) else (kept, middle)
+        return head[:kept] + tail
 
     def render(self, body: str, title: str = "") -> tuple[str, str]:
         """The template with title and body, as the part that may be cut and the part that is kept."""

@@ -1,6 +1,7 @@
 """Exports a finished run: written beside the output, compared with the run, and renamed only where it is equal."""
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -8,14 +9,19 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from llm_cls.cli import note
 from llm_cls.config.exporting import ExportArguments
+from llm_cls.config.schema import Config
 from llm_cls.data.load import read_corpus
 from llm_cls.data.template import render
+from llm_cls.data.tokenizer import SentencePieceTokenizer, Tokenizer
 from llm_cls.errors import ConfigError, DataError
 from llm_cls.exporting import client, merged
+from llm_cls.exporting.card import model_card
 from llm_cls.exporting.inputs import Exported, Texts
 from llm_cls.exporting.parity import IdsFound, Parity
+from llm_cls.exporting.sentencepiece import same_score
+from llm_cls.exporting.served import vllm_python
 from llm_cls.exporting.tokenizer import serving_tokenizer
-from llm_cls.files import atomic_folder, write_json
+from llm_cls.files import atomic_folder, write_json, write_text
 from llm_cls.runs.content import write_content
 from llm_cls.training.loaded import OpenedRun, load_run, open_run, scoring_hardware
 
@@ -45,20 +51,22 @@ def export(arguments: ExportArguments) -> Parity:
     with atomic_folder(arguments.output) as folder:
         tokenizer, ids = _write_tokenizer(folder, opened, texts)
         exported = Exported(
-            arguments.format,
-            arguments.dtype,
-            arguments.batch_size,
-            opened,
-            loaded.classifier,
-            tokenizer,
-            expected,
-            texts,
-            ids,
+            format=arguments.format,
+            dtype=arguments.dtype,
+            batch_size=arguments.batch_size,
+            vllm=vllm_python(arguments.vllm),
+            opened=opened,
+            classifier=loaded.classifier,
+            tokenizer=tokenizer,
+            expected=expected,
+            texts=texts,
+            ids=ids,
         )
         note(f"Writing and comparing format={arguments.format}")
         parity = _WRITERS[arguments.format](folder, exported)
         parity.check()
         write_content(folder / PARITY, parity)
+        write_text(folder / "README.md", model_card(exported, parity, arguments.license, arguments.output.name))
     return parity
 
 
@@ -87,18 +95,25 @@ def _write_tokenizer(folder: Path, opened: OpenedRun, texts: Texts) -> tuple[Pre
     used = {int(i) for row in plain for i in set(row)}
     n_embeddings = getattr(opened.architecture, "vocab_size", None)
     serving_tokenizer(trained, data.max_length, used, n_embeddings).save_pretrained(folder)
+    write_settings(folder, trained, opened.config, opened.labels)
+    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    found = tokenizer(list(texts.strings), verbose=False)["input_ids"]
+    others = [(a, b) for a, b in zip(wanted, found, strict=True) if a != b]
+    ties = sum(same_score(trained.proto, a, b) for a, b in others) if isinstance(trained, SentencePieceTokenizer) else 0
+    cut = sum(len(row) > data.max_length for row in wanted)
+    return tokenizer, IdsFound(texts=len(wanted), equal=len(wanted) - len(others), ties=ties, cut=cut)
+
+
+def write_settings(folder: Path, trained: Tokenizer, config: Config, labels: Sequence[str]) -> None:
+    """Writes ``client.py`` and what it reads."""
+    data = config.data
     settings = {
-        "template": opened.config.template.text,
+        "template": config.template.text,
         "truncation": data.truncation,
         "max_length": data.max_length,
         "prefix_ids": list(trained.prefix),
         "eos_id": trained.eos_id,
-        "labels": list(opened.labels),
+        "labels": list(labels),
     }
     write_json(folder / SETTINGS, settings)
     (folder / "client.py").write_bytes(Path(client.__file__).read_bytes())
-    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    found = tokenizer(list(texts.strings), verbose=False)["input_ids"]
-    equal = sum(a == b for a, b in zip(found, wanted, strict=True))
-    cut = sum(len(row) > data.max_length for row in wanted)
-    return tokenizer, IdsFound(texts=len(wanted), equal=equal, cut=cut)

@@ -1,6 +1,6 @@
 """What every format of an export is made from."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,6 +38,7 @@ class Exported:
         format: "merged", "peft" or "onnx".
         dtype: Of the stored weights.
         batch_size: Texts per forward pass.
+        vllm: Python of an environment with vLLM.
         opened: The run.
         classifier: Its classifier, float32, on the CPU.
         tokenizer: The exported tokenizer, loaded from its files.
@@ -49,6 +50,7 @@ class Exported:
     format: str
     dtype: str
     batch_size: int
+    vllm: Path | None
     opened: OpenedRun
     classifier: TextClassifier
     tokenizer: Any
@@ -68,35 +70,34 @@ class Exported:
         return [self.texts.tokens[i].tolist() for i in range(len(self.texts.tokens))]
 
     @property
-    def whole(self) -> list[int]:
-        """The indices of the test texts that are not cut."""
-        room = self.opened.config.data.max_length - len(self.opened.tokenizer.prefix) - 1
-        encoded = self.opened.tokenizer.encode([head + tail for head, tail in self.texts.pieces])
-        return [i for i, row in enumerate(encoded) if len(row) <= room]
+    def same_ids(self) -> list[int]:
+        """The indices of the test texts that have the ids of the training as strings: they are not cut, for example."""
+        found = self.tokenizer([head + tail for head, tail in self.texts.pieces], verbose=False)["input_ids"]
+        return [i for i, (ours, theirs) in enumerate(zip(self.rows, found, strict=True)) if ours == theirs]
 
     def strings(self, folder: Path) -> list[str]:
         """The test texts as the client in ``folder`` sends them."""
         client = Client(folder)
         return [client.string(text.body, text.title) for text in self.texts.test]
 
-    def compared(
-        self, software: str, input: str, found: Floats, whole: Sequence[int] | None = None
-    ) -> list[Comparison]:
+    def compared(self, software: str, input: str, found: Floats) -> list[Comparison]:
         """The comparisons of probabilities of all test texts.
+
+        Strings with other ids than in training are compared, but not certified.
 
         Args:
             software: What computed them.
             input: "ids" or "strings".
             found: The probabilities.
-            whole: For strings the texts that are not cut; the others are compared, but not certified.
         """
-        if whole is None:
+        if input == "ids":
             return [compare(software, input, found, self.expected)]
-        cut = sorted(set(range(len(found))) - set(whole))
-        kinds = [(input, list(whole), True), (f"{input} that were cut", cut, False)]
+        same = self.same_ids
+        other = sorted(set(range(len(found))) - set(same))
+        kinds = [(input, same, True), (f"{input} with other ids", other, False)]
         return [compare(software, name, found[i], self.expected[i], sure) for name, i, sure in kinds if i]
 
-    def parity(self, config: Any, comparisons: list[Comparison], packages: Sequence[str]) -> Parity:
+    def parity(self, config: Any, comparisons: list[Comparison], others: Mapping[str, str]) -> Parity:
         """The content of ``parity.json``."""
         labels = list(self.opened.labels)
         largest, mean = LIMITS[self.dtype]
@@ -113,5 +114,5 @@ class Exported:
             pad_token=self.tokenizer.pad_token,
             ids=self.ids,
             comparisons=comparisons,
-            versions=versions(["llm_cls", "torch", "transformers", "tokenizers", *packages]),
+            versions=versions(["llm_cls", "torch", "transformers", "tokenizers"]) | dict(others),
         )

@@ -9,7 +9,7 @@ from transformers import PretrainedConfig
 from llm_cls.exporting.inputs import Exported
 from llm_cls.exporting.network import merged_network
 from llm_cls.exporting.parity import Comparison, Parity
-from llm_cls.exporting.served import from_ids, from_strings, load_network
+from llm_cls.exporting.served import from_ids, from_strings, from_vllm, load_network
 
 _TYPES = {"float32": torch.float32, "bf16": torch.bfloat16}
 
@@ -29,12 +29,18 @@ def write(folder: Path, exported: Exported) -> Parity:
 
 def compared(
     folder: Path, exported: Exported, attention: str | None
-) -> tuple[PretrainedConfig, list[Comparison], list[str]]:
-    """The configuration in ``folder``, the comparisons of what it computes, and the packages that did."""
+) -> tuple[PretrainedConfig, list[Comparison], dict[str, str]]:
+    """The configuration in ``folder``, the comparisons of what it computes, and versions of other software."""
     network: Any = load_network(folder, attention)
-    pad_id, size, whole = exported.tokenizer.pad_token_id, exported.batch_size, exported.whole
-    ids = from_ids(network, exported.rows, pad_id, size)
-    labels = [network.config.id2label[i] for i in range(network.config.num_labels)]
-    strings = from_strings(network, exported.tokenizer, exported.strings(folder), labels, size)
-    found = exported.compared("transformers", "ids", ids)
-    return network.config, found + exported.compared("transformers", "strings", strings, whole), []
+    config, strings = network.config, exported.strings(folder)
+    ids = from_ids(network, exported.rows, exported.tokenizer.pad_token_id, exported.batch_size)
+    labels = [config.id2label[i] for i in range(config.num_labels)]
+    texts = from_strings(network, exported.tokenizer, strings, labels, exported.batch_size)
+    found = exported.compared("transformers", "ids", ids) + exported.compared("transformers", "strings", texts)
+    if exported.vllm is None:
+        return config, found, {}
+    del network
+    dtype, length = str(config.dtype).removeprefix("torch."), exported.opened.config.data.max_length
+    ids, texts, others = from_vllm(exported.vllm, folder, dtype, length, exported.rows, strings)
+    found += exported.compared("vLLM", "ids", ids) + exported.compared("vLLM", "strings", texts)
+    return config, found, {f"{name} (of vLLM)": version for name, version in others.items()}

@@ -28,7 +28,7 @@ class Comparison(FileContent):
         largest_difference: Of two probabilities.
         mean_difference: Of all of them.
         changed_decisions: Texts whose most probable label is another.
-        certified: Whether the limits hold for it; they do not for strings that were cut, whose tokens differ.
+        certified: Whether the limits hold for it; they do not for strings with other ids, such as those that are cut.
     """
 
     software: str
@@ -46,11 +46,14 @@ class IdsFound(FileContent):
     Attributes:
         texts: Of all splits, as strings.
         equal: Of these, the ones with equal ids; longer ones are compared before they are cut.
+        ties: Those that a SentencePiece model divides in two ways of the same score. It adds scores in float32, whose
+            rounding decides, and ``tokenizers`` in float64.
         cut: Texts that are longer than a text may be.
     """
 
     texts: Count
     equal: Count
+    ties: Count
     cut: Count
 
 
@@ -93,10 +96,9 @@ class Parity(FileContent):
         """
         if not self.label_order_equal:
             raise ArtifactError("The exported labels are in another order than those of the run. Nothing was written")
-        if self.ids.equal < self.ids.texts:
+        if other := self.ids.texts - self.ids.equal - self.ids.ties:
             raise ArtifactError(
-                f"The exported tokenizer gives other ids for {self.ids.texts - self.ids.equal} of {self.ids.texts} "
-                "texts. Nothing was written"
+                f"The exported tokenizer gives other ids for {other} of {self.ids.texts} texts. Nothing was written"
             )
         for found in self.comparisons:
             if not found.certified:
@@ -114,6 +116,8 @@ class Parity(FileContent):
     def lines(self) -> list[str]:
         """The figures, a line each."""
         lines = [f"{self.format}, {self.dtype}: {self.ids.equal} of {self.ids.texts} texts have equal ids"]
+        if self.ids.ties:
+            lines.append(f"  {self.ids.ties} texts have two tokenizations of the same score; send the ids of client.py")
         for found in self.comparisons:
             lines.append(
                 f"  {found.software} from {found.input}: probabilities differ by {found.largest_difference:.1e} at "

@@ -3,6 +3,7 @@
 transformers 5 reads the files of rinna as those of T5: with a fixed unk id, without byte fallback and newlines.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 from sentencepiece import sentencepiece_model_pb2
@@ -13,7 +14,7 @@ from tokenizers.normalizers import Normalizer
 from llm_cls.errors import ConfigError
 
 _UNIGRAM, _BPE = 1, 2  # of TrainerSpec
-_UNKNOWN, _CONTROL, _USER_DEFINED = 2, 3, 4  # of SentencePiece
+_UNKNOWN, _CONTROL, _USER_DEFINED, _BYTE = 2, 3, 4, 6  # of SentencePiece
 
 
 _SPACE = "▁"  # which stands for a space in pieces
@@ -25,8 +26,10 @@ def literal_cuts(proto: bytes) -> dict[str, int]:
     ``tokenizers`` would take the name for the token. SentencePiece never does.
     """
     pieces = _model(proto).pieces
-    pairs = {p.piece[i : i + 2] for p in pieces if p.type not in (_CONTROL, _UNKNOWN) for i in range(len(p.piece) - 1)}
-    names = [p.piece for p in pieces if p.type in (_CONTROL, _UNKNOWN) and len(p.piece) > 1]
+    pairs = {
+        p.piece[i : i + 2] for p in pieces if p.type not in (_CONTROL, _UNKNOWN, _BYTE) for i in range(len(p.piece) - 1)
+    }
+    names = [p.piece for p in pieces if p.type in (_CONTROL, _UNKNOWN, _BYTE) and len(p.piece) > 1]
     return {name: next((i for i in range(1, len(name)) if name[i - 1 : i + 1] not in pairs), 1) for name in names}
 
 
@@ -73,6 +76,13 @@ def converted(proto: bytes) -> Tokenizer:
     )
     tokenizer.add_tokens([AddedToken(p.piece, normalized=False) for p in model.pieces if p.type == _USER_DEFINED])
     return tokenizer
+
+
+def same_score(proto: bytes, first: Sequence[int], second: Sequence[int]) -> bool:
+    """Whether two tokenizations have the same score, as far as sums in float32 can tell."""
+    pieces = _model(proto).pieces
+    a, b = (sum(pieces[i].score for i in ids) for ids in (first, second))
+    return bool(abs(a - b) <= 1e-6 * abs(a))
 
 
 def _unigram(model: Any) -> Unigram:

@@ -73,7 +73,7 @@ def _parts(trained: TrainedTokenizer) -> tuple[Tokenizer, dict[str, str | None]]
     return Tokenizer.from_str(source.backend_tokenizer.to_str()), roles
 
 
-def _keep_literals(backend: Tokenizer, trained: TrainedTokenizer) -> None:
+def _keep_literals(backend: Tokenizer, trained: Any) -> None:
     """Cuts the names of special tokens in a text, which is text in training.
 
     A unigram model has them as ordinary pieces.
@@ -84,7 +84,7 @@ def _keep_literals(backend: Tokenizer, trained: TrainedTokenizer) -> None:
         cuts = literal_cuts(trained.proto)
     else:  # as ``HubTokenizer.encode``
         specials = {token.content for token in backend.get_added_tokens_decoder().values() if token.special}
-        cuts = {name: 1 for name in sorted(specials) if len(name) > 1}
+        cuts = {name: 1 for name in sorted(specials) if len(name) > 1 and name != trained.source.unk_token}
     names = sorted(cuts, key=len, reverse=True)
     found = "|".join(f"{re.escape(name[: cuts[name]])}(?={re.escape(name[cuts[name] :])})" for name in names)
     cut: PreTokenizer = Split(Regex(found), "merged_with_previous")
