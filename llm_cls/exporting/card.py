@@ -20,6 +20,33 @@ _USAGE = {
         'classify = pipeline("text-classification", model="FOLDER", top_k=None{attention})',
         "print(classify([text]))",
     ),
+    "peft": (
+        "import json",
+        "from client import Texts  # of this model",
+        "from peft import AutoPeftModelForSequenceClassification",
+        "from transformers import AutoTokenizer, pipeline",
+        "",
+        _TEXT,
+        'names = json.load(open("FOLDER/llm_cls.json"))["labels"]',
+        'labels = {"id2label": dict(enumerate(names)), "label2id": {name: i for i, name in enumerate(names)}}',
+        'tokenizer = AutoTokenizer.from_pretrained("FOLDER")',
+        "model = AutoPeftModelForSequenceClassification.from_pretrained(",
+        '    "FOLDER", pad_token_id=tokenizer.pad_token_id, dtype="float32"{eager}, **labels',
+        ")",
+        'classify = pipeline("text-classification", model=model.merge_and_unload(), tokenizer=tokenizer, top_k=None)',
+        "print(classify([text]))",
+    ),
+    "onnx": (
+        "import json",
+        "import numpy",
+        "import onnxruntime",
+        "from client import Texts  # of this model",
+        "",
+        'ids = numpy.array([Texts("FOLDER").token_ids("BODY", title="TITLE")])',
+        'model = onnxruntime.InferenceSession("FOLDER/model.onnx")',
+        'logits = model.run(["logits"], {"input_ids": ids, "attention_mask": numpy.ones_like(ids)})[0]',
+        'print(json.load(open("FOLDER/llm_cls.json"))["labels"][logits[0].argmax()])',
+    ),
 }
 _LIBRARIES = {"merged": "transformers", "peft": "peft", "onnx": "onnx"}
 
@@ -141,4 +168,5 @@ def _usage(exported: Exported) -> str:
     """Python that uses the export."""
     eager = ', model_kwargs={"attn_implementation": "eager"}' if exported.attention else ""
     lines = "\n".join(_USAGE[exported.format]).replace("{attention}", eager)
+    lines = lines.replace("{eager}", ', attn_implementation="eager"' if exported.attention else "")
     return lines if exported.opened.config.template.uses_title else lines.replace(', title="TITLE"', "")

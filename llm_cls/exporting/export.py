@@ -14,7 +14,7 @@ from llm_cls.data.load import read_corpus
 from llm_cls.data.template import render
 from llm_cls.data.tokenizer import SentencePieceTokenizer, Tokenizer
 from llm_cls.errors import ConfigError, DataError
-from llm_cls.exporting import client, merged
+from llm_cls.exporting import adapter, client, merged, onnx
 from llm_cls.exporting.card import model_card
 from llm_cls.exporting.inputs import Exported, Texts
 from llm_cls.exporting.parity import IdsFound, Parity
@@ -27,7 +27,7 @@ from llm_cls.training.loaded import OpenedRun, load_run, open_run, scoring_hardw
 
 PARITY = "parity.json"
 SETTINGS = "llm_cls.json"  # what client.py reads
-_WRITERS = {"merged": merged.write}
+_WRITERS = {"merged": merged.write, "peft": adapter.write, "onnx": onnx.write}
 
 
 def export(arguments: ExportArguments) -> Parity:

@@ -69,30 +69,28 @@ class Exported:
         """The ids of the test texts, as in training."""
         return [self.texts.tokens[i].tolist() for i in range(len(self.texts.tokens))]
 
-    @property
-    def same_ids(self) -> list[int]:
-        """The indices of the test texts that have the ids of the training as strings: they are not cut, for example."""
-        found = self.tokenizer([head + tail for head, tail in self.texts.pieces], verbose=False)["input_ids"]
-        return [i for i, (ours, theirs) in enumerate(zip(self.rows, found, strict=True)) if ours == theirs]
-
     def strings(self, folder: Path) -> list[str]:
         """The test texts as the client in ``folder`` sends them."""
         client = Client(folder)
         return [client.string(text.body, text.title) for text in self.texts.test]
 
-    def compared(self, software: str, input: str, found: Floats) -> list[Comparison]:
+    def compared(
+        self, software: str, input: str, found: Floats, strings: Sequence[str] | None = None
+    ) -> list[Comparison]:
         """The comparisons of probabilities of all test texts.
 
-        Strings with other ids than in training are compared, but not certified.
+        Strings with other ids than in training, as some that are cut have, are compared but not certified.
 
         Args:
             software: What computed them.
             input: "ids" or "strings".
             found: The probabilities.
+            strings: What was sent, if not ids.
         """
-        if input == "ids":
+        if strings is None:
             return [compare(software, input, found, self.expected)]
-        same = self.same_ids
+        rows = zip(self.rows, self.tokenizer(list(strings), verbose=False)["input_ids"], strict=True)
+        same = [i for i, (ours, theirs) in enumerate(rows) if ours == theirs]
         other = sorted(set(range(len(found))) - set(same))
         kinds = [(input, same, True), (f"{input} with other ids", other, False)]
         return [compare(software, name, found[i], self.expected[i], sure) for name, i, sure in kinds if i]

@@ -36,11 +36,12 @@ def compared(
     ids = from_ids(network, exported.rows, exported.tokenizer.pad_token_id, exported.batch_size)
     labels = [config.id2label[i] for i in range(config.num_labels)]
     texts = from_strings(network, exported.tokenizer, strings, labels, exported.batch_size)
-    found = exported.compared("transformers", "ids", ids) + exported.compared("transformers", "strings", texts)
+    found = exported.compared("transformers", "ids", ids)
+    found += exported.compared("transformers", "strings", texts, strings)
     if exported.vllm is None:
         return config, found, {}
     del network
     dtype, length = str(config.dtype).removeprefix("torch."), exported.opened.config.data.max_length
     ids, texts, others = from_vllm(exported.vllm, folder, dtype, length, exported.rows, strings)
-    found += exported.compared("vLLM", "ids", ids) + exported.compared("vLLM", "strings", texts)
+    found += exported.compared("vLLM", "ids", ids) + exported.compared("vLLM", "strings", texts, strings)
     return config, found, {f"{name} (of vLLM)": version for name, version in others.items()}
