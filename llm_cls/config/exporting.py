@@ -73,6 +73,6 @@ class ExportArguments(Section):
     @field_validator("push")
     @classmethod
     def _is_a_repository(cls, value: str | None) -> str | None:
-        if value is not None and not re.fullmatch(r"[\w.-]+/[\w.-]+", value):
+        if value is not None and not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", value):
             raise ValueError("must be ORG/NAME")
         return value

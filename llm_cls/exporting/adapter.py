@@ -1,6 +1,6 @@
 """``format=peft``: the adapter and its head, as ``AutoPeftModelForSequenceClassification`` loads them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from transformers import AutoModelForSequenceClassification
 from transformers.pytorch_utils import Conv1D
 from transformers.utils import logging as transformers_logging
 
+from llm_cls.config.schema import Config
 from llm_cls.errors import ArtifactError, ConfigError, first_line
 from llm_cls.exporting.inputs import Exported
 from llm_cls.exporting.network import with_head
@@ -39,13 +40,37 @@ def write(folder: Path, exported: Exported) -> Parity:
     attention, weight, pooling = exported.attention, exported.classifier.head.weight.detach(), config.model.pooling
     decoder = exported.classifier.release()
     network: Any = with_head(decoder, weight, pooling, opened.labels, exported.tokenizer.pad_token_id)
-    source = opened.path / layout.MODEL
-    state = adapter_state(load_file(source / layout.ADAPTER), network)
-    layers = sorted({name.removeprefix(_PREFIX).partition(".lora_")[0] for name in state if ".lora_" in name})
-    heads = head_modules(network, decoder, pooling)
+    state = load_file(opened.path / layout.MODEL / layout.ADAPTER)
+    save_adapter(folder, network, state, config)
+    wanted = network.config
+    del network, decoder
+    loaded = _load(folder, exported, attention)
+    ids = from_ids(loaded, exported.rows, exported.tokenizer.pad_token_id, exported.batch_size)
+    sent = exported.strings(folder)
+    rows = exported.tokenizer(sent, verbose=False)["input_ids"]
+    strings = from_ids(loaded, rows, exported.tokenizer.pad_token_id, exported.batch_size)
+    found = exported.compared("transformers and PEFT", "ids", ids)
+    found += exported.compared("transformers and PEFT", "strings", strings, sent)
+    return exported.parity(wanted, found, versions(["peft"]))
+
+
+def save_adapter(folder: Path, network: Any, state: Mapping[str, Tensor], config: Config) -> None:
+    """Writes an adapter of task type SEQ_CLS with the head in ``modules_to_save``.
+
+    Args:
+        folder: Where the files go.
+        network: The pretrained network inside of a sequence classification network with the head of the run.
+        state: The tensors of the adapter, as PEFT names them without a head.
+        config: Of the run.
+    """
+    prefix = f"{_PREFIX}{network.base_model_prefix}."
+    tensors = {prefix + name.removeprefix(_PREFIX): tensor for name, tensor in state.items()}
+    layers = sorted({name.removeprefix(_PREFIX).partition(".lora_")[0] for name in tensors if ".lora_" in name})
+    heads = head_modules(network, config.model.pooling)
     for name in heads:
-        state |= {f"{_PREFIX}{name}.{key}": tensor for key, tensor in network.get_submodule(name).state_dict().items()}
-    save_file({name: tensor.contiguous() for name, tensor in state.items()}, folder / layout.ADAPTER)
+        for key, tensor in network.get_submodule(name).state_dict().items():
+            tensors[f"{_PREFIX}{name}.{key}"] = tensor
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, folder / layout.ADAPTER)
     lora, targets = config.lora, target_modules(layers, [name for name, _ in network.named_modules()])
     described = LoraConfig(  # anew: a run that was received may name modules to import in its own
         task_type=TaskType.SEQ_CLS,
@@ -63,32 +88,14 @@ def write(folder: Path, exported: Exported) -> Parity:
     )
     described.target_modules = targets  # a set by then: sorted, it is the same file for the same run
     described.save_pretrained(str(folder))
-    wanted = network.config
-    del network, decoder
-    loaded = _load(folder, exported, attention)
-    ids = from_ids(loaded, exported.rows, exported.tokenizer.pad_token_id, exported.batch_size)
-    sent = exported.strings(folder)
-    rows = exported.tokenizer(sent, verbose=False)["input_ids"]
-    strings = from_ids(loaded, rows, exported.tokenizer.pad_token_id, exported.batch_size)
-    found = exported.compared("transformers and PEFT", "ids", ids)
-    found += exported.compared("transformers and PEFT", "strings", strings, sent)
-    return exported.parity(wanted, found, versions(["peft"]))
 
 
-def adapter_state(state: dict[str, Tensor], network: Any) -> dict[str, Tensor]:
-    """The tensors of an adapter under the names that they have inside of a network with a head."""
-    return {f"{_PREFIX}{network.base_model_prefix}.{k.removeprefix(_PREFIX)}": tensor for k, tensor in state.items()}
-
-
-def head_modules(network: nn.Module, decoder: nn.Module, pooling: str) -> list[str]:
-    """The modules of ``network`` that the pretrained model does not have, or has otherwise."""
-    own = [name for name, module in network.named_children() if module is not decoder and list(module.parameters())]
-    inside = [
-        f"{name}.pooler"
-        for name, module in network.named_children()
-        if pooling == "first" and module is decoder and isinstance(getattr(decoder, "pooler", None), nn.Module)
-    ]
-    return own + inside
+def head_modules(network: Any, pooling: str) -> list[str]:
+    """The modules of ``network`` that the pretrained model does not have, or has with other weights."""
+    base = network.base_model_prefix
+    own = [name for name, module in network.named_children() if name != base and list(module.parameters())]
+    pooler = getattr(network.get_submodule(base), "pooler", None)
+    return own + ([f"{base}.pooler"] if pooling == "first" and isinstance(pooler, nn.Module) else [])
 
 
 def target_modules(layers: Sequence[str], modules: Sequence[str]) -> list[str]:
