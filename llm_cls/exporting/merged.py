@@ -7,7 +7,7 @@ import torch
 from transformers import PretrainedConfig
 
 from llm_cls.exporting.inputs import Exported
-from llm_cls.exporting.network import merged_network
+from llm_cls.exporting.network import merged_network, save_network
 from llm_cls.exporting.parity import Comparison, Parity
 from llm_cls.exporting.served import from_ids, from_strings, from_vllm, load_network
 
@@ -22,7 +22,7 @@ def write(folder: Path, exported: Exported) -> Parity:
     """
     attention = exported.attention
     network: Any = merged_network(exported.classifier, exported.opened.labels, exported.tokenizer.pad_token_id)
-    network.to(_TYPES[exported.dtype]).save_pretrained(folder)
+    save_network(network.to(_TYPES[exported.dtype]), folder)
     del network
     return exported.parity(*compared(folder, exported, attention))
 

@@ -1,7 +1,9 @@
 """A trained classifier as the sequence classification network that ``transformers`` has for its architecture."""
 
+import json
 from collections.abc import Sequence
 from copy import deepcopy
+from pathlib import Path
 from typing import Any
 
 import peft
@@ -12,11 +14,15 @@ from transformers.activations import GELUActivation
 from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING
 
 from llm_cls.errors import ConfigError
+from llm_cls.files import write_json
 from llm_cls.model.classifier import TextClassifier
 
 # Heads of encoders have a layer and an activation before their last layer. At 0 these activations are linear: inputs
 # scaled down by a power of two, and up again in the last layer, pass them within the rounding of float32.
 _SCALES: dict[type, tuple[float, float]] = {nn.Tanh: (2.0**-14, 1.0), GELUActivation: (2.0**-24, 0.5)}
+
+# vLLM derives the network from that of the causal language model, which has no Text in its name.
+_SERVED_AS = {"Gemma3TextForSequenceClassification": "Gemma3ForSequenceClassification"}
 
 
 def merged_network(classifier: TextClassifier, labels: Sequence[str], pad_id: int) -> PreTrainedModel:
@@ -67,6 +73,15 @@ def with_head(
         raise _other_head(network, f"has {left}, which was not trained")
     placed: PreTrainedModel = network.eval()
     return placed
+
+
+def save_network(network: PreTrainedModel, folder: Path) -> None:
+    """Writes a checkpoint under the name of architecture that vLLM knows; ``transformers`` goes by ``model_type``."""
+    network.save_pretrained(folder)
+    path = folder / "config.json"
+    described = json.loads(path.read_text(encoding="utf-8"))
+    described["architectures"] = [_SERVED_AS.get(name, name) for name in described["architectures"]]
+    write_json(path, described)
 
 
 def classification_config(decoder: PretrainedConfig, labels: Sequence[str], pad_id: int) -> PretrainedConfig:

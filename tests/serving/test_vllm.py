@@ -21,7 +21,7 @@ from llm_cls.config.schema import Config, ModelConfig
 from llm_cls.data.batches import Batch
 from llm_cls.data.tokenizer import load_tokenizer
 from llm_cls.exporting.adapter import save_adapter
-from llm_cls.exporting.network import merged_network, with_head
+from llm_cls.exporting.network import merged_network, save_network, with_head
 from llm_cls.exporting.served import from_vllm
 from llm_cls.exporting.tokenizer import serving_tokenizer
 from llm_cls.model.classifier import TextClassifier, build_classifier
@@ -92,7 +92,7 @@ def test_vllm_computes_what_the_run_computes(family: str, tmp_path: Path) -> Non
     expected = probabilities(classifier, rows + ids_of(STRINGS))
     write_tokenizer(tmp_path)
     network: Any = merged_network(classifier, LABELS, 3)
-    network.save_pretrained(tmp_path)
+    save_network(network, tmp_path)
     ids, text, _ = from_vllm(PYTHON, tmp_path, "float32", 64, rows, STRINGS)
     np.testing.assert_allclose(np.concatenate([ids, text]), expected, rtol=0, atol=1e-5)
     assert np.abs(expected - expected.mean(axis=0)).max() > 1e-3
@@ -112,11 +112,11 @@ def test_the_shipped_model_is_certified_in_vllm(command: Command, tmp_path: Path
 
 @contextmanager
 def served(*arguments: object) -> Iterator[str]:
-    """The address of ``vllm serve`` with these arguments."""
+    """The address of a server with these arguments; ``vllm serve`` itself looks for a package named vllm."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    line = [PYTHON.with_name("vllm"), "serve", *arguments, "--port", port, "--host", "127.0.0.1"]
+    line = [PYTHON, "-m", "vllm.entrypoints.openai.api_server", *arguments, "--port", port, "--host", "127.0.0.1"]
     line += ["--runner", "pooling", "--convert", "classify", "--dtype", "float32", "--enforce-eager"]
     kept = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     with subprocess.Popen(
@@ -124,7 +124,7 @@ def served(*arguments: object) -> Iterator[str]:
     ) as process:
         try:
             for _ in range(300):
-                assert process.poll() is None, "vllm serve has ended"
+                assert process.poll() is None, "the server has ended"
                 try:
                     urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5)
                     break
@@ -158,10 +158,11 @@ def test_a_server_has_several_adapters_over_one_base(tmp_path: Path) -> None:
         (tmp_path / name).mkdir()
         save_adapter(tmp_path / name, network, state, made)
     network.score.weight.data.zero_()  # the base has no head of its own
-    network.save_pretrained(tmp_path / "base")
+    (tmp_path / "base").mkdir()
+    save_network(network, tmp_path / "base")
     write_tokenizer(tmp_path / "base")
     adapters = [f"{name}={tmp_path / name}" for name in expected]
-    arguments = [tmp_path / "base", "--enable-lora", "--max-lora-rank", 8, "--lora-modules", *adapters]
+    arguments = ["--model", tmp_path / "base", "--enable-lora", "--max-lora-rank", 8, "--lora-modules", *adapters]
     with served(*arguments, "--max-loras", 2, "--max-model-len", 64) as address:
         for name, probs in expected.items():
             for input in (STRINGS, ids_of(STRINGS)):

@@ -10,7 +10,7 @@ from transformers import BertConfig
 
 from llm_cls.config.schema import ModelConfig
 from llm_cls.errors import ConfigError
-from llm_cls.exporting.network import classification_config, merged_network
+from llm_cls.exporting.network import classification_config, merged_network, save_network
 from llm_cls.exporting.served import from_ids, load_network
 from llm_cls.model.classifier import TextClassifier, build_classifier
 from llm_cls.model.decoder import load_architecture, load_decoder
@@ -51,7 +51,7 @@ def check(classifier: TextClassifier, folder: Path, limit: float, dtype: torch.d
         expected = classifier(some).double().softmax(-1).numpy()
     attention = classifier.decoder.config._attn_implementation  # type: ignore[union-attr]
     network: Any = merged_network(classifier, LABELS[: expected.shape[1]], PAD)
-    network.to(dtype).save_pretrained(folder)
+    save_network(network.to(dtype), folder)
     loaded: Any = load_network(folder, "eager" if attention == "eager" else None)
     assert loaded.dtype == dtype and type(loaded).__name__.endswith("ForSequenceClassification")
     for batch_size in (1, 5):
