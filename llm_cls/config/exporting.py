@@ -21,7 +21,7 @@ class ExportArguments(Section):
         "merged",
         description="merged: one checkpoint for transformers and vLLM; peft: the adapter with its head, beside the "
         "pretrained model; onnx: a graph for onnxruntime.",
-        examples=["format=peft"],
+        examples=["format=merged", "format=peft"],
     )
     dtype: Literal["float32", "bf16", "int8"] = Field(
         "float32",

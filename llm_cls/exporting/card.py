@@ -4,6 +4,7 @@ from pathlib import Path
 
 import yaml
 
+from llm_cls.errors import LlmClsError
 from llm_cls.exporting.inputs import Exported
 from llm_cls.exporting.parity import Parity
 from llm_cls.hub import is_local, local_file
@@ -136,7 +137,10 @@ def base_name(name: str) -> str:
 
 def base_license(name: str, revision: str | None) -> str | None:
     """The licence in the card of a pretrained model, if it has one on this machine."""
-    path = local_file(name, "README.md", revision) if is_local(name) else None
+    try:
+        path = local_file(name, "README.md", revision)
+    except LlmClsError:  # the hub cannot be reached, and it is not in the cache
+        path = None
     if path is None:
         return None
     try:

@@ -47,6 +47,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
 }
 LABELS = ("b", "a", "d", "c", "e")
 STRINGS = ["今日は映画の話題です。", "端末の料金", "</s>は文字です"]
+LONG = "今日は映画の話題です。" * 30
 LENGTHS = [3, 17, 64, 1, 30]
 
 
@@ -151,6 +152,8 @@ def test_a_server_has_several_adapters_over_one_base(tmp_path: Path) -> None:
     for name, seed in (("first", 1), ("second", 2)):
         classifier = trained(decoder, made, seed)
         expected[name] = probabilities(classifier, ids_of(STRINGS))
+        whole = ids_of([LONG])[0]
+        cut = probabilities(classifier, [[*whole[:63], whole[-1]], whole[:64]])  # with and without EOS, of the last one
         state = get_peft_model_state_dict(classifier.decoder)
         weight = classifier.head.weight.detach().clone()
         decoder = classifier.release()
@@ -168,9 +171,9 @@ def test_a_server_has_several_adapters_over_one_base(tmp_path: Path) -> None:
             for input in (STRINGS, ids_of(STRINGS)):
                 found = ask(address, model=name, input=input)
                 np.testing.assert_allclose([row["probs"] for row in found["data"]], probs, rtol=0, atol=1e-5)
-        long = ask(address, model="first", input="今日は映画の話題です。" * 30)
+        long = ask(address, model="first", input=LONG)
         assert long["status"] == 400 and "64" in json.dumps(long)
-        cut = ask(address, model="first", input="今日は映画の話題です。" * 30, truncate_prompt_tokens=64)
-        ids = ids_of(["今日は映画の話題です。" * 30])[0]
-        print("truncate_prompt_tokens", len(ids), cut)
+        found = ask(address, model="second", input=LONG, truncate_prompt_tokens=64)["data"][0]["probs"]
+        print("truncated", found, cut)
+        np.testing.assert_allclose(found, cut[0], rtol=0, atol=1e-5)
     assert np.abs(expected["first"] - expected["second"]).max() > 1e-2
