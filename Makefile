@@ -23,7 +23,7 @@ test: $(INSTALLED) ## set up and run the default tests, offline: minutes on two 
 	$(PYTEST) -n 2 --dist worksteal
 
 test-slow: $(INSTALLED) ## run the tests that take many minutes: kills at random moments, Ray
-	$(RUN) -m pip install --disable-pip-version-check --quiet -c constraints.txt -e '.[dev,ray]'
+	$(RUN) -m pip install --disable-pip-version-check --quiet -c constraints.txt -e '.[dev,onnx,ray]'
 	$(PYTEST) -m slow -rP
 
 test-faults: $(INSTALLED) ## break runs at every file operation: kills, power cuts, failing disks, flipped bits; hours

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers.utils import logging as transformers_logging
 
 from llm_cls.cli import note
 from llm_cls.config.exporting import ExportArguments
@@ -21,7 +22,7 @@ from llm_cls.exporting.parity import IdsFound, Parity
 from llm_cls.exporting.sentencepiece import same_score
 from llm_cls.exporting.served import vllm_python
 from llm_cls.exporting.tokenizer import serving_tokenizer
-from llm_cls.files import atomic_folder, write_json, write_text
+from llm_cls.files import atomic_folder, check_output, write_json, write_text
 from llm_cls.runs.content import write_content
 from llm_cls.training.loaded import OpenedRun, load_run, open_run, scoring_hardware
 
@@ -43,6 +44,8 @@ def export(arguments: ExportArguments) -> Parity:
     """
     if os.path.lexists(arguments.output):
         raise ConfigError(f"output={arguments.output} exists. Give the name of a new folder, or remove it")
+    check_output(arguments.output)
+    transformers_logging.disable_progress_bar()
     opened = open_run(arguments.run, arguments.trust_remote_code)
     texts = _texts(opened, arguments.texts)
     note(f"Scoring {len(texts.test)} texts with the run")

@@ -18,7 +18,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hypothesis import HealthCheck, example, given, note, settings
 from hypothesis import strategies as st
 
-from llm_cls import benchmark, dashboard, evaluate, predict, report, status, train
+from llm_cls import benchmark, dashboard, evaluate, export, predict, report, status, train
 from llm_cls.cli import run_command
 from llm_cls.config.commands import BenchmarkArguments, DashboardArguments, ReportArguments, StatusArguments
 from llm_cls.config.exporting import ExportArguments
@@ -31,7 +31,7 @@ AMOUNT = os.environ.get("LLM_CLS_FAULTS", "15")
 EXAMPLES = 500 if AMOUNT == "all" else int(AMOUNT)
 COMMANDS: dict[str, ModuleType] = {
     "train": train, "benchmark": benchmark, "predict": predict, "report": report, "status": status,
-    "dashboard": dashboard, "evaluate": evaluate,
+    "dashboard": dashboard, "evaluate": evaluate, "export": export,
 }  # fmt: skip
 CODES = {0, 2, 3, 4, 5, 6, 75}
 
