@@ -6,6 +6,7 @@ from pydantic import BaseModel
 
 from llm_cls.config.commands import BenchmarkArguments, DashboardArguments, ReportArguments, StatusArguments
 from llm_cls.config.decisions import CalibrateArguments
+from llm_cls.config.exporting import ExportArguments
 from llm_cls.config.groups import GROUPS, choices, default_choices
 from llm_cls.config.help import Key, command_keys, group_meaning, meaning, sections
 from llm_cls.config.scoring import EvaluateArguments, PredictArguments
@@ -14,6 +15,7 @@ COMMANDS: dict[str, type[BaseModel]] = {
     "predict": PredictArguments,
     "evaluate": EvaluateArguments,
     "calibrate": CalibrateArguments,
+    "export": ExportArguments,
     "report": ReportArguments,
     "status": StatusArguments,
     "dashboard": DashboardArguments,

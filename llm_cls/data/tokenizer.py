@@ -73,6 +73,11 @@ class SentencePieceTokenizer:
         self.prefix: tuple[int, ...] = (bos,) if add_bos else ()
         self.fingerprint = hashlib.sha256(b"sentencepiece\0" + self._proto).hexdigest()
 
+    @property
+    def proto(self) -> bytes:
+        """The SentencePiece model, serialized."""
+        return self._proto
+
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         """See ``Tokenizer``."""
         ids: list[list[int]] = self._processor.encode(list(texts), out_type=int)
@@ -101,6 +106,11 @@ class HubTokenizer:
         backend = getattr(tokenizer, "backend_tokenizer", None)
         described = json.loads(backend.to_str()) if backend is not None else tokenizer.get_vocab()
         self.fingerprint = sha256_json(["transformers", type(tokenizer).__name__, described])
+
+    @property
+    def source(self) -> Any:
+        """The tokenizer of ``transformers`` inside."""
+        return self._tokenizer
 
     def _start(self, add_bos: bool | None) -> tuple[int, ...]:
         """What the tokenizer itself puts before a text, or BOS, as ``add_bos`` demands."""

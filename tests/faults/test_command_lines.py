@@ -18,9 +18,10 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hypothesis import HealthCheck, example, given, note, settings
 from hypothesis import strategies as st
 
-from llm_cls import benchmark, dashboard, evaluate, predict, report, status, train
+from llm_cls import benchmark, dashboard, evaluate, export, predict, report, status, train
 from llm_cls.cli import run_command
 from llm_cls.config.commands import BenchmarkArguments, DashboardArguments, ReportArguments, StatusArguments
+from llm_cls.config.exporting import ExportArguments
 from llm_cls.config.fields import fields
 from llm_cls.config.groups import GROUPS, choices
 from llm_cls.config.schema import keys
@@ -30,12 +31,13 @@ AMOUNT = os.environ.get("LLM_CLS_FAULTS", "15")
 EXAMPLES = 500 if AMOUNT == "all" else int(AMOUNT)
 COMMANDS: dict[str, ModuleType] = {
     "train": train, "benchmark": benchmark, "predict": predict, "report": report, "status": status,
-    "dashboard": dashboard, "evaluate": evaluate,
+    "dashboard": dashboard, "evaluate": evaluate, "export": export,
 }  # fmt: skip
 CODES = {0, 2, 3, 4, 5, 6, 75}
 
 OWN = {"benchmark": BenchmarkArguments, "predict": PredictArguments, "report": ReportArguments,
-       "status": StatusArguments, "dashboard": DashboardArguments, "evaluate": EvaluateArguments}  # fmt: skip
+       "status": StatusArguments, "dashboard": DashboardArguments, "evaluate": EvaluateArguments,
+       "export": ExportArguments}  # fmt: skip
 HYDRA = ["hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir", "hydra.output_subdir", "hydra.job.chdir",
          "hydra.job.name", "hydra.mode", "hydra.verbose", "hydra.searchpath", "hydra.callbacks", "hydra/launcher",
          "hydra/sweeper", "hydra/job_logging", "hydra"]  # fmt: skip

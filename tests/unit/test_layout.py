@@ -17,6 +17,7 @@ LEAVES = ("errors", "files", "signals", "redaction", "bounded", "locks", "hub", 
 # Packages of one level may not import one another, except for the pairs in AMONG.
 LEVELS = (
     COMMANDS,
+    ("exporting",),
     ("training", "reporting"),
     ("model",),
     ("engine",),
@@ -155,6 +156,7 @@ def test_the_top_of_the_package_holds_commands_and_leaves_alone() -> None:
         ("multirun.task", {"torch", "lightning", "transformers", "peft", "wandb", "pandas"}),
         ("evaluate", {"torch", "lightning", "transformers", "peft", "wandb", "pandas", "hydra"}),
         ("predict", {"torch", "lightning", "transformers", "peft", "wandb", "pandas", "hydra"}),
+        ("export", {"torch", "lightning", "transformers", "peft", "wandb", "pandas", "hydra"}),
         ("config.schema", {"torch", "lightning", "transformers", "wandb", "pandas", "hydra"}),
     ],
 )

@@ -1,0 +1,152 @@
+"""A trained classifier as the sequence classification network that ``transformers`` has for its architecture."""
+
+import json
+from collections.abc import Sequence
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import peft
+import torch
+from torch import Tensor, nn
+from transformers import AutoModelForSequenceClassification, PretrainedConfig, PreTrainedModel
+from transformers.activations import GELUActivation
+from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING
+
+from llm_cls.errors import ConfigError
+from llm_cls.files import write_json
+from llm_cls.model.classifier import TextClassifier
+
+# Heads of encoders have a layer and an activation before their last layer. At 0 these activations are linear: inputs
+# scaled down by a power of two, and up again in the last layer, pass them within the rounding of float32.
+_SCALES: dict[type, tuple[float, float]] = {nn.Tanh: (2.0**-14, 1.0), GELUActivation: (2.0**-24, 0.5)}
+
+# vLLM derives the network from that of the causal language model, which has no Text in its name.
+_SERVED_AS = {"Gemma3TextForSequenceClassification": "Gemma3ForSequenceClassification"}
+
+
+def merged_network(classifier: TextClassifier, labels: Sequence[str], pad_id: int) -> PreTrainedModel:
+    """The network with the adapter in its weights; ``classifier`` cannot be used afterwards.
+
+    Args:
+        classifier: Of the run, float32.
+        labels: In the order of the head's outputs.
+        pad_id: Id of the padding token.
+
+    Raises:
+        ConfigError: ``transformers`` has no such network that computes the same.
+    """
+    classifier.encoder.release()
+    decoder: Any = classifier.decoder
+    if isinstance(decoder, peft.PeftModel):
+        decoder = decoder.merge_and_unload(safe_merge=True)
+    return with_head(decoder, classifier.head.weight.detach(), classifier.pooling, labels, pad_id)
+
+
+def with_head(
+    decoder: PreTrainedModel, weight: Tensor, pooling: str, labels: Sequence[str], pad_id: int
+) -> PreTrainedModel:
+    """``decoder`` inside of the sequence classification network of its architecture.
+
+    Args:
+        decoder: The network without a head.
+        weight: Of the head, shape ``(n_labels, hidden_size)``.
+        pooling: "last" or "first".
+        labels: In the order of the head's outputs.
+        pad_id: Id of the padding token.
+
+    Raises:
+        ConfigError: See ``merged_network``.
+    """
+    config = classification_config(decoder.config, labels, pad_id)
+    with torch.device("meta"):  # its weights are replaced
+        network: Any = AutoModelForSequenceClassification.from_config(config)
+    network.config = decoder.config = config
+    setattr(network, network.base_model_prefix, decoder)
+    if pooling == "last":
+        if not isinstance(getattr(network, "score", None), nn.Linear):
+            raise _other_head(network, "reads another token than the last")
+        network.score = _linear(weight, bias=False)
+    else:
+        _place_behind_first(network, decoder, weight)
+    if left := next((name for name, tensor in network.named_parameters() if tensor.is_meta), None):
+        raise _other_head(network, f"has {left}, which was not trained")
+    placed: PreTrainedModel = network.eval()
+    return placed
+
+
+def save_network(network: PreTrainedModel, folder: Path) -> None:
+    """Writes a checkpoint under the name of architecture that vLLM knows; ``transformers`` goes by ``model_type``."""
+    network.save_pretrained(folder)
+    path = folder / "config.json"
+    described = json.loads(path.read_text(encoding="utf-8"))
+    described["architectures"] = [_SERVED_AS.get(name, name) for name in described["architectures"]]
+    write_json(path, described)
+
+
+def classification_config(decoder: PretrainedConfig, labels: Sequence[str], pad_id: int) -> PretrainedConfig:
+    """The configuration with what servers read: labels, kind of problem, padding token.
+
+    Raises:
+        ConfigError: ``transformers`` has no sequence classification network of this architecture.
+    """
+    if type(decoder) not in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING:
+        raise ConfigError(
+            f"transformers has no sequence classification network for {decoder.model_type} models, so that this run "
+            "cannot be exported. Use llm_cls.predict"
+        )
+    config = deepcopy(decoder)
+    config.id2label = dict(enumerate(labels))
+    config.label2id = {label: i for i, label in enumerate(labels)}
+    config.problem_type = "single_label_classification"
+    config.pad_token_id = pad_id
+    config._name_or_path = ""  # a path of this machine
+    return config
+
+
+def _place_behind_first(network: Any, decoder: Any, weight: Tensor) -> None:
+    """Sets the head of an encoder so that it is linear in the state of the first token."""
+    last: Any = getattr(network, "classifier", None)
+    if isinstance(last, nn.Linear):  # behind a pooler, as in BERT, LUKE and DeBERTa
+        owner = decoder if hasattr(decoder, "pooler") else network
+        first = getattr(getattr(owner, "pooler", None), "dense", None)
+        activation = getattr(getattr(owner, "pooler", None), "activation", None) or _activation(network.config)
+        if not isinstance(first, nn.Linear) or type(activation) not in _SCALES:
+            raise _other_head(network, "has no pooler of a layer and tanh or GELU")
+        owner.pooler.dense, gain = _identity(first, activation)
+        network.classifier = _linear(weight / gain, bias=True)
+    elif isinstance(getattr(last, "dense", None), nn.Linear) and isinstance(getattr(last, "out_proj", None), nn.Linear):
+        if hasattr(decoder, "pooler"):
+            decoder.pooler = None
+        activation = getattr(last, "activation", None) or nn.Tanh()
+        if type(activation) not in _SCALES:
+            raise _other_head(network, "has another activation than tanh or GELU")
+        last.dense, gain = _identity(last.dense, activation)
+        last.out_proj = _linear(weight / gain, bias=True)
+    else:
+        raise _other_head(network, "does not read the first token through a layer and an activation")
+
+
+def _activation(config: PretrainedConfig) -> nn.Module | None:
+    return GELUActivation() if getattr(config, "pooler_hidden_act", None) == "gelu" else None
+
+
+def _identity(layer: nn.Linear, activation: Any) -> tuple[nn.Linear, float]:
+    """A layer that scales its input down, and by how much it and the activation together scale."""
+    scale, slope = _SCALES[type(activation)]
+    return _linear(torch.eye(layer.out_features, layer.in_features) * scale, bias=True), scale * slope
+
+
+def _linear(weight: Tensor, bias: bool) -> nn.Linear:
+    layer = nn.Linear(weight.shape[1], weight.shape[0], bias=bias, device="cpu", dtype=torch.float32)
+    layer.weight.data.copy_(weight)
+    if bias:
+        layer.bias.data.zero_()
+    return layer.requires_grad_(False)
+
+
+def _other_head(network: nn.Module, what: str) -> ConfigError:
+    return ConfigError(
+        f"{type(network).__name__} of transformers {what}, so that it cannot compute what this run does. Use "
+        "llm_cls.predict"
+    )

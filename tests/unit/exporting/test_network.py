@@ -1,0 +1,115 @@
+"""Merged networks as ``transformers`` loads them, against the classifiers of the runs."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from transformers import BertConfig
+
+from llm_cls.config.schema import ModelConfig
+from llm_cls.errors import ConfigError
+from llm_cls.exporting.network import classification_config, merged_network, save_network
+from llm_cls.exporting.served import from_ids, load_network
+from llm_cls.model.classifier import TextClassifier, build_classifier
+from llm_cls.model.decoder import load_architecture, load_decoder
+from tests.unit.engine.networks import batch, build
+from tests.unit.model.test_model import config, randomize_vectors
+
+LABELS = ("b", "a", "d", "c", "e")  # not sorted
+PAD = 98  # occurs in no text
+DECODERS = (
+    *("neox", "neox-parallel", "llama", "llama-biased", "qwen2-windowed", "mistral", "qwen3", "gemma", "gemma2"),
+    *("gemma3", "gemma3-local-last", "phi3", "gpt2"),
+)
+LENGTHS = [3, 17, 64, 1, 30]
+WIDE = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64, "vocab_size": 99}
+SPECIAL = dict.fromkeys(("pad_token_id", "eos_token_id", "bos_token_id", "cls_token_id", "sep_token_id"), 2)
+ENCODERS: dict[str, dict[str, Any]] = {
+    "bert": {"model_type": "bert", **WIDE},
+    "roberta": {"model_type": "roberta", "max_position_embeddings": 199, "pad_token_id": PAD, **WIDE},
+    "xlm-roberta": {"model_type": "xlm-roberta", "max_position_embeddings": 199, "pad_token_id": PAD, **WIDE},
+    "luke": {"model_type": "luke", "entity_vocab_size": 9, "entity_emb_size": 8, "pad_token_id": PAD, **WIDE}
+    | {"use_entity_aware_attention": False, "max_position_embeddings": 199},
+    "deberta-v2": {"model_type": "deberta-v2", "pooler_hidden_size": 32, **WIDE},
+    "electra": {"model_type": "electra", "embedding_size": 32, **WIDE},
+}
+
+
+def texts() -> tuple[Any, list[list[int]]]:
+    """A batch without the padding token, and its rows."""
+    some = batch(LENGTHS)
+    some.input_ids.clamp_(max=PAD - 1)
+    return some, [row.tolist() for row in some.input_ids.split(LENGTHS)]
+
+
+def check(classifier: TextClassifier, folder: Path, limit: float, dtype: torch.dtype = torch.float32) -> Any:
+    some, rows = texts()
+    classifier.eval()
+    with torch.no_grad():
+        expected = classifier(some).double().softmax(-1).numpy()
+    attention = classifier.decoder.config._attn_implementation  # type: ignore[union-attr]
+    network: Any = merged_network(classifier, LABELS[: expected.shape[1]], PAD)
+    save_network(network.to(dtype), folder)
+    loaded: Any = load_network(folder, "eager" if attention == "eager" else None)
+    assert loaded.dtype == dtype and type(loaded).__name__.endswith("ForSequenceClassification")
+    for batch_size in (1, 5):
+        found = from_ids(loaded, rows, PAD, batch_size)
+        np.testing.assert_allclose(found, expected, rtol=0, atol=limit)
+    assert np.abs(expected - expected.mean(axis=0)).max() > 1e-3  # texts differ
+    return loaded
+
+
+@pytest.mark.parametrize("architecture", DECODERS)
+def test_a_merged_network_computes_the_same(architecture: str, tmp_path: Path) -> None:
+    loaded = check(stronger(build("fast", architecture)), tmp_path, 1e-5)
+    assert loaded.config.id2label == dict(enumerate(LABELS)) and loaded.config.label2id["b"] == 0
+    assert loaded.config.problem_type == "single_label_classification" and loaded.config.pad_token_id == PAD
+
+
+@pytest.mark.parametrize("overrides", [["lora.use_dora=true"], ["lora.use_rslora=true"], ["lora=full"], ["lora=none"]])
+def test_every_way_of_training_can_be_merged(overrides: list[str], tmp_path: Path) -> None:
+    check(stronger(build("fast", "llama", *overrides)), tmp_path, 1e-5)
+
+
+def test_weights_in_bf16_differ_by_their_rounding(tmp_path: Path) -> None:
+    check(stronger(build("fast", "llama")), tmp_path, 0.03, torch.bfloat16)
+
+
+@pytest.mark.parametrize("architecture", sorted(ENCODERS))
+@pytest.mark.parametrize("trained", ["lora=full", "lora.target_modules=all-linear"])
+def test_an_encoder_computes_the_same_through_its_own_head(architecture: str, trained: str, tmp_path: Path) -> None:
+    check(stronger(encoder(ENCODERS[architecture], trained)), tmp_path, 1e-5)
+
+
+def test_a_head_that_computes_something_else_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"^ModernBertForSequenceClassification of transformers .* llm_cls.predict$"):
+        merged_network(encoder({"model_type": "modernbert", **WIDE, **SPECIAL}, "lora=full"), LABELS, PAD)
+    with pytest.raises(ConfigError, match=r"^LlamaForSequenceClassification of transformers does not read the first"):
+        classifier = build("reference", "llama")
+        classifier.pooling = "first"
+        merged_network(classifier, LABELS, PAD)
+    with pytest.raises(ConfigError, match=r"^BertForSequenceClassification of transformers reads another token"):
+        merged_network(encoder(ENCODERS["bert"], "lora=full", "model.pooling=last"), LABELS, PAD)
+
+
+def test_150_labels_keep_their_order() -> None:
+    labels = [f"label {i * 37 % 150}" for i in range(150)]
+    made = classification_config(BertConfig(), labels, 3)
+    assert [made.id2label[i] for i in range(150)] == labels and made.num_labels == 150
+
+
+def encoder(architecture: dict[str, Any], *overrides: str) -> TextClassifier:
+    made = config("engine=reference", "data.max_length=64", "model.pooling=first", *overrides)
+    model = ModelConfig(name="tiny", weights="random", architecture=architecture, pooling=made.model.pooling)
+    made = made.model_copy(update={"model": model})
+    decoder = load_decoder(model, load_architecture(model), torch.float32, torch.device("cpu"), 3)
+    randomize_vectors(decoder)
+    return build_classifier(decoder, made, 5, gradient_checkpointing=False)
+
+
+def stronger(classifier: TextClassifier) -> TextClassifier:
+    """With a head that tells texts apart."""
+    classifier.head.weight.data.normal_(std=0.3, generator=torch.Generator().manual_seed(2))
+    return classifier
