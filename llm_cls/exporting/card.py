@@ -4,6 +4,8 @@ from pathlib import Path
 
 import yaml
 
+from llm_cls.config.schema import Config
+from llm_cls.data.template import layout
 from llm_cls.errors import LlmClsError
 from llm_cls.exporting.inputs import Exported
 from llm_cls.exporting.parity import Parity
@@ -102,7 +104,7 @@ def model_card(exported: Exported, parity: Parity, license: str | None, name: st
         "| split | texts | macro F1 % | 95 % interval | accuracy % | precision % | recall % |",
         "| --- | --- | --- | --- | --- | --- | --- |",
         _scores("val", metrics.val),
-        _scores("test", metrics.test),
+        *([_scores("test", metrics.test)] if metrics.test else []),
         "",
         "| label | test texts | F1 % | precision % | recall % |",
         "| --- | --- | --- | --- | --- |",
@@ -173,4 +175,16 @@ def _usage(exported: Exported) -> str:
     eager = ', model_kwargs={"attn_implementation": "eager"}' if exported.attention else ""
     lines = "\n".join(_USAGE[exported.format]).replace("{attention}", eager)
     lines = lines.replace("{eager}", ', attn_implementation="eager"' if exported.attention else "")
-    return lines if exported.opened.config.template.uses_title else lines.replace(', title="TITLE"', "")
+    config = exported.opened.config
+    return lines.replace('"BODY", title="TITLE"', ", ".join(map(_argument, _fields(config))))
+
+
+def _fields(config: Config) -> list[str]:
+    """The names of the columns that a text has, the body first."""
+    return sorted((name for _, name in layout(config.template, config.data).slots), key=lambda name: name != "body")
+
+
+def _argument(name: str) -> str:
+    if name == "body":
+        return '"BODY"'
+    return f'{name}="{name.upper()}"' if name.isidentifier() else f"**{{{name!r}: {name.upper()!r}}}"

@@ -1,20 +1,22 @@
 """Texts for a server of this model: rendered and cut exactly as in training.
 
 This file is part of every export of llm_cls and needs the package ``tokenizers`` alone. A server cuts a text that is
-too long at its end, or refuses it; in training the body was cut, so that the end of the template was kept.
+too long at its end, or refuses it; in training its columns were cut, so that the end of the template was kept.
 
     from client import Texts
 
     texts = Texts("FOLDER")
     texts.token_ids("The body.", title="The title")  # exactly the ids of the training
     texts.string("The body.", title="The title")  # for servers that take strings only
+
+Other columns of the template are given by their names: ``texts.token_ids(question="Why?", answer="So.")``.
 """
 
 import json
-import string
+from collections.abc import Sequence
 from pathlib import Path
 
-from tokenizers import Tokenizer
+from tokenizers import Encoding, Tokenizer
 
 
 class Texts:
@@ -29,54 +31,77 @@ class Texts:
         described = json.loads((Path(folder) / "llm_cls.json").read_text(encoding="utf-8"))
         self._tokenizer = Tokenizer.from_file(str(Path(folder) / "tokenizer.json"))
         self._tokenizer.encode_special_tokens = True  # a special token that is written in a text is text
-        self._template: str = described["template"]
-        self._cuts_the_body: bool = described["truncation"] == "body"
+        self._slots: list[tuple[str, str]] = described["slots"]
+        self._tail: str = described["tail"]
+        self._cut_columns: list[str] = described["cut"]
+        self._cuts_columns: bool = described["truncation"] == "body"
         self._prefix: list[int] = described["prefix_ids"]
         self._eos: int = described["eos_id"]
         self.max_length: int = described["max_length"]
+        self._room = self.max_length - len(self._prefix) - 1
 
-    def token_ids(self, body: str, title: str = "") -> list[int]:
+    def token_ids(self, /, body: str = "", title: str = "", **columns: str) -> list[int]:
         """The ids of a text, with those that start and end it."""
-        head, tail = self.render(body, title)
-        room = self.max_length - len(self._prefix) - 1
-        ids = self._encode(head + tail)
-        if len(ids) > room and self._cuts_the_body:
-            end = self._encode(tail)
-            ids = self._encode(head)[: room - len(end)] + end
+        parts = self.render(body, title, **columns)
+        ids = self._encode("".join(parts)).ids
+        if len(ids) > self._room and self._cuts_columns:
+            ids = [i for found, kept in self._cut(parts, self._room) for i in found.ids[:kept]]
         return [*self._prefix, *ids, self._eos][: self.max_length]
 
-    def string(self, body: str, title: str = "") -> str:
+    def string(self, /, body: str = "", title: str = "", **columns: str) -> str:
         """The text as a string that fits; one that was cut may differ from ``token_ids`` in the tokens at the cut."""
-        head, tail = self.render(body, title)
-        room = self.max_length - len(self._prefix) - 1
+        parts = self.render(body, title, **columns)
+        if not self._cuts_columns:
+            parts = ["", "".join(parts), "", ""]  # the whole text is cut at its end
+        text, room = "".join(parts), self._room
+        while (beyond := len(self._encode(text).ids) - self._room) > 0 and room >= 0:
+            room -= 0 if text == "".join(parts) else beyond  # where training cuts; then a character may be many tokens
+            heads = [a + b for a, b in zip(parts[:-2:2], parts[1:-2:2], strict=True)]
+            found = self._cut(parts, max(0, room))
+            ends = ["".join(parts[-2:])] if len(found) == len(heads) + 1 else parts[-2:]
+            cut = zip([*heads, *ends], found, strict=True)
+            text = "".join(part[: encoded.offsets[kept - 1][1]] if kept else "" for part, (encoded, kept) in cut)
+        return text
 
-        def fits(characters: int) -> bool:
-            return len(self._encode(head[:characters] + tail)) <= room
+    def render(self, /, body: str = "", title: str = "", **columns: str) -> list[str]:
+        """The text in parts: those that may be cut, each after what is before it, the rest, and the end."""
+        values = {"body": body, "title": title} | columns
+        parts, before = [], ""
+        for literal, name in self._slots:
+            before += literal
+            if name in self._cut_columns:
+                parts += [before, values[name]]
+                before = ""
+            else:
+                before += values[name]
+        return [*parts, before, self._tail]
 
-        if fits(len(head)):
-            return head + tail
-        ends = [end for _, end in self._tokenizer.encode(head, add_special_tokens=False).offsets]
-        left = room - len(self._encode(tail))
-        if 0 < left <= len(ends) and fits(ends[left - 1]):  # where training cuts
-            return head[: ends[left - 1]] + tail
-        kept, beyond = 0, len(head)  # a character, or several unknown ones, may be many tokens
-        while beyond - kept > 1:
-            middle = (kept + beyond) // 2
-            kept, beyond = (middle, beyond) if fits(middle) else (kept, middle)
-        return head[:kept] + tail
+    def _cut(self, parts: Sequence[str], room: int) -> list[tuple[Encoding, int]]:
+        """The parts with how many tokens of each are kept: each value with what is before it, the rest, the end."""
+        heads = [self._encode(a + b) for a, b in zip(parts[:-2:2], parts[1:-2:2], strict=True)]
+        fixed = [len(self._encode(before).ids) for before in parts[:-2:2]]
+        rest, end = self._encode(parts[-2]), self._encode(parts[-1])
+        tail = self._encode(parts[-2] + parts[-1])
+        if len(tail.ids) <= room:
+            ends = [(tail, len(tail.ids))]
+        else:  # columns that are not to be cut are too long by themselves
+            ends = [(rest, min(len(rest.ids), max(0, room - len(end.ids)))), (end, len(end.ids))]
+        left = max(0, room - sum(kept for _, kept in ends))
+        lengths = _kept([len(head.ids) for head in heads], fixed, left)
+        return [*zip(heads, lengths, strict=True), *ends]
 
-    def render(self, body: str, title: str = "") -> tuple[str, str]:
-        """The template with title and body, as the part that may be cut and the part that is kept."""
-        parts = [""]
-        for literal, field, _, _ in string.Formatter().parse(self._template):
-            parts[-1] += literal
-            if field == "title":
-                parts[-1] += title
-            elif field == "body":
-                parts[-1] += body
-                parts.append("")
-        return parts[0], parts[1]
+    def _encode(self, text: str) -> Encoding:
+        return self._tokenizer.encode(text, add_special_tokens=False)
 
-    def _encode(self, text: str) -> list[int]:
-        ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
-        return ids
+
+def _kept(lengths: Sequence[int], fixed: Sequence[int], room: int) -> list[int]:
+    """How many tokens of each part are kept where ``room`` are allowed: the longest part is cut first."""
+    if sum(fixed) > room:
+        fixed = [0] * len(lengths)
+    free = [max(0, n - f) for n, f in zip(lengths, fixed, strict=True)]
+    left = room - sum(min(pair) for pair in zip(lengths, fixed, strict=True))
+    kept = [0] * len(free)
+    for position, i in enumerate(sorted(range(len(free)), key=lambda i: (free[i], i))):
+        kept[i] = min(free[i], left // (len(free) - position))
+        left -= kept[i]
+    return [k + min(n, f) for k, n, f in zip(kept, lengths, fixed, strict=True)]

@@ -12,7 +12,7 @@ from llm_cls.cli import note
 from llm_cls.config.exporting import ExportArguments
 from llm_cls.config.schema import Config
 from llm_cls.data.load import read_corpus
-from llm_cls.data.template import render
+from llm_cls.data.template import layout, render
 from llm_cls.data.tokenizer import SentencePieceTokenizer, Tokenizer
 from llm_cls.errors import ConfigError, DataError
 from llm_cls.exporting import adapter, client, merged, onnx
@@ -81,13 +81,12 @@ def _texts(opened: OpenedRun, limit: int | None) -> Texts:
             f"{corpus.name} holds other texts than the run was trained on: expected the digest {recorded.digest[:12]}, "
             f"found {corpus.digest[:12]}. Restore them"
         )
-    template = opened.config.template.text
-    rendered = {
-        split: [render(template, text.title, text.body) for text in texts] for split, texts in corpus.splits.items()
-    }
-    pieces = rendered["test"][:limit]
+    parts = layout(opened.config.template, opened.config.data)
+    rendered = {split: [render(parts, text.values) for text in texts] for split, texts in corpus.splits.items()}
+    compared = "test" if corpus.has_test else "val"
+    pieces = rendered[compared][:limit]
     strings = ["".join(piece) for split in rendered.values() for piece in split]
-    return Texts(corpus.splits["test"][:limit], pieces, opened.tokenize(pieces), strings)
+    return Texts(corpus.splits[compared][:limit], pieces, opened.tokenize(pieces), strings)
 
 
 def _write_tokenizer(folder: Path, opened: OpenedRun, texts: Texts) -> tuple[PreTrainedTokenizerBase, IdsFound]:
@@ -109,9 +108,12 @@ def _write_tokenizer(folder: Path, opened: OpenedRun, texts: Texts) -> tuple[Pre
 
 def write_settings(folder: Path, trained: Tokenizer, config: Config, labels: Sequence[str]) -> None:
     """Writes ``client.py`` and what it reads."""
-    data = config.data
+    data, parts = config.data, layout(config.template, config.data)
     settings = {
         "template": config.template.text,
+        "slots": parts.slots,
+        "tail": parts.tail,
+        "cut": sorted(parts.cut),
         "truncation": data.truncation,
         "max_length": data.max_length,
         "prefix_ids": list(trained.prefix),

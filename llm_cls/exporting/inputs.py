@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from llm_cls.data.corpus import Text
+from llm_cls.data.template import Pieces
 from llm_cls.data.tokens import Tokens
 from llm_cls.exporting.client import Texts as Client
 from llm_cls.exporting.parity import LIMITS, Comparison, Floats, IdsFound, Parity, compare, versions
@@ -19,13 +20,13 @@ class Texts:
 
     Attributes:
         test: Those whose probabilities are compared.
-        pieces: ``(head, tail)`` of these.
+        pieces: The parts of these, as ``template.render`` returns them.
         tokens: The ids of these.
         strings: All texts of the run, as servers get them.
     """
 
     test: Sequence[Text]
-    pieces: Sequence[tuple[str, str]]
+    pieces: Sequence[Pieces]
     tokens: Tokens
     strings: Sequence[str]
 
@@ -72,7 +73,7 @@ class Exported:
     def strings(self, folder: Path) -> list[str]:
         """The test texts as the client in ``folder`` sends them."""
         client = Client(folder)
-        return [client.string(text.body, text.title) for text in self.texts.test]
+        return [client.string(**text.values) for text in self.texts.test]
 
     def compared(
         self, software: str, input: str, found: Floats, strings: Sequence[str] | None = None

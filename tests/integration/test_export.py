@@ -15,7 +15,7 @@ from transformers import AutoConfig, AutoTokenizer, pipeline
 
 from llm_cls.config.exporting import ExportArguments
 from llm_cls.data.load import load_corpus
-from llm_cls.data.template import render
+from llm_cls.data.template import layout, render
 from llm_cls.errors import ArtifactError
 from llm_cls.exporting.client import Texts
 from llm_cls.exporting.export import export
@@ -61,12 +61,13 @@ def test_the_pipeline_of_transformers_gives_the_probabilities_of_the_run(finishe
     classify: Any = pipeline("text-classification", model=str(merged), top_k=None)
     found = [{entry["label"]: entry["score"] for entry in row} for row in classify(strings, batch_size=5)]
     tokenizer = AutoTokenizer.from_pretrained(merged)
-    template = read_config(finished_run / "config.yaml").template.text
+    trained = read_config(finished_run / "config.yaml")
+    parts = layout(trained.template, trained.data)
     same = [i for i, text in enumerate(strings) if tokenizer(text)["input_ids"] == ids[i]]
     assert len(same) >= 0.5 * len(rows)
     for i in same:
         assert [found[i][label] for label in labels] == pytest.approx(expected[i], abs=1e-5)
-    whole = [i for i, row in enumerate(rows) if "".join(render(template, **row)) == strings[i]]
+    whole = [i for i, row in enumerate(rows) if "".join(render(parts, row)) == strings[i]]
     assert set(whole) <= set(same)
 
 

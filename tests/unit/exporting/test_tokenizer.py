@@ -9,6 +9,7 @@ from tokenizers.pre_tokenizers import ByteLevel, Whitespace
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from llm_cls.config.schema import ModelConfig
+from llm_cls.data.template import layout, render
 from llm_cls.data.tokenizer import HubTokenizer, SentencePieceTokenizer, Tokenizer, load_tokenizer
 from llm_cls.data.tokens import tokenize
 from llm_cls.errors import ConfigError
@@ -125,7 +126,8 @@ def test_the_client_makes_the_ids_of_the_training(
     write_settings(tmp_path, trained, made, ("a", "b"))
     client = Texts(tmp_path)
     for body in [*ODD, "今日は東京で学ぶ。" * 30, "明日😀" * 50]:
-        pieces = [client.render(body, "題")]
+        pieces = [tuple(client.render(body, "題"))]
+        assert pieces == [render(layout(made.template, made.data), {"title": "題", "body": body})]
         expected = tokenize(pieces, trained, 48, truncation)[0].tolist()
         assert client.token_ids(body, title="題") == expected
         text = client.string(body, title="題")
@@ -133,4 +135,21 @@ def test_the_client_makes_the_ids_of_the_training(
         if len(tokenize(pieces, trained, 999, truncation)[0]) <= 48:
             assert text == "".join(pieces[0])
         elif truncation == "body":
-            assert text.endswith(pieces[0][1]) and len(exported(text)["input_ids"]) >= 44
+            assert text.endswith(pieces[0][-1]) and len(exported(text)["input_ids"]) >= 44
+
+
+@pytest.mark.parametrize("cut", ["null", "longest", "c"])
+def test_the_client_cuts_several_columns_as_the_training_does(cut: str, tmp_path: Path) -> None:
+    trained = load_tokenizer(ModelConfig(name="ja-mini", add_bos=True))
+    exported = serving_tokenizer(trained, 40, set(), None)
+    exported.save_pretrained(tmp_path)
+    table = ["data=table", "data.file=x.csv", "data.label=l", f"data.cut={cut}", "data.columns=[a,b,c]"]
+    made = config(*table, "data.max_length=40", "template.text='問: {a}\\n{c}\\n答: {b}。'")
+    write_settings(tmp_path, trained, made, ("a", "b"))
+    client = Texts(tmp_path)
+    for a, b, c in ((1, 1, 1), (9, 3, 1), (1, 30, 2), (30, 30, 30), (0, 1, 40), (40, 0, 0)):
+        row = {"a": "東京で。" * a, "b": "明日は雨" * b, "c": "走る" * c}
+        pieces = [render(layout(made.template, made.data), row)]
+        assert client.token_ids(**row) == tokenize(pieces, trained, 40, "body")[0].tolist()
+        text = client.string(**row)
+        assert len(exported(text)["input_ids"]) <= 40 and text.endswith("。")
