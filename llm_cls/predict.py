@@ -21,7 +21,7 @@ def main() -> None:
     if to_file:
         check_output(arguments.output)
         if arguments.output.resolve() == arguments.input.resolve():
-            raise ConfigError("output must not be the input file")
+            raise ConfigError(f"output={arguments.output} must not be the input file. Give another output")
 
     from llm_cls.training.prediction import predict  # torch takes seconds to import
 

@@ -68,6 +68,8 @@ def iter_rows(path: Path, format: TableFormat | None = None, chunk_rows: int = 1
 
 def _chunks(path: Path, format: TableFormat, chunk_rows: int | None) -> Iterator[list[Row]]:
     """The rows in lists of ``chunk_rows``; None is one list of all."""
+    if path.is_dir():
+        raise DataError(f"{path} is a folder. Give one file of it")
     if not is_table(path):
         compressed = " (text also with .gz or .zst)"
         raise DataError(f"{path} must end with {', '.join(_READERS)}{compressed}. Convert the file")
@@ -150,7 +152,10 @@ def column(rows: Sequence[Row], name: str, key: str, path: Path, may_be_empty: b
             raise DataError(row_fault(row, i, path, f"of column {name!r} must be one value, found a {kind}"))
         text = as_text(value)
         if not may_be_empty and not text.strip():
-            raise DataError(row_fault(row, i, path, f"of column {name!r} is empty", "Fill it in, or remove the row"))
+            more = sum(not as_text(other[name]).strip() for other in rows[i:])
+            others = f" (and {more} more row{'s' * (more != 1)})" if more else ""
+            found = f"of column {name!r} is empty{others}"
+            raise DataError(row_fault(row, i, path, found, "Fill it in, or remove the row"))
         values.append(text)
     try:
         "".join(values).encode("utf-8")
@@ -182,9 +187,19 @@ def _no_column(rows: Sequence[Row], name: str, key: str, path: Path) -> str:
     if len(names) == 1 and (found := next((mark for mark in ";\t|," if mark in names[0]), None)):
         shown = "tab" if found == "\t" else f'"{found}"'
         fix = f"Try 'data.separator={shown}'"
-    elif len(rows) == 1 and (field := next((n for n, v in rows[0].items() if _is_table(v)), None)):
+    elif len(rows) == 1 and (field := _table_within(rows[0])):
         fix = f"Try data.field={field}"
     return f"{path} has no column {name!r}. {question}It has {known}. {fix}"
+
+
+def _table_within(value: Row) -> str | None:
+    """The path of the first list of objects within a document, as data.field names it; shallow ones come first."""
+    level: list[tuple[str, Any]] = list(value.items())
+    while level:
+        if (found := next((path for path, inner in level if _is_table(inner)), None)) is not None:
+            return found
+        level = [(f"{path}.{n}", v) for path, inner in level if isinstance(inner, dict) for n, v in inner.items()]
+    return None
 
 
 def _is_table(value: object) -> bool:

@@ -141,10 +141,11 @@ def _note(kept: Sequence[_Candidate], by: str, left: int) -> str:
     if cheapest.pair is None:
         which = f"The cheapest is the winner itself, {cheapest.name}."
     else:
-        high = max(0.0, 100 * cheapest.pair.interval[1])
+        difference, high = 100 * cheapest.pair.difference, max(0.0, 100 * cheapest.pair.interval[1])
+        side = "below" if difference >= 0 else "above"
         which = (
-            f"The cheapest is {cheapest.name}: {100 * cheapest.pair.difference:.2f} points below the winner, with 95 % "
-            f"confidence at most {high:.2f}."
+            f"The cheapest is {cheapest.name}: {abs(difference):.2f} points {side} the winner, with 95 % confidence at "
+            f"most {high:.2f} below."
         )
     others = "1 other is" if left == 1 else f"{left} others are"
     return (

@@ -156,8 +156,8 @@ def test_parquet_without_rows_and_with_equal_names(tmp_path: Path) -> None:
 
 def test_missing_file_and_folder(tmp_path: Path) -> None:
     (tmp_path / "folder.csv").mkdir()
-    for name in ("none.csv", "folder.csv"):
-        with pytest.raises(DataError, match=f"{name}: the file does not exist"):
+    for name, fault in (("none.csv", ": the file does not exist"), ("folder.csv", " is a folder. Give one file of it")):
+        with pytest.raises(DataError, match=f"{name}{fault}"):
             read_rows(tmp_path / name)
 
 
@@ -196,6 +196,12 @@ def test_a_document_around_the_rows_is_recognised(tmp_path: Path) -> None:
     rows = read_rows(write(tmp_path / "t.json", '{"version": 1, "rows": [{"text": "a"}]}'))
     with pytest.raises(DataError, match=r"has no column 'text'\. It has 'version', 'rows'\. Try data\.field=rows"):
         column(rows, "text", "data.text", tmp_path / "t.json")
+    deep = read_rows(write(tmp_path / "deep.json", '{"meta": {"ids": [1]}, "data": {"rows": [{"text": "a"}]}}'))
+    with pytest.raises(DataError, match=r"Try data\.field=data\.rows$"):
+        column(deep, "text", "data.text", tmp_path / "deep.json")
+    flat = read_rows(write(tmp_path / "flat.json", '{"meta": {"ids": [1]}}'))
+    with pytest.raises(DataError, match=r"Try data\.text=COLUMN$"):
+        column(flat, "text", "data.text", tmp_path / "flat.json")
 
 
 @pytest.mark.parametrize(

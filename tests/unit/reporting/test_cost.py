@@ -79,3 +79,14 @@ def test_the_baseline_takes_part(good: bool, tmp_path: Path, monkeypatch: pytest
         assert (table.rows[0]["ms_per_text"], table.rows[0]["gib"]) == (0.25, 0.004)
     else:
         assert len(names) == 1 and "large" not in table.note.partition(" itself")[0]
+
+
+def test_a_cheaper_setting_may_be_better_than_the_winner(tmp_path: Path) -> None:
+    """Val has chosen the winner: on test another may be above it, and no distance is negative."""
+    costed(tmp_path, "large", 40.0, 9.0, quality=0.5, val_f1=0.97)
+    costed(tmp_path, "small", 3.0, 0.9, quality=0.95)
+    table = table_of(tmp_path)
+    assert table is not None and table.rows[0]["difference"] < 0
+    above = f"{-100 * table.rows[0]['difference']:.2f}"
+    assert table.note.startswith(f"The cheapest is small: {above} points above the winner, with 95 % ")
+    assert "confidence at most 0.00 below." in table.note

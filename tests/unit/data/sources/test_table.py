@@ -76,6 +76,7 @@ def test_ids_are_row_numbers_or_a_column(tmp_path: Path) -> None:
         (GOOD, {"label": "lable"}, "Did you mean 'label'?"),
         (GOOD + ",x\n", {}, "row 13 of column 'text' is empty"),
         (GOOD + "a,\n", {}, "row 13 of column 'label' is empty"),
+        (GOOD + "a,\nb,\nc,z\nd,\n", {}, "row 13 of column 'label' is empty (and 2 more rows) (line 14). Fill it in"),
         (GOOD, {"id": "label"}, "data.id=label must be unique, but 'x' occurs twice"),
         (GOOD + "z,rare\n", {}, "label 'rare' has 1 text,"),
         (GOOD.replace(",y", ",x"), {}, "data.label=label must have at least two labels, found 1"),
