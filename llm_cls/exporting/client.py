@@ -13,7 +13,7 @@ Other columns of the template are given by their names: ``texts.token_ids(questi
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from tokenizers import Encoding, Tokenizer
@@ -53,15 +53,27 @@ class Texts:
         parts = self.render(body, title, **columns)
         if not self._cuts_columns:
             parts = ["", "".join(parts), "", ""]  # the whole text is cut at its end
-        text, room = "".join(parts), self._room
-        while (beyond := len(self._encode(text).ids) - self._room) > 0 and room >= 0:
-            room -= 0 if text == "".join(parts) else beyond  # where training cuts; then a character may be many tokens
-            heads = [a + b for a, b in zip(parts[:-2:2], parts[1:-2:2], strict=True)]
-            found = self._cut(parts, max(0, room))
-            ends = ["".join(parts[-2:])] if len(found) == len(heads) + 1 else parts[-2:]
-            cut = zip([*heads, *ends], found, strict=True)
-            text = "".join(part[: encoded.offsets[kept - 1][1]] if kept else "" for part, (encoded, kept) in cut)
-        return text
+        if self._fits(text := "".join(parts)):
+            return text
+        strings, ends = self._characters(parts, self._room)  # where training cuts
+        if not self._fits(_joined(strings, ends)):  # a character may be many tokens
+            room = _most(lambda n: self._fits(_joined(*self._characters(parts, n))), self._room)
+            strings, ends = self._characters(parts, room)
+            i = max(range(len(ends)), key=lambda i: len(strings[i]) - ends[i])  # a token may be many unknown characters
+            more = _most(lambda n: self._fits(_joined(strings, _longer(ends, i, n))), len(strings[i]) - ends[i] + 1)
+            ends = _longer(ends, i, more)
+        return _joined(strings, ends)
+
+    def _fits(self, text: str) -> bool:
+        n_tokens: int = len(self._encode(text).ids)
+        return n_tokens <= self._room
+
+    def _characters(self, parts: Sequence[str], room: int) -> tuple[list[str], list[int]]:
+        """The strings that are cut, and how many characters of each belong to the tokens that are kept."""
+        found = self._cut(parts, room)
+        heads = [a + b for a, b in zip(parts[:-2:2], parts[1:-2:2], strict=True)]
+        strings = [*heads, *(["".join(parts[-2:])] if len(found) == len(heads) + 1 else parts[-2:])]
+        return strings, [encoded.offsets[kept - 1][1] if kept else 0 for encoded, kept in found]
 
     def render(self, /, body: str = "", title: str = "", **columns: str) -> list[str]:
         """The text in parts: those that may be cut, each after what is before it, the rest, and the end."""
@@ -92,6 +104,23 @@ class Texts:
 
     def _encode(self, text: str) -> Encoding:
         return self._tokenizer.encode(text, add_special_tokens=False)
+
+
+def _joined(strings: Sequence[str], ends: Sequence[int]) -> str:
+    return "".join(string[:end] for string, end in zip(strings, ends, strict=True))
+
+
+def _longer(ends: Sequence[int], i: int, n: int) -> list[int]:
+    return [end + n * (i == j) for j, end in enumerate(ends)]
+
+
+def _most(fits: Callable[[int], bool], beyond: int) -> int:
+    """The largest number below ``beyond`` that fits, by bisection; 0 is taken to fit."""
+    most = 0
+    while beyond - most > 1:
+        middle = (most + beyond) // 2
+        most, beyond = (middle, beyond) if fits(middle) else (most, middle)
+    return most
 
 
 def _kept(lengths: Sequence[int], fixed: Sequence[int], room: int) -> list[int]:
