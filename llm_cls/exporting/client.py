@@ -38,7 +38,7 @@ class Texts:
         self._prefix: list[int] = described["prefix_ids"]
         self._eos: int = described["eos_id"]
         self.max_length: int = described["max_length"]
-        self._room = self.max_length - len(self._prefix) - 1
+        self._room: int = self.max_length - len(self._prefix) - 1
 
     def token_ids(self, /, body: str = "", title: str = "", **columns: str) -> list[int]:
         """The ids of a text, with those that start and end it."""
@@ -65,8 +65,7 @@ class Texts:
         return _joined(strings, ends)
 
     def _fits(self, text: str) -> bool:
-        n_tokens: int = len(self._encode(text).ids)
-        return n_tokens <= self._room
+        return len(self._encode(text).ids) <= self._room
 
     def _characters(self, parts: Sequence[str], room: int) -> tuple[list[str], list[int]]:
         """The strings that are cut, and how many characters of each belong to the tokens that are kept."""
