@@ -117,7 +117,9 @@ class Parity(FileContent):
         """The figures, a line each."""
         lines = [f"{self.format}, {self.dtype}: {self.ids.equal} of {self.ids.texts} texts have equal ids"]
         if self.ids.ties:
-            lines.append(f"  {self.ids.ties} texts have two tokenizations of the same score, of which training used the other")
+            lines.append(
+                f"  {self.ids.ties} texts have two tokenizations of the same score, of which training used the other"
+            )
         for found in self.comparisons:
             lines.append(
                 f"  {found.software} from {found.input}: probabilities differ by {found.largest_difference:.1e} at "
