@@ -27,12 +27,14 @@ def share_cores() -> None:
 
 def threads_elsewhere(load: Path = _LOAD) -> int:
     """How many threads of other processes run all the time; 0 where the system does not say."""
-    fewest = None
-    for _ in range(_SAMPLES):
+    fewest = 0
+    for i in range(_SAMPLES):
         try:
             running = int(load.read_text(encoding="ascii").split()[3].partition("/")[0]) - 1  # without this one
         except (OSError, ValueError, IndexError):
             return 0
-        fewest = running if fewest is None else min(fewest, running)
+        fewest = min(fewest, running) if i else running
+        if fewest <= 0:
+            return 0
         time.sleep(_PAUSE_SECONDS)
-    return max(0, fewest or 0)
+    return fewest

@@ -112,7 +112,7 @@ def _counts(texts: Sequence[Text], config: DataConfig) -> dict[str, int]:
         return dict(Counter(text.label for text in texts))
     groups: defaultdict[str, set[tuple[str, str]]] = defaultdict(set)
     for text in texts:
-        groups[text.label].add(("", text.group) if text.group.strip() else ("id", text.id))
+        groups[text.label].add(text.group_key)
     return {label: len(found) for label, found in groups.items()}
 
 

@@ -38,6 +38,11 @@ class Text:
         return {"title": self.title, "body": self.body, **dict(self.columns)}
 
     @property
+    def group_key(self) -> tuple[str, str]:
+        """Equal for texts of one group; a text without a group is a group by itself."""
+        return self.group, "" if self.group.strip() else self.id
+
+    @property
     def content(self) -> tuple[str, ...]:
         """Everything that a template can show of the text."""
         return (self.title, self.body, *(value for _, value in self.columns))

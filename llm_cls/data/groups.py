@@ -32,7 +32,7 @@ def split_groups(
     """
     groups: defaultdict[tuple[str, str], list[Text]] = defaultdict(list)
     for text in sorted(texts, key=lambda text: text.id):
-        groups[(text.group, "" if text.group.strip() else text.id)].append(text)
+        groups[text.group_key].append(text)
     if len(groups) < len(weights):
         raise DataError(
             f"{source}: data.group={column} must have at least {len(weights)} groups, one for each part of the split, "

@@ -1,6 +1,6 @@
 """From the rows of a table to the texts that a trained run reads; a row without a text keeps its place."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -60,23 +60,24 @@ class TextColumns:
             reason why it has no text, "" where it has one.
         """
         parts, columns = layout(self.template, self.data), self.names
-        needed = [columns["body"]] if "body" in columns else list(columns.values())
+        needed = ["body"] if "body" in columns else list(columns)
         pieces, faults = [], []
         for row in rows:
             cells = {field: cell_text(row, name) for field, name in columns.items()}
             fault = next((fault for _, fault in cells.values() if fault), "")
             if not fault and self.data.on_empty != "keep":
-                fault = _missing(row, needed)
+                fault = _missing(row, {columns[field]: cells[field][0] for field in needed})
             faults.append(fault)
             if not fault:
                 pieces.append(render(parts, {field: text for field, (text, _) in cells.items()}))
         return pieces, faults
 
 
-def _missing(row: Row, names: Sequence[str]) -> str:
-    """Why a row has nothing to read in these columns; "" where it has."""
-    if any(cell_text(row, name)[0].strip() for name in names):
+def _missing(row: Row, texts: Mapping[str, str]) -> str:
+    """Why a row has nothing to read in these columns, given with their texts; "" where it has."""
+    if any(text.strip() for text in texts.values()):
         return ""
+    names = list(texts)
     what = "missing" if all(row.get(name) is None for name in names) else "empty"
     return f"{', '.join(names)} {'is' if len(names) == 1 else 'are'} {what}"
 

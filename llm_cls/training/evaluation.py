@@ -33,9 +33,7 @@ from llm_cls.training.deciding import Decider, decider, none_label, summarize
 from llm_cls.training.loaded import OpenedRun, open_run, scoring_hardware
 from llm_cls.training.result import collect_scores
 from llm_cls.training.scorers import Scored, scorer
-from llm_cls.training.streams import Chunk, ahead, chunk_rows, chunks_of
-
-_READ_AHEAD = 2  # chunks
+from llm_cls.training.streams import Chunk, chunk_rows, chunks_ahead
 
 
 @dataclass(frozen=True)
@@ -123,7 +121,7 @@ def _score(
     opened: OpenedRun, columns: TextColumns, source: _Source, score: Callable[[Iterator[Chunk]], Scored]
 ) -> _Rows:
     rows = _Rows()
-    with closing(ahead(chunks_of(opened, columns, source.rows), _READ_AHEAD)) as chunks:
+    with closing(chunks_ahead(opened, columns, source.rows)) as chunks:
         for chunk, log_probabilities in score(chunks):
             for row in chunk.rows:
                 rows.labels.append(cell_text(row, source.label)[0])

@@ -23,9 +23,7 @@ from llm_cls.training.deciding import Decider, decider
 from llm_cls.training.devices import Hardware
 from llm_cls.training.loaded import OpenedRun, open_run, scoring_hardware
 from llm_cls.training.scorers import scorer
-from llm_cls.training.streams import ahead, chunk_rows, chunks_of
-
-_READ_AHEAD = 2  # chunks
+from llm_cls.training.streams import chunk_rows, chunks_ahead
 
 
 class Output(Protocol):
@@ -102,7 +100,7 @@ def _predict(
     with (
         tqdm(initial=output.rows, desc="Predicting", unit="text", disable=None) as progress,
         scorer(opened, hardware, arguments.batch_size, progress) as score,
-        closing(ahead(chunks_of(opened, columns, left), _READ_AHEAD)) as chunks,
+        closing(chunks_ahead(opened, columns, left)) as chunks,
     ):
         for chunk, log_probabilities in score(chunks):
             decided = None if decide is None else decide(log_probabilities)

@@ -18,6 +18,7 @@ from llm_cls.training.loaded import OpenedRun
 T = TypeVar("T")
 
 _CHUNK_BATCHES = 16  # enough to sort texts of about the same length together, and few enough to hold some in memory
+_READ_AHEAD = 2  # chunks
 _POLL_SECONDS = 0.1
 _END_SECONDS = 2.0
 
@@ -47,6 +48,13 @@ def chunks_of(opened: OpenedRun, columns: TextColumns, rows: Iterator[Sequence[R
     for some in rows:
         pieces, faults = columns.read(some)
         yield Chunk(some, faults, opened.tokenize(pieces))
+
+
+def chunks_ahead(
+    opened: OpenedRun, columns: TextColumns, rows: Iterator[Sequence[Row]]
+) -> Generator[Chunk, None, None]:
+    """``chunks_of``, some of which a thread reads before they are asked for. The caller closes it."""
+    return ahead(chunks_of(opened, columns, rows), _READ_AHEAD)
 
 
 def ahead(items: Iterator[T], n: int) -> Generator[T, None, None]:
