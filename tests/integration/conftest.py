@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import TIMEOUT, Command, Program
+from tests.conftest import TIMEOUT, Command, Program, made_once
 from tests.fork_server import ForkedProcess, ForkServer
 
 __all__ = ["TIMEOUT", "TINY", "WORDS", "Command", "Program", "Start", "write_archive"]
@@ -58,9 +58,9 @@ def write_archive(path: Path, per_label: int = 40) -> Path:
 
 
 @pytest.fixture(scope="session")
-def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def archive(common: Path) -> Path:
     """120 articles with three labels."""
-    return write_archive(tmp_path_factory.mktemp("corpus") / "tiny.tar.gz")
+    return made_once(common / "corpus", lambda folder: write_archive(folder / "tiny.tar.gz")) / "tiny.tar.gz"
 
 
 @pytest.fixture
@@ -80,10 +80,12 @@ def start(server: ForkServer, environment: dict[str, str]) -> Iterator[Start]:
 
 
 @pytest.fixture(scope="session")
-def finished_run(command: Command, archive: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def finished_run(command: Command, archive: Path, common: Path) -> Path:
     """The directory of one finished run, with W&B offline."""
-    folder = tmp_path_factory.mktemp("work")
-    done = command("train", *TINY, f"data.archive={archive}", "hydra.run.dir=run", cwd=folder)
-    assert done.returncode == 0, done.stderr
-    (folder / "stdout.txt").write_text(done.stdout + done.stderr, encoding="utf-8")
-    return folder / "run"
+
+    def train(folder: Path) -> None:
+        done = command("train", *TINY, f"data.archive={archive}", "hydra.run.dir=run", cwd=folder)
+        assert done.returncode == 0, done.stderr
+        (folder / "stdout.txt").write_text(done.stdout + done.stderr, encoding="utf-8")
+
+    return made_once(common / "work", train) / "run"
