@@ -221,9 +221,9 @@ class JointTraining:
             return _SinglePass(requests[0])
         joint = self._joint([request.own for request in requests])
         shares = [request.share for request in requests]
-        recompute_layers = requests[0].own.recompute_layers(sum(len(share.input_ids) for share in shares))
-        max_seqlen = requests[0].own.max_seqlen
-        return JointPass(joint.layers, joint.networks, shares, max_seqlen, save, recompute_layers)
+        first, tokens = requests[0].own, sum(len(share.input_ids) for share in shares)
+        recompute_layers = first.recompute_layers(tokens, joint.memory)
+        return JointPass(joint.layers, joint.networks, shares, first.max_seqlen, save, recompute_layers)
 
     def _gradients(
         self, joint: JointPass | _SinglePass, requests: Sequence[Forward], grads: Sequence[Tensor]
