@@ -113,6 +113,7 @@ def model_card(exported: Exported, parity: Parity, license: str | None, name: st
         found = metrics.per_class.get(label)
         shown = [str(percent(score)) for score in (found.f1, found.precision, found.recall)] if found else ["", "", ""]
         lines.append(f"| {cell(label)} | {found.support if found else 0} | {' | '.join(shown)} |")
+    lines += _calibration(exported)
     data = record.data
     lines += [
         "",
@@ -130,6 +131,20 @@ def model_card(exported: Exported, parity: Parity, license: str | None, name: st
         f"Weights: {parity.dtype}.",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _calibration(exported: Exported) -> list[str]:
+    """What the probabilities are, where the calibration of the run is in the head."""
+    found = exported.opened.calibration
+    if found is None:
+        return []
+    how = f"temperature {found.temperature:.4g}"
+    if any(found.biases):
+        how += ", and a bias for each label, which may change labels; the scores are those without it"
+    lines = ["", f"The head computes calibrated probabilities ({how})."]
+    if found.policy is not None and found.policy.threshold is not None:
+        lines.append(f"Label texts from a confidence of {found.policy.threshold:.6g}. {found.policy.guarantee}")
+    return lines
 
 
 def base_name(name: str) -> str:
