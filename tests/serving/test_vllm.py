@@ -95,6 +95,7 @@ def test_vllm_computes_what_the_run_computes(family: str, tmp_path: Path) -> Non
     network: Any = merged_network(classifier, Head(classifier.head.weight.detach()), LABELS, 3)
     save_network(network, tmp_path)
     ids, text, _ = from_vllm(PYTHON, tmp_path, "float32", 64, rows, STRINGS)
+    print(f"{family}: probabilities differ by {np.abs(np.concatenate([ids, text]) - expected).max():.1e} at most")
     np.testing.assert_allclose(np.concatenate([ids, text]), expected, rtol=0, atol=1e-5)
     assert np.abs(expected - expected.mean(axis=0)).max() > 1e-3
 
