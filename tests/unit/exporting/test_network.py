@@ -6,11 +6,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from transformers import BertConfig
 
 from llm_cls.config.schema import ModelConfig
 from llm_cls.errors import ConfigError
-from llm_cls.exporting.network import Head, classification_config, merged_network, save_network
+from llm_cls.exporting.network import Head, merged_network, save_network
 from llm_cls.exporting.served import from_ids, load_network
 from llm_cls.metrics.calibration import Scaling
 from llm_cls.model.classifier import TextClassifier, build_classifier
@@ -23,6 +22,10 @@ PAD = 98  # occurs in no text
 DECODERS = (
     *("neox", "neox-parallel", "llama", "llama-biased", "qwen2-windowed", "mistral", "qwen3", "gemma", "gemma2"),
     *("gemma3", "gemma3-local-last", "phi3", "gpt2"),
+)
+VARIANTS = (
+    *("neox-linear-rope", "llama-yarn", "llama-odd-heads", "qwen2", "mistral-windowed", "mistral-wide-window"),
+    *("qwen3-windowed", "gemma2-uncapped", "phi3-windowed"),
 )
 LENGTHS = [3, 17, 64, 1, 30]
 WIDE = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64, "vocab_size": 99}
@@ -55,6 +58,7 @@ def check(
     limit: float,
     dtype: torch.dtype = torch.float32,
     scaling: Scaling | None = None,
+    labels: tuple[str, ...] = LABELS,
 ) -> Any:
     some, rows = texts()
     classifier.eval()
@@ -64,7 +68,7 @@ def check(
             logits = logits / scaling.temperature + torch.tensor(scaling.biases)
         expected = logits.softmax(-1).numpy()
     attention = classifier.decoder.config._attn_implementation  # type: ignore[union-attr]
-    network: Any = merged(classifier, LABELS[: expected.shape[1]], scaling)
+    network: Any = merged(classifier, labels, scaling)
     save_network(network.to(dtype), folder)
     loaded: Any = load_network(folder, "eager" if attention == "eager" else None)
     assert loaded.dtype == dtype and type(loaded).__name__.endswith("ForSequenceClassification")
@@ -75,7 +79,9 @@ def check(
     return loaded
 
 
-@pytest.mark.parametrize("architecture", DECODERS)
+@pytest.mark.parametrize(
+    "architecture", [*DECODERS, *(pytest.param(name, marks=pytest.mark.slow) for name in VARIANTS)]
+)
 def test_a_merged_network_computes_the_same(architecture: str, tmp_path: Path) -> None:
     loaded = check(stronger(build("fast", architecture)), tmp_path, 1e-5)
     assert loaded.config.id2label == dict(enumerate(LABELS)) and loaded.config.label2id["b"] == 0
@@ -115,14 +121,20 @@ def test_a_head_that_computes_something_else_is_refused() -> None:
         classifier = build("reference", "llama")
         classifier.pooling = "first"
         merged(classifier)
+    with pytest.raises(ConfigError, match=r"^transformers has no sequence classification network for qwen3_vl_text"):
+        merged(build("fast", "qwen3-vl"))
     with pytest.raises(ConfigError, match=r"^BertForSequenceClassification of transformers reads another token"):
         merged(encoder(ENCODERS["bert"], "lora=full", "model.pooling=last"))
 
 
-def test_150_labels_keep_their_order() -> None:
-    labels = [f"label {i * 37 % 150}" for i in range(150)]
-    made = classification_config(BertConfig(), labels, 3)
-    assert [made.id2label[i] for i in range(150)] == labels and made.num_labels == 150
+@pytest.mark.parametrize("n", [2, 3, 150])
+def test_labels_keep_their_order(n: int, tmp_path: Path) -> None:
+    classifier = build("fast", "qwen3")
+    classifier.head = torch.nn.Linear(classifier.head.in_features, n, bias=False)
+    labels = tuple(f"label {i * 37 % n}" for i in range(n))
+    loaded = check(stronger(classifier), tmp_path, 1e-5, labels=labels)
+    assert [loaded.config.id2label[i] for i in range(n)] == list(labels) and loaded.config.num_labels == n
+    assert [loaded.config.label2id[label] for label in labels] == list(range(n))
 
 
 def encoder(architecture: dict[str, Any], *overrides: str) -> TextClassifier:
