@@ -16,7 +16,7 @@ from llm_cls.runs.schema import TestScores, ValScores
 _TEXT = 'text = Texts("FOLDER").string("BODY", title="TITLE")'
 _USAGE = {
     "merged": (
-        "from client import Texts  # of this model",
+        "from client import Texts  # of this model: set PYTHONPATH=FOLDER",
         "from transformers import pipeline",
         "",
         _TEXT,
@@ -25,7 +25,7 @@ _USAGE = {
     ),
     "peft": (
         "import json",
-        "from client import Texts  # of this model",
+        "from client import Texts  # of this model: set PYTHONPATH=FOLDER",
         "from peft import AutoPeftModelForSequenceClassification",
         "from transformers import AutoTokenizer, pipeline",
         "",
@@ -43,7 +43,7 @@ _USAGE = {
         "import json",
         "import numpy",
         "import onnxruntime",
-        "from client import Texts  # of this model",
+        "from client import Texts  # of this model: set PYTHONPATH=FOLDER",
         "",
         'ids = numpy.array([Texts("FOLDER").token_ids("BODY", title="TITLE")])',
         'model = onnxruntime.InferenceSession("FOLDER/model.onnx")',

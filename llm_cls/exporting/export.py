@@ -121,4 +121,6 @@ def write_settings(folder: Path, trained: Tokenizer, config: Config, labels: Seq
         "labels": list(labels),
     }
     write_json(folder / SETTINGS, settings)
+    if isinstance(trained, SentencePieceTokenizer):
+        (folder / "sentencepiece.model").write_bytes(trained.proto)
     (folder / "client.py").write_bytes(Path(client.__file__).read_bytes())
