@@ -10,7 +10,13 @@ from typing import Any
 import peft
 import torch
 from torch import Tensor, nn
-from transformers import AutoModelForSequenceClassification, PretrainedConfig, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForSequenceClassification,
+    PretrainedConfig,
+    PreTrainedModel,
+)
 from transformers.activations import GELUActivation
 from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING
 
@@ -47,6 +53,10 @@ class Head:
         return Head((self.weight.double() / scaling.temperature).float(), bias)
 
 
+# Without images, networks that read them compute what these do: all three positions of a token are the same.
+_WITHOUT_IMAGES = {"qwen2_vl_text": "qwen2", "qwen2_5_vl_text": "qwen2", "qwen3_vl_text": "qwen3"}
+
+
 def merged_network(
     classifier: TextClassifier, head: Head, labels: Sequence[str], pad_id: int, as_checkpoint: bool = True
 ) -> PreTrainedModel:
@@ -66,7 +76,23 @@ def merged_network(
     decoder: Any = classifier.decoder
     if isinstance(decoder, peft.PeftModel):
         decoder = decoder.merge_and_unload(safe_merge=True)
-    return with_head(decoder, head, classifier.pooling, labels, pad_id, as_checkpoint)
+    return with_head(_without_images(decoder), head, classifier.pooling, labels, pad_id, as_checkpoint)
+
+
+def _without_images(decoder: Any) -> PreTrainedModel:
+    """The language model of a network that also reads images, as the architecture that it was made of."""
+    kind = _WITHOUT_IMAGES.get(decoder.config.model_type)
+    if kind is None:
+        same: PreTrainedModel = decoder
+        return same
+    described = decoder.config.to_dict()
+    del described["model_type"]
+    described["rope_parameters"] = {k: v for k, v in described["rope_parameters"].items() if not k.startswith("mrope")}
+    config = AutoConfig.for_model(kind, **described)
+    network: Any = AutoModel.from_config(config, attn_implementation=decoder.config._attn_implementation)
+    network.load_state_dict(decoder.state_dict())
+    found: PreTrainedModel = network
+    return found
 
 
 def with_head(

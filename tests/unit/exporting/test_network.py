@@ -9,7 +9,7 @@ import torch
 
 from llm_cls.config.schema import ModelConfig
 from llm_cls.errors import ConfigError
-from llm_cls.exporting.network import Head, merged_network, save_network
+from llm_cls.exporting.network import Head, merged_network, save_network, with_head
 from llm_cls.exporting.served import from_ids, load_network
 from llm_cls.metrics.calibration import Scaling
 from llm_cls.model.classifier import TextClassifier, build_classifier
@@ -21,7 +21,7 @@ LABELS = ("b", "a", "d", "c", "e")  # not sorted
 PAD = 98  # occurs in no text
 DECODERS = (
     *("neox", "neox-parallel", "llama", "llama-biased", "qwen2-windowed", "mistral", "qwen3", "gemma", "gemma2"),
-    *("gemma3", "gemma3-local-last", "phi3", "gpt2"),
+    *("gemma3", "gemma3-local-last", "phi3", "gpt2", "qwen2-vl", "qwen3-vl"),
 )
 VARIANTS = (
     *("neox-linear-rope", "llama-yarn", "llama-odd-heads", "qwen2", "mistral-windowed", "mistral-wide-window"),
@@ -122,7 +122,8 @@ def test_a_head_that_computes_something_else_is_refused() -> None:
         classifier.pooling = "first"
         merged(classifier)
     with pytest.raises(ConfigError, match=r"^transformers has no sequence classification network for qwen3_vl_text"):
-        merged(build("fast", "qwen3-vl"))
+        decoder: Any = build("fast", "qwen3-vl").release()
+        with_head(decoder, Head(torch.zeros(5, 32)), "last", LABELS, PAD)
     with pytest.raises(ConfigError, match=r"^BertForSequenceClassification of transformers reads another token"):
         merged(encoder(ENCODERS["bert"], "lora=full", "model.pooling=last"))
 
