@@ -72,10 +72,10 @@ class FusedDecoder:
         """See ``Encoder``."""
         return self.memory.max_eval_tokens
 
-    def recompute_layers(self, tokens: int) -> int:
-        """How many layers of a batch with so many tokens are recomputed."""
+    def recompute_layers(self, tokens: int, memory: Plan | None = None) -> int:
+        """How many layers of a batch with so many tokens are recomputed; ``memory`` is that of several runs."""
         if self._recompute is None:
-            return self.memory.recompute_layers(tokens)
+            return (memory or self.memory).recompute_layers(tokens)
         return len(self.network.layers) if self._recompute else 0
 
     def __call__(self, input_ids: Tensor, seq_lens: Sequence[int], first_token: int, training: bool) -> Tensor:

@@ -51,7 +51,8 @@ class JointLauncher:
 
     def _train_together(self, configs: Mapping[int, DictConfig]) -> dict[int, JobReturn]:
         """The results by number; those that are faster one by one have none."""
-        from llm_cls.training.joint import JointRun, JointShared, JointTraining
+        from llm_cls.training.joint import JointTraining
+        from llm_cls.training.joint_shared import JointRun, JointShared
 
         launcher, shared = self._one_by_one, JointShared()
         assert launcher.config is not None

@@ -104,7 +104,7 @@ def _run(tree: DictConfig) -> float | None:
 
 def _run_of_sweep(tree: DictConfig, kept: list[Any]) -> float | None:
     """One run of a sweep: its failure is recorded and does not affect other runs."""
-    from llm_cls.training.joint import JointRun
+    from llm_cls.training.joint_shared import JointRun
     from llm_cls.training.run import run
     from llm_cls.training.shared import Shared
 

@@ -14,74 +14,14 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from transformers import PretrainedConfig, PreTrainedModel
 
-from llm_cls.config.schema import Config
 from llm_cls.engine.joint import JointPass, joint_layers
-from llm_cls.engine.layers import FusedLayers, build_layers, unsupported_reason
+from llm_cls.engine.layers import FusedLayers
 from llm_cls.engine.memory import Plan, free_bytes, plan
 from llm_cls.engine.runner import FusedDecoder
 from llm_cls.errors import RunInterrupted, lacks_memory
-from llm_cls.model.classifier import TextClassifier
-from llm_cls.model.decoder import shared_copy
 from llm_cls.training.concurrency import Concurrency
-from llm_cls.training.run_thread import Backward, Forward, JointEncoder, RunThread
-from llm_cls.training.shared import Shared
-
-
-class JointShared(Shared):
-    """What the runs of a pass share: also the decoder, around whose tensors each run gets modules of its own."""
-
-    shows_progress = False
-
-    def __init__(self) -> None:
-        """Holds nothing yet."""
-        super().__init__()
-        self._decoder: PreTrainedModel | None = None
-        self._frozen: FusedLayers | None = None
-
-    def over(self, shared: Shared) -> "JointShared":
-        """This object, which from now on keeps what it reads and loads where ``shared`` does."""
-        self._kept = shared._kept
-        return self
-
-    def take_decoder(
-        self, config: Config, architecture: PretrainedConfig, dtype: torch.dtype, device: torch.device
-    ) -> PreTrainedModel:
-        """See ``Shared``: a copy, the tensors of which must stay as they are."""
-        if self._decoder is None:
-            self._decoder = super().take_decoder(config, architecture, dtype, device)
-            if not unsupported_reason(self._decoder, config.model.pooling):
-                self._frozen = build_layers(self._decoder, config.data.max_length, config.engine.name == "fp8")
-        return shared_copy(self._decoder)
-
-    def return_decoder(self, decoder: PreTrainedModel, config: Config) -> None:
-        """Keeps the decoder itself for the runs after the pass; ``decoder`` is a copy."""
-        if self._decoder is not None:
-            super().return_decoder(self._decoder, config)
-
-    @property
-    def frozen_layers(self) -> FusedLayers | None:
-        """See ``Shared``."""
-        return self._frozen
-
-    def join(self, classifier: TextClassifier) -> None:
-        """See ``Shared``."""
-        if isinstance(classifier.encoder, FusedDecoder):
-            classifier.encoder = JointEncoder(classifier.encoder)
-
-
-class JointRun(RunThread):
-    """A run of a pass.
-
-    Attributes:
-        shared: What it shares with the others.
-    """
-
-    def __init__(self, name: str, action: Callable[[], Any], shared: JointShared) -> None:
-        """See ``RunThread``."""
-        super().__init__(name, action)
-        self.shared = shared
+from llm_cls.training.run_thread import Backward, Forward, RunThread
 
 
 @dataclass(frozen=True)
@@ -221,9 +161,9 @@ class JointTraining:
             return _SinglePass(requests[0])
         joint = self._joint([request.own for request in requests])
         shares = [request.share for request in requests]
-        recompute_layers = requests[0].own.recompute_layers(sum(len(share.input_ids) for share in shares))
-        max_seqlen = requests[0].own.max_seqlen
-        return JointPass(joint.layers, joint.networks, shares, max_seqlen, save, recompute_layers)
+        first, tokens = requests[0].own, sum(len(share.input_ids) for share in shares)
+        recompute_layers = first.recompute_layers(tokens, joint.memory)
+        return JointPass(joint.layers, joint.networks, shares, first.max_seqlen, save, recompute_layers)
 
     def _gradients(
         self, joint: JointPass | _SinglePass, requests: Sequence[Forward], grads: Sequence[Tensor]

@@ -11,15 +11,15 @@ from safetensors.torch import load_file
 
 from tests.jsonl import read_jsonl
 
-from .conftest import TIMEOUT, Command, Start
+from .conftest import GRID, NAMES, TIMEOUT, Command, Start
 from .processes import state_names, sweep_states, wait_for
-from .test_sweep import GRID, NAMES, results, sweep, undisturbed  # noqa: F401
+from .test_sweep import results
 
-# Runs that differ in all that a pass allows: also in the number and the size of their steps.
-MIXED = [
-    "lora=r8,r32", "lora.lora_dropout=0,0.3", "template=1,2", "data.batch_size=4,16", "trainer.max_epochs=1,3",
-    "loss=cross_entropy,focal", "data.folds=3", "data.fold=0,2", "seed=1,2", "data.micro_batch_size=3",
-]  # fmt: skip
+# Runs that differ in what a pass allows: also in the number and the size of their steps, and in their data.
+MIXED = (
+    ["lora=r8,r32", "data.batch_size=4,16", "trainer.max_epochs=1,3", "data.folds=3", "data.fold=0,2"],
+    ["lora.lora_dropout=0,0.3", "template=1,2", "loss=cross_entropy,focal", "seed=1,2", "data.micro_batch_size=3"],
+)
 TOLERANCE = 1e-5
 
 
@@ -49,8 +49,8 @@ def assert_close(one: Path, two: Path) -> None:
 
 def test_runs_of_a_pass_are_those_of_separate_runs(
     command: Command,
-    undisturbed: Path,  # noqa: F811
-    sweep: list[str],  # noqa: F811
+    undisturbed: Path,
+    sweep: list[str],
     tmp_path: Path,
 ) -> None:
     done = command("train", *sweep, *GRID, "sweep.concurrent=3", cwd=tmp_path)
@@ -66,13 +66,15 @@ def test_runs_of_a_pass_are_those_of_separate_runs(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("grid", MIXED)
 def test_runs_of_a_pass_may_differ_in_everything_but_the_network(
     command: Command,
-    sweep: list[str],  # noqa: F811
+    sweep: list[str],
     tmp_path: Path,
+    grid: list[str],
 ) -> None:
     for folder, concurrent in (("alone", "1"), ("together", "4"), ("auto", "auto")):
-        line = [*sweep, *MIXED, f"sweep.concurrent={concurrent}", f"hydra.sweep.dir={folder}"]
+        line = [*sweep, *grid, f"sweep.concurrent={concurrent}", f"hydra.sweep.dir={folder}"]
         done = command("train", *line, cwd=tmp_path)
         assert done.returncode == 0, done.stderr
     names = sorted(path.name for path in (tmp_path / "alone").iterdir() if path.is_dir())
@@ -84,8 +86,8 @@ def test_runs_of_a_pass_may_differ_in_everything_but_the_network(
 
 def test_a_run_that_fails_or_diverges_affects_no_other(
     command: Command,
-    undisturbed: Path,  # noqa: F811
-    sweep: list[str],  # noqa: F811
+    undisturbed: Path,
+    sweep: list[str],
     tmp_path: Path,
 ) -> None:
     """One has no such layer, one diverges in its first epoch; both leave their place to the next run."""
@@ -109,8 +111,8 @@ def test_a_run_that_fails_or_diverges_affects_no_other(
 def test_a_pass_that_was_ended_continues(
     command: Command,
     start: Start,
-    undisturbed: Path,  # noqa: F811
-    sweep: list[str],  # noqa: F811
+    undisturbed: Path,
+    sweep: list[str],
     tmp_path: Path,
     number: signal.Signals,
     code: int,
@@ -131,6 +133,6 @@ def test_a_pass_that_was_ended_continues(
         assert_close(tmp_path / "sweep" / name, undisturbed / name)
 
 
-def test_another_launcher_has_its_own_processes(command: Command, sweep: list[str], tmp_path: Path) -> None:  # noqa: F811
+def test_another_launcher_has_its_own_processes(command: Command, sweep: list[str], tmp_path: Path) -> None:
     done = command("train", *sweep, *GRID, "sweep.concurrent=2", "hydra/launcher=submitit_slurm", cwd=tmp_path)
     assert done.returncode == 2 and done.stderr.count("\n") == 1
