@@ -52,6 +52,13 @@ def remarks(record: EvaluationRecord) -> list[str]:
         )
         if found.unknown:
             lines.append(f"Of {found.unknown} texts with unknown labels, {found.unknown_none} are {found.none!r}")
+    if (sets := record.sets) is not None:
+        low, high = sets.interval
+        lines.append(
+            f"Sets for alpha={sets.alpha:g}: {sets.mean_size:.2f} labels on average, true label in "
+            f"{percent(sets.coverage)} % (95 % interval: {percent(low)} to {percent(high)}); {sets.empty} of {sets.n} "
+            "empty"
+        )
     if record.unknown_labels:
         n = sum(record.unknown_labels.values())
         names = [f"{label!r} {count}" for label, count in list(record.unknown_labels.items())[:_SHOWN]]

@@ -83,9 +83,17 @@ class DecisionArguments(Section):
         examples=["none_label=unknown"],
         json_schema_extra={"default": "that of the calibration, or none"},
     )
+    sets: bool = Field(
+        False,
+        description="Whether each text also gets a set of labels, which misses the true one as rarely as "
+        "llm_cls.calibrate alpha=... says. It needs calibrated=true.",
+        examples=["sets=true"],
+    )
 
     @model_validator(mode="after")
     def _fitted_on_calibrated(self) -> Self:
         if self.decide in ("policy", "cost") and not self.calibrated:
             raise ValueError(f"decide={self.decide} was fitted on calibrated probabilities. Add calibrated=true")
+        if self.sets and not self.calibrated:
+            raise ValueError("sets=true was fitted on calibrated probabilities. Add calibrated=true")
         return self

@@ -28,6 +28,12 @@ class ExportArguments(Section):
         description="How the weights are stored: float32 or bf16 (merged), float32 (peft), float32 or int8 (onnx).",
         examples=["dtype=bf16"],
     )
+    calibrated: bool = Field(
+        False,
+        description="Whether the head computes calibrated probabilities, as llm_cls.calibrate has stored it in the "
+        "run. A bias for each label needs format=onnx or an encoder: heads of decoders have none.",
+        examples=["calibrated=true"],
+    )
     texts: PositiveInt | None = Field(
         None,
         description="Number of test texts whose probabilities are compared.",

@@ -13,7 +13,7 @@ _PREFIX = "predicted_"
 
 
 class AddedColumns:
-    """The columns ``label``, ``confidence``, those of the next best labels, the probabilities, and ``error``.
+    """The columns ``label``, ``confidence``, those of the next best labels, the set, the probabilities, and ``error``.
 
     They follow those of the input. A name that the input has already gets the prefix ``predicted_``, as often as
     needed.
@@ -23,7 +23,13 @@ class AddedColumns:
     """
 
     def __init__(
-        self, labels: Sequence[str], top_k: int, probabilities: bool, nested: bool, taken: Collection[str]
+        self,
+        labels: Sequence[str],
+        top_k: int,
+        probabilities: bool,
+        nested: bool,
+        taken: Collection[str],
+        sets: bool = False,
     ) -> None:
         """Chooses the names.
 
@@ -33,11 +39,14 @@ class AddedColumns:
             probabilities: Whether there is the probability of every label.
             nested: Whether these are one mapping, ``probabilities``, instead of a column ``p(label)`` each.
             taken: The columns of the input.
+            sets: Whether there is a set of labels.
         """
         self._labels, self._taken, self._top_k, self._nested = labels, set(taken), top_k, nested
         types: dict[str, type | None] = {"label": str, "confidence": float}
         for k in range(2, top_k + 1):
             types |= {f"label_{k}": str, f"confidence_{k}": float}
+        if sets:
+            types["label_set"] = list
         if probabilities:
             types |= {"probabilities": None} if nested else {f"p({label})": float for label in labels}
         self._has_probabilities = probabilities
@@ -49,6 +58,7 @@ class AddedColumns:
         faults: Sequence[str],
         log_probabilities: npt.NDArray[np.float64],
         decided: Sequence[str] | None = None,
+        sets: Sequence[Sequence[str]] | None = None,
     ) -> Iterator[Row]:
         """The rows with the added columns.
 
@@ -57,6 +67,7 @@ class AddedColumns:
             faults: For each row why it has no text, "" where it has one.
             log_probabilities: Shape ``(n, n_labels)`` for the n rows that have one.
             decided: The label of each of these n rows; by default the most probable one.
+            sets: The set of labels of each of them, where there is such a column.
 
         Raises:
             DataError: A row has a column of the name of an added one, which the first rows did not have.
@@ -64,7 +75,8 @@ class AddedColumns:
         best = np.argsort(-log_probabilities, axis=1, kind="stable")[:, : self._top_k].tolist()
         names = [self._labels[order[0]] for order in best] if decided is None else decided
         index = {label: i for i, label in enumerate(self._labels)}
-        texts = iter(zip(best, np.exp(log_probabilities).tolist(), names, strict=True))
+        found = [None] * len(best) if sets is None else sets
+        texts = iter(zip(best, np.exp(log_probabilities).tolist(), names, found, strict=True))
         added = self.types.keys()
         for row, fault in zip(rows, faults, strict=True):
             if not row.keys() <= self._taken and (late := added & row.keys()):
@@ -73,11 +85,13 @@ class AddedColumns:
                 )
             values: list[Any] = [None] * (len(self.types) - 1)
             if not fault:
-                order, p, name = next(texts)
+                order, p, name, label_set = next(texts)
                 values = [value for i in order for value in (self._labels[i], p[i])]
                 values[0] = name
                 if name in index:  # otherwise the classifier abstains, and the confidence says why
                     values[1] = p[index[name]]
+                if label_set is not None:
+                    values.append(list(label_set))
                 if self._has_probabilities:
                     values += [dict(zip(self._labels, p, strict=True))] if self._nested else p
             yield row | dict(zip(self.types, [*values, fault or None], strict=True))

@@ -137,9 +137,10 @@ class Parquet:
             schema = read_schema(self._source)
             classes = class_names(schema.metadata)  # which are read as their names
             kinds = {field.name: field.type for field in schema if field.name not in classes}
+        known = {str: pyarrow.string, float: pyarrow.float64, list: lambda: pyarrow.list_(pyarrow.string())}
         found = []
         for name, of in columns.items():
-            kind = pyarrow.string() if of is str else pyarrow.float64() if of is float else kinds.get(name)
+            kind = known[of]() if of in known else kinds.get(name)
             if kind is None:
                 try:
                     kind = pyarrow.infer_type([_plain(row.get(name)) for row in rows])

@@ -37,9 +37,9 @@ def write(folder: Path, exported: Exported) -> Parity:
         raise ConfigError("format=peft needs an adapter, and this run was trained without one. Use format=merged")
     if config.model.weights == "random":
         raise ConfigError("format=peft needs a pretrained model, and this run has random weights. Use format=merged")
-    attention, weight, pooling = exported.attention, exported.classifier.head.weight.detach(), config.model.pooling
+    attention, head, pooling = exported.attention, exported.head, config.model.pooling
     decoder = exported.classifier.release()
-    network: Any = with_head(decoder, weight, pooling, opened.labels, exported.tokenizer.pad_token_id)
+    network: Any = with_head(decoder, head, pooling, opened.labels, exported.tokenizer.pad_token_id)
     state = load_file(opened.path / layout.MODEL / layout.ADAPTER)
     save_adapter(folder, network, state, config)
     wanted = network.config

@@ -16,7 +16,7 @@ from llm_cls.runs.schema import TestScores, ValScores
 _TEXT = 'text = Texts("FOLDER").string("BODY", title="TITLE")'
 _USAGE = {
     "merged": (
-        "from client import Texts  # of this model",
+        "from client import Texts  # of this model: set PYTHONPATH=FOLDER",
         "from transformers import pipeline",
         "",
         _TEXT,
@@ -25,7 +25,7 @@ _USAGE = {
     ),
     "peft": (
         "import json",
-        "from client import Texts  # of this model",
+        "from client import Texts  # of this model: set PYTHONPATH=FOLDER",
         "from peft import AutoPeftModelForSequenceClassification",
         "from transformers import AutoTokenizer, pipeline",
         "",
@@ -43,7 +43,7 @@ _USAGE = {
         "import json",
         "import numpy",
         "import onnxruntime",
-        "from client import Texts  # of this model",
+        "from client import Texts  # of this model: set PYTHONPATH=FOLDER",
         "",
         'ids = numpy.array([Texts("FOLDER").token_ids("BODY", title="TITLE")])',
         'model = onnxruntime.InferenceSession("FOLDER/model.onnx")',
@@ -113,6 +113,7 @@ def model_card(exported: Exported, parity: Parity, license: str | None, name: st
         found = metrics.per_class.get(label)
         shown = [str(percent(score)) for score in (found.f1, found.precision, found.recall)] if found else ["", "", ""]
         lines.append(f"| {cell(label)} | {found.support if found else 0} | {' | '.join(shown)} |")
+    lines += _calibration(exported)
     data = record.data
     lines += [
         "",
@@ -130,6 +131,20 @@ def model_card(exported: Exported, parity: Parity, license: str | None, name: st
         f"Weights: {parity.dtype}.",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _calibration(exported: Exported) -> list[str]:
+    """What the probabilities are, where the calibration of the run is in the head."""
+    found = exported.opened.calibration
+    if found is None:
+        return []
+    how = f"temperature {found.temperature:.4g}"
+    if any(found.biases):
+        how += ", and a bias for each label, which may change labels; the scores are those without it"
+    lines = ["", f"The head computes calibrated probabilities ({how})."]
+    if found.policy is not None and found.policy.threshold is not None:
+        lines.append(f"Label texts from a confidence of {found.policy.threshold:.6g}. {found.policy.guarantee}")
+    return lines
 
 
 def base_name(name: str) -> str:

@@ -1,6 +1,8 @@
 """Texts for a server of this model: rendered and cut exactly as in training.
 
-This file is part of every export of llm_cls and needs the package ``tokenizers`` alone. A server cuts a text that is
+This file is part of every export of llm_cls and needs the package ``tokenizers`` alone. Where the export has a
+SentencePiece model, ids are exact with the package ``sentencepiece``: the two add scores with another rounding, so that
+they divide a few long texts in different ways. A server cuts a text that is
 too long at its end, or refuses it; in training its columns were cut, so that the end of the template was kept.
 
     from client import Texts
@@ -15,8 +17,21 @@ Other columns of the template are given by their names: ``texts.token_ids(questi
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 from tokenizers import Encoding, Tokenizer
+
+
+class _Ids(NamedTuple):
+    ids: list[int]
+
+
+class _HasIds(Protocol):
+    @property
+    def ids(self) -> list[int]: ...
+
+
+_Encoded = TypeVar("_Encoded", bound=_HasIds)
 
 
 class Texts:
@@ -30,6 +45,7 @@ class Texts:
         """Reads ``tokenizer.json`` and ``llm_cls.json``."""
         described = json.loads((Path(folder) / "llm_cls.json").read_text(encoding="utf-8"))
         self._tokenizer = Tokenizer.from_file(str(Path(folder) / "tokenizer.json"))
+        self._processor = _sentence_piece(Path(folder) / "sentencepiece.model")
         self._tokenizer.encode_special_tokens = True  # a special token that is written in a text is text
         self._slots: list[tuple[str, str]] = described["slots"]
         self._tail: str = described["tail"]
@@ -43,9 +59,9 @@ class Texts:
     def token_ids(self, /, body: str = "", title: str = "", **columns: str) -> list[int]:
         """The ids of a text, with those that start and end it."""
         parts = self.render(body, title, **columns)
-        ids = self._encode("".join(parts)).ids
+        ids = self._exact("".join(parts)).ids
         if len(ids) > self._room and self._cuts_columns:
-            ids = [i for found, kept in self._cut(parts, self._room) for i in found.ids[:kept]]
+            ids = [i for found, kept in _cut(parts, self._room, self._exact) for i in found.ids[:kept]]
         return [*self._prefix, *ids, self._eos][: self.max_length]
 
     def string(self, /, body: str = "", title: str = "", **columns: str) -> str:
@@ -69,7 +85,7 @@ class Texts:
 
     def _characters(self, parts: Sequence[str], room: int) -> tuple[list[str], list[int]]:
         """The strings that are cut, and how many characters of each belong to the tokens that are kept."""
-        found = self._cut(parts, room)
+        found = _cut(parts, room, self._encode)
         heads = [a + b for a, b in zip(parts[:-2:2], parts[1:-2:2], strict=True)]
         strings = [*heads, *(["".join(parts[-2:])] if len(found) == len(heads) + 1 else parts[-2:])]
         return strings, [encoded.offsets[kept - 1][1] if kept else 0 for encoded, kept in found]
@@ -87,22 +103,38 @@ class Texts:
                 before += values[name]
         return [*parts, before, self._tail]
 
-    def _cut(self, parts: Sequence[str], room: int) -> list[tuple[Encoding, int]]:
-        """The parts with how many tokens of each are kept: each value with what is before it, the rest, the end."""
-        heads = [self._encode(a + b) for a, b in zip(parts[:-2:2], parts[1:-2:2], strict=True)]
-        fixed = [len(self._encode(before).ids) for before in parts[:-2:2]]
-        rest, end = self._encode(parts[-2]), self._encode(parts[-1])
-        tail = self._encode(parts[-2] + parts[-1])
-        if len(tail.ids) <= room:
-            ends = [(tail, len(tail.ids))]
-        else:  # columns that are not to be cut are too long by themselves
-            ends = [(rest, min(len(rest.ids), max(0, room - len(end.ids)))), (end, len(end.ids))]
-        left = max(0, room - sum(kept for _, kept in ends))
-        lengths = _kept([len(head.ids) for head in heads], fixed, left)
-        return [*zip(heads, lengths, strict=True), *ends]
+    def _exact(self, text: str) -> _Ids:
+        return _Ids(self._encode(text).ids) if self._processor is None else self._processor(text)
 
     def _encode(self, text: str) -> Encoding:
         return self._tokenizer.encode(text, add_special_tokens=False)
+
+
+def _cut(parts: Sequence[str], room: int, encode: Callable[[str], _Encoded]) -> list[tuple[_Encoded, int]]:
+    """The parts with how many tokens of each are kept: each value with what is before it, the rest, the end."""
+    heads = [encode(a + b) for a, b in zip(parts[:-2:2], parts[1:-2:2], strict=True)]
+    fixed = [len(encode(before).ids) for before in parts[:-2:2]]
+    rest, end = encode(parts[-2]), encode(parts[-1])
+    tail = encode(parts[-2] + parts[-1])
+    if len(tail.ids) <= room:
+        ends = [(tail, len(tail.ids))]
+    else:  # columns that are not to be cut are too long by themselves
+        ends = [(rest, min(len(rest.ids), max(0, room - len(end.ids)))), (end, len(end.ids))]
+    left = max(0, room - sum(kept for _, kept in ends))
+    lengths = _kept([len(head.ids) for head in heads], fixed, left)
+    return [*zip(heads, lengths, strict=True), *ends]
+
+
+def _sentence_piece(model: Path) -> Callable[[str], _Ids] | None:
+    """The SentencePiece model of the training, if there is one and its package is installed."""
+    try:
+        from sentencepiece import SentencePieceProcessor
+    except ImportError:
+        return None
+    if not model.is_file():
+        return None
+    processor: Any = SentencePieceProcessor(model_file=str(model))
+    return lambda text: _Ids(processor.encode(text))
 
 
 def _joined(strings: Sequence[str], ends: Sequence[int]) -> str:

@@ -46,7 +46,7 @@ def export(arguments: ExportArguments) -> Parity:
         raise ConfigError(f"output={arguments.output} exists. Give the name of a new folder, or remove it")
     check_output(arguments.output)
     transformers_logging.disable_progress_bar()
-    opened = open_run(arguments.run, arguments.trust_remote_code)
+    opened = open_run(arguments.run, arguments.trust_remote_code, arguments.calibrated)
     texts = _texts(opened, arguments.texts)
     note(f"Scoring {len(texts.test)} texts with the run")
     loaded = load_run(opened, scoring_hardware("cpu"))
@@ -121,4 +121,6 @@ def write_settings(folder: Path, trained: Tokenizer, config: Config, labels: Seq
         "labels": list(labels),
     }
     write_json(folder / SETTINGS, settings)
+    if isinstance(trained, SentencePieceTokenizer):
+        (folder / "sentencepiece.model").write_bytes(trained.proto)
     (folder / "client.py").write_bytes(Path(client.__file__).read_bytes())

@@ -9,6 +9,7 @@ from llm_cls.data.corpus import Text
 from llm_cls.data.template import Pieces
 from llm_cls.data.tokens import Tokens
 from llm_cls.exporting.client import Texts as Client
+from llm_cls.exporting.network import Head
 from llm_cls.exporting.parity import LIMITS, Comparison, Floats, IdsFound, Parity, compare, versions
 from llm_cls.model.classifier import TextClassifier
 from llm_cls.training.loaded import OpenedRun
@@ -60,6 +61,13 @@ class Exported:
     ids: IdsFound
 
     @property
+    def head(self) -> Head:
+        """The head of the run, with its calibration if that was asked for."""
+        calibration = self.opened.calibration
+        scaling = None if calibration is None else calibration.scaling
+        return Head(self.classifier.head.weight.detach()).scaled(scaling)
+
+    @property
     def attention(self) -> str | None:
         """The attention that computes what the architecture asks for; None is the default of ``transformers``."""
         network: Any = self.classifier.decoder
@@ -105,6 +113,7 @@ class Exported:
             run_id=self.opened.record.run_id,
             format=self.format,
             dtype=self.dtype,
+            calibration=None if self.opened.calibration is None else self.opened.calibration.digest,
             largest_allowed=largest,
             mean_allowed=mean,
             labels=labels,

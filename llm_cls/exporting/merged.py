@@ -21,7 +21,9 @@ def write(folder: Path, exported: Exported) -> Parity:
         ConfigError: ``transformers`` has no network that computes the same.
     """
     attention = exported.attention
-    network: Any = merged_network(exported.classifier, exported.opened.labels, exported.tokenizer.pad_token_id)
+    network: Any = merged_network(
+        exported.classifier, exported.head, exported.opened.labels, exported.tokenizer.pad_token_id
+    )
     save_network(network.to(_TYPES[exported.dtype]), folder)
     del network
     return exported.parity(*compared(folder, exported, attention))

@@ -3,18 +3,26 @@
 import json
 from collections.abc import Sequence
 from copy import deepcopy
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import peft
 import torch
 from torch import Tensor, nn
-from transformers import AutoModelForSequenceClassification, PretrainedConfig, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForSequenceClassification,
+    PretrainedConfig,
+    PreTrainedModel,
+)
 from transformers.activations import GELUActivation
 from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING
 
 from llm_cls.errors import ConfigError
 from llm_cls.files import write_json
+from llm_cls.metrics.calibration import Scaling
 from llm_cls.model.classifier import TextClassifier
 
 # Heads of encoders have a layer and an activation before their last layer. At 0 these activations are linear: inputs
@@ -25,13 +33,41 @@ _SCALES: dict[type, tuple[float, float]] = {nn.Tanh: (2.0**-14, 1.0), GELUActiva
 _SERVED_AS = {"Gemma3TextForSequenceClassification": "Gemma3ForSequenceClassification"}
 
 
-def merged_network(classifier: TextClassifier, labels: Sequence[str], pad_id: int) -> PreTrainedModel:
+@dataclass(frozen=True)
+class Head:
+    """A linear head.
+
+    Attributes:
+        weight: Shape ``(n_labels, hidden_size)``.
+        bias: Shape ``(n_labels,)``; None if it has none.
+    """
+
+    weight: Tensor
+    bias: Tensor | None = None
+
+    def scaled(self, scaling: Scaling | None) -> "Head":
+        """The head whose probabilities are calibrated: the softmax of logits / T + b."""
+        if scaling is None or scaling.identity:
+            return self
+        bias = torch.tensor(scaling.biases, dtype=torch.float32) if any(scaling.biases) else None
+        return Head((self.weight.double() / scaling.temperature).float(), bias)
+
+
+# Without images, networks that read them compute what these do: all three positions of a token are the same.
+_WITHOUT_IMAGES = {"qwen2_vl_text": "qwen2", "qwen2_5_vl_text": "qwen2", "qwen3_vl_text": "qwen3"}
+
+
+def merged_network(
+    classifier: TextClassifier, head: Head, labels: Sequence[str], pad_id: int, as_checkpoint: bool = True
+) -> PreTrainedModel:
     """The network with the adapter in its weights; ``classifier`` cannot be used afterwards.
 
     Args:
         classifier: Of the run, float32.
+        head: That of the classifier, or a calibrated one.
         labels: In the order of the head's outputs.
         pad_id: Id of the padding token.
+        as_checkpoint: See ``with_head``.
 
     Raises:
         ConfigError: ``transformers`` has no such network that computes the same.
@@ -40,20 +76,42 @@ def merged_network(classifier: TextClassifier, labels: Sequence[str], pad_id: in
     decoder: Any = classifier.decoder
     if isinstance(decoder, peft.PeftModel):
         decoder = decoder.merge_and_unload(safe_merge=True)
-    return with_head(decoder, classifier.head.weight.detach(), classifier.pooling, labels, pad_id)
+    return with_head(_without_images(decoder), head, classifier.pooling, labels, pad_id, as_checkpoint)
+
+
+def _without_images(decoder: Any) -> PreTrainedModel:
+    """The language model of a network that also reads images, as the architecture that it was made of."""
+    kind = _WITHOUT_IMAGES.get(decoder.config.model_type)
+    if kind is None:
+        same: PreTrainedModel = decoder
+        return same
+    described = decoder.config.to_dict()
+    del described["model_type"]
+    described["rope_parameters"] = {k: v for k, v in described["rope_parameters"].items() if not k.startswith("mrope")}
+    config = AutoConfig.for_model(kind, **described)
+    network: Any = AutoModel.from_config(config, attn_implementation=decoder.config._attn_implementation)
+    network.load_state_dict(decoder.state_dict())
+    found: PreTrainedModel = network
+    return found
 
 
 def with_head(
-    decoder: PreTrainedModel, weight: Tensor, pooling: str, labels: Sequence[str], pad_id: int
+    decoder: PreTrainedModel,
+    head: Head,
+    pooling: str,
+    labels: Sequence[str],
+    pad_id: int,
+    as_checkpoint: bool = True,
 ) -> PreTrainedModel:
     """``decoder`` inside of the sequence classification network of its architecture.
 
     Args:
         decoder: The network without a head.
-        weight: Of the head, shape ``(n_labels, hidden_size)``.
+        head: The head.
         pooling: "last" or "first".
         labels: In the order of the head's outputs.
         pad_id: Id of the padding token.
+        as_checkpoint: Whether other software makes the network anew, with a bias only where its class has one.
 
     Raises:
         ConfigError: See ``merged_network``.
@@ -66,9 +124,14 @@ def with_head(
     if pooling == "last":
         if not isinstance(getattr(network, "score", None), nn.Linear):
             raise _other_head(network, "reads another token than the last")
-        network.score = _linear(weight, bias=False)
+        if head.bias is not None and network.score.bias is None and as_checkpoint:
+            raise ConfigError(
+                f"{type(network).__name__} of transformers has a head without a bias, and the calibration has one for "
+                "each label. Use format=onnx, or run llm_cls.calibrate method=temperature"
+            )
+        network.score = _linear(head.weight, head.bias)
     else:
-        _place_behind_first(network, decoder, weight)
+        _place_behind_first(network, decoder, head)
     if left := next((name for name, tensor in network.named_parameters() if tensor.is_meta), None):
         raise _other_head(network, f"has {left}, which was not trained")
     placed: PreTrainedModel = network.eval()
@@ -104,8 +167,9 @@ def classification_config(decoder: PretrainedConfig, labels: Sequence[str], pad_
     return config
 
 
-def _place_behind_first(network: Any, decoder: Any, weight: Tensor) -> None:
+def _place_behind_first(network: Any, decoder: Any, head: Head) -> None:
     """Sets the head of an encoder so that it is linear in the state of the first token."""
+    bias = torch.zeros(len(head.weight)) if head.bias is None else head.bias
     last: Any = getattr(network, "classifier", None)
     if isinstance(last, nn.Linear):  # behind a pooler, as in BERT, LUKE and DeBERTa
         owner = decoder if hasattr(decoder, "pooler") else network
@@ -114,7 +178,7 @@ def _place_behind_first(network: Any, decoder: Any, weight: Tensor) -> None:
         if not isinstance(first, nn.Linear) or type(activation) not in _SCALES:
             raise _other_head(network, "has no pooler of a layer and tanh or GELU")
         owner.pooler.dense, gain = _identity(first, activation)
-        network.classifier = _linear(weight / gain, bias=True)
+        network.classifier = _linear(head.weight / gain, bias)
     elif isinstance(getattr(last, "dense", None), nn.Linear) and isinstance(getattr(last, "out_proj", None), nn.Linear):
         if hasattr(decoder, "pooler"):
             decoder.pooler = None
@@ -122,7 +186,7 @@ def _place_behind_first(network: Any, decoder: Any, weight: Tensor) -> None:
         if type(activation) not in _SCALES:
             raise _other_head(network, "has another activation than tanh or GELU")
         last.dense, gain = _identity(last.dense, activation)
-        last.out_proj = _linear(weight / gain, bias=True)
+        last.out_proj = _linear(head.weight / gain, bias)
     else:
         raise _other_head(network, "does not read the first token through a layer and an activation")
 
@@ -134,14 +198,15 @@ def _activation(config: PretrainedConfig) -> nn.Module | None:
 def _identity(layer: nn.Linear, activation: Any) -> tuple[nn.Linear, float]:
     """A layer that scales its input down, and by how much it and the activation together scale."""
     scale, slope = _SCALES[type(activation)]
-    return _linear(torch.eye(layer.out_features, layer.in_features) * scale, bias=True), scale * slope
+    square = torch.eye(layer.out_features, layer.in_features) * scale
+    return _linear(square, torch.zeros(layer.out_features)), scale * slope
 
 
-def _linear(weight: Tensor, bias: bool) -> nn.Linear:
-    layer = nn.Linear(weight.shape[1], weight.shape[0], bias=bias, device="cpu", dtype=torch.float32)
+def _linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
+    layer = nn.Linear(weight.shape[1], weight.shape[0], bias is not None, device="cpu", dtype=torch.float32)
     layer.weight.data.copy_(weight)
-    if bias:
-        layer.bias.data.zero_()
+    if bias is not None:
+        layer.bias.data.copy_(bias)
     return layer.requires_grad_(False)
 
 

@@ -43,7 +43,9 @@ def write(folder: Path, exported: Exported) -> Parity:
     """
     if missing := [name for name in _PACKAGES if importlib.util.find_spec(name) is None]:
         raise ConfigError(f"format=onnx needs the package {missing[0]}. Run: pip install 'llm_cls[onnx]'")
-    network: Any = merged_network(exported.classifier, exported.opened.labels, exported.tokenizer.pad_token_id)
+    network: Any = merged_network(
+        exported.classifier, exported.head, exported.opened.labels, exported.tokenizer.pad_token_id, as_checkpoint=False
+    )
     config = network.config
     _write_graph(network, folder / _FILE)
     del network

@@ -65,6 +65,7 @@ class Parity(FileContent):
         run_id: Of the run.
         format: "merged", "peft" or "onnx".
         dtype: Of the stored weights.
+        calibration: The sha256 of the calibration of the probabilities, null for those of the network.
         largest_allowed: Largest difference of two probabilities that is allowed.
         mean_allowed: Mean difference that is allowed.
         labels: In the order of the outputs.
@@ -79,6 +80,7 @@ class Parity(FileContent):
     run_id: str
     format: str
     dtype: str
+    calibration: str | None = None
     largest_allowed: float
     mean_allowed: float
     labels: list[str]
@@ -115,7 +117,8 @@ class Parity(FileContent):
 
     def lines(self) -> list[str]:
         """The figures, a line each."""
-        lines = [f"{self.format}, {self.dtype}: {self.ids.equal} of {self.ids.texts} texts have equal ids"]
+        calibrated = ", calibrated" if self.calibration is not None else ""
+        lines = [f"{self.format}, {self.dtype}{calibrated}: {self.ids.equal} of {self.ids.texts} texts have equal ids"]
         if self.ids.ties:
             lines.append(
                 f"  {self.ids.ties} texts have two tokenizations of the same score, of which training used the other"

@@ -12,6 +12,7 @@ from pydantic import Field
 from llm_cls.errors import ArtifactError, ConfigError
 from llm_cls.files import remove, sha256_file
 from llm_cls.runs import layout
+from llm_cls.runs.calibration import SetsOfSplit
 from llm_cls.runs.content import read_content, write_content, write_lines
 from llm_cls.runs.schema import Count, FileContent, Fraction, LabelScores, Number, TestScores
 
@@ -54,6 +55,18 @@ class DecisionRecord(FileContent):
     unknown_none: Count
 
 
+class EvaluatedSets(SetsOfSplit):
+    """Size and coverage of the conformal sets, with the exact 95 % interval of the coverage.
+
+    Attributes:
+        alpha: The share of the texts whose set may miss the true label.
+        level: The probability from which a label belongs to a set.
+    """
+
+    alpha: Fraction
+    level: Fraction
+
+
 class EvaluationRecord(FileContent):
     """``evaluation.json``: the scores of a run on one file.
 
@@ -71,6 +84,7 @@ class EvaluationRecord(FileContent):
         created_at: When, in UTC.
         calibration: The sha256 of the calibration of the probabilities; null for those of the network.
         decision: What another rule than the most probable label does; ``scores`` are always those of that label.
+        sets: The sets of labels, where they were asked for.
     """
 
     schema_version: int = Field(1, alias="schema")
@@ -86,12 +100,14 @@ class EvaluationRecord(FileContent):
     created_at: str
     calibration: str | None = None
     decision: DecisionRecord | None = None
+    sets: EvaluatedSets | None = None
 
 
 class EvaluatedText(FileContent):
     """A line of the predictions of an evaluation: a row of the file, whether it is ``scored`` or not.
 
-    ``decision`` is there where another rule than the most probable label, the ``prediction``, was asked for.
+    ``decision`` is there where another rule than the most probable label, the ``prediction``, was asked for, and
+    ``label_set`` where sets were.
     """
 
     id: str
@@ -101,6 +117,7 @@ class EvaluatedText(FileContent):
     scored: bool
     error: str | None
     decision: str | None = None
+    label_set: list[str] | None = None
 
 
 def folder_name(file: Path, digest: str) -> str:

@@ -8,7 +8,8 @@ import numpy.typing as npt
 from llm_cls.config.decisions import DecisionArguments
 from llm_cls.errors import ConfigError
 from llm_cls.metrics.decisions import cheapest, exact_interval
-from llm_cls.runs.evaluations import DecisionRecord
+from llm_cls.runs.calibration import ConformalSets
+from llm_cls.runs.evaluations import DecisionRecord, EvaluatedSets
 from llm_cls.training.loaded import OpenedRun
 
 Decider = Callable[[npt.NDArray[np.float64]], list[str]]  # log-probabilities, shape (n, n_labels), to n labels
@@ -75,6 +76,57 @@ def decider(arguments: DecisionArguments, opened: OpenedRun) -> Decider | None:
         return [labels[i] if c else none for i, c in zip(found.argmax(axis=1).tolist(), confident, strict=True)]
 
     return decide
+
+
+def conformal_sets(arguments: DecisionArguments, opened: OpenedRun) -> ConformalSets | None:
+    """The sets of labels that the arguments ask for; None where they do not.
+
+    Raises:
+        ConfigError: The calibration of the run has none.
+    """
+    if not arguments.sets:
+        return None
+    found = None if opened.calibration is None else opened.calibration.sets
+    if found is None:
+        raise ConfigError(
+            f"sets=true: the calibration of run={opened.path} has no sets. "
+            f"Run python -m llm_cls.calibrate run={opened.path} alpha=0.1"
+        )
+    return found
+
+
+def label_sets(
+    labels: Sequence[str], log_probabilities: npt.NDArray[np.float64], sets: ConformalSets
+) -> list[list[str]]:
+    """All labels with at least the probability of the sets, the most probable first; a set may be empty.
+
+    Args:
+        labels: In the order of the columns.
+        log_probabilities: Calibrated, shape ``(n, n_labels)``.
+        sets: Of the calibration.
+    """
+    member = np.exp(log_probabilities) >= sets.level
+    order = np.argsort(-log_probabilities, axis=1, kind="stable").tolist()
+    return [[labels[i] for i in row if member[n, i]] for n, row in enumerate(order)]
+
+
+def summarize_sets(pairs: Sequence[tuple[str, Sequence[str]]], sets: ConformalSets) -> EvaluatedSets:
+    """Coverage and size of sets.
+
+    Args:
+        pairs: The true label, which the run knows, and the set of each text; at least one.
+        sets: Of the calibration.
+    """
+    covered, n = sum(label in found for label, found in pairs), len(pairs)
+    return EvaluatedSets(
+        alpha=sets.alpha,
+        level=sets.level,
+        n=n,
+        mean_size=sum(len(found) for _, found in pairs) / n,
+        empty=sum(not found for _, found in pairs),
+        coverage=covered / n,
+        interval=list(exact_interval(covered, n)),
+    )
 
 
 def summarize(

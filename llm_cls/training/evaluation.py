@@ -20,6 +20,7 @@ from llm_cls.errors import DataError
 from llm_cls.files import check_output, sha256_file
 from llm_cls.metrics.evaluation import evaluate
 from llm_cls.runs import layout
+from llm_cls.runs.calibration import ConformalSets
 from llm_cls.runs.evaluations import (
     EvaluatedFile,
     EvaluatedText,
@@ -29,7 +30,15 @@ from llm_cls.runs.evaluations import (
     write_evaluation,
 )
 from llm_cls.runs.record import now
-from llm_cls.training.deciding import Decider, decider, none_label, summarize
+from llm_cls.training.deciding import (
+    Decider,
+    conformal_sets,
+    decider,
+    label_sets,
+    none_label,
+    summarize,
+    summarize_sets,
+)
 from llm_cls.training.loaded import OpenedRun, open_run, scoring_hardware
 from llm_cls.training.result import collect_scores
 from llm_cls.training.scorers import Scored, scorer
@@ -77,7 +86,7 @@ def evaluate_files(arguments: EvaluateArguments) -> Iterator[tuple[Path, Evaluat
         LlmClsError: The run is not finished or is damaged, or a file is not valid.
     """
     opened = open_run(arguments.run, arguments.trust_remote_code, arguments.calibrated)
-    decide = decider(arguments, opened)
+    decide, sets = decider(arguments, opened), conformal_sets(arguments, opened)
     hardware = scoring_hardware(arguments.accelerator, arguments.devices)
     data = arguments.data
     columns = TextColumns.of(opened.config, data.text, data.title, data.body, section="data.")
@@ -88,7 +97,7 @@ def evaluate_files(arguments: EvaluateArguments) -> Iterator[tuple[Path, Evaluat
     ):
         for source in sources:
             rows = _score(opened, columns, source, score)
-            record, texts = _evaluate(arguments, opened, decide, source, rows)
+            record, texts = _evaluate(arguments, opened, decide, sets, source, rows)
             write_evaluation(source.folder, record, texts)
             yield source.folder, record
 
@@ -105,8 +114,12 @@ def _source(arguments: EvaluateArguments, opened: OpenedRun, columns: TextColumn
     if arguments.data.id:
         column(blank, id, "data.id", path, may_be_empty=True)
     digest = sha256_file(path)
-    rule = [*(["calibrated"] if arguments.calibrated else []), str(arguments.decide)]
-    name = "-".join([folder_name(path, digest), *(part for part in rule if part != "argmax")])
+    asked = {
+        "calibrated": arguments.calibrated,
+        str(arguments.decide): arguments.decide != "argmax",
+        "sets": arguments.sets,
+    }
+    name = "-".join([folder_name(path, digest), *(part for part, is_asked in asked.items() if is_asked)])
     folder = arguments.run / layout.EVALUATIONS / name
     if arguments.output is not None:
         several = len(arguments.data.files) > 1
@@ -132,7 +145,12 @@ def _score(
 
 
 def _evaluate(
-    arguments: EvaluateArguments, opened: OpenedRun, decide: Decider | None, source: _Source, rows: _Rows
+    arguments: EvaluateArguments,
+    opened: OpenedRun,
+    decide: Decider | None,
+    sets: ConformalSets | None,
+    source: _Source,
+    rows: _Rows,
 ) -> tuple[EvaluationRecord, Iterator[EvaluatedText]]:
     """The content of ``evaluation.json``, without the digest of the predictions, and these."""
     index = {label: i for i, label in enumerate(opened.labels)}
@@ -150,11 +168,15 @@ def _evaluate(
     found = evaluate(log_probabilities[known], np.array([index[label] for label in labels if label in index], np.int64))
     scores, per_class = collect_scores(found, opened.labels, opened.record.monitor)
     decided = None if decide is None else decide(log_probabilities)
+    label_set = None if sets is None else label_sets(opened.labels, log_probabilities, sets)
     more: dict[str, Any] = {}  # what is there only where it was asked for
     if opened.calibration is not None:
         more["calibration"] = opened.calibration.digest
     if decided is not None:
         more["decision"] = summarize(str(arguments.decide), none_label(arguments, opened), labels, decided, known)
+    if sets is not None and label_set is not None:
+        pairs = [(label, some) for label, some in zip(labels, label_set, strict=True) if label in index]
+        more["sets"] = summarize_sets(pairs, sets)
     record = EvaluationRecord(
         run_id=opened.record.run_id,
         file=source.file,
@@ -169,17 +191,23 @@ def _evaluate(
         schema_version=1,
         **more,
     )
-    return record, _lines(opened.labels, rows, np.exp(log_probabilities), decided)
+    return record, _lines(opened.labels, rows, np.exp(log_probabilities), decided, label_set)
 
 
 def _lines(
-    names: Sequence[str], rows: _Rows, probabilities: npt.NDArray[np.float64], decided: Sequence[str] | None
+    names: Sequence[str],
+    rows: _Rows,
+    probabilities: npt.NDArray[np.float64],
+    decided: Sequence[str] | None,
+    found_sets: Sequence[list[str]] | None,
 ) -> Iterator[EvaluatedText]:
     texts = iter(zip(probabilities.tolist(), probabilities.argmax(axis=1).tolist(), strict=True))
-    decisions = iter(decided or ())
+    decisions, sets = iter(decided or ()), iter(found_sets or ())
     for id, label, fault in zip(rows.ids, rows.labels, rows.faults, strict=True):
         p, best = (None, None) if fault else next(texts)
-        more = {} if decided is None else {"decision": None if fault else next(decisions)}
+        more: dict[str, Any] = {} if decided is None else {"decision": None if fault else next(decisions)}
+        if found_sets is not None:
+            more["label_set"] = None if fault else next(sets)
         yield EvaluatedText(
             id=id,
             label=label,

@@ -18,8 +18,9 @@ from llm_cls.data.standard import StandardOutput, input_file
 from llm_cls.data.writers import writer_for
 from llm_cls.errors import ConfigError, DataError, RunInterrupted
 from llm_cls.files import sha256_file
+from llm_cls.runs.calibration import ConformalSets
 from llm_cls.runs.partial import PartialFile
-from llm_cls.training.deciding import Decider, decider
+from llm_cls.training.deciding import Decider, conformal_sets, decider, label_sets
 from llm_cls.training.devices import Hardware
 from llm_cls.training.loaded import OpenedRun, open_run, scoring_hardware
 from llm_cls.training.scorers import scorer
@@ -58,7 +59,7 @@ def predict(arguments: PredictArguments) -> Summary:
         RunInterrupted: A signal was received. The same command continues.
     """
     opened = open_run(arguments.run, arguments.trust_remote_code, arguments.calibrated)
-    decide = decider(arguments, opened)
+    decide, sets = decider(arguments, opened), conformal_sets(arguments, opened)
     if arguments.top_k > len(opened.labels):
         raise ConfigError(f"top_k must be <= {len(opened.labels)}, the labels of the run, got {arguments.top_k}")
     hardware = scoring_hardware(arguments.accelerator, arguments.devices)
@@ -70,7 +71,7 @@ def predict(arguments: PredictArguments) -> Summary:
         columns.check(first[0], source)
         with closing(_output(arguments, opened, hardware, source)) as output:
             try:
-                return _predict(arguments, opened, decide, hardware, columns, first, rows, output, source)
+                return _predict(arguments, opened, decide, sets, hardware, columns, first, rows, output, source)
             except RunInterrupted as error:
                 if not isinstance(output, PartialFile):
                     raise
@@ -81,6 +82,7 @@ def _predict(
     arguments: PredictArguments,
     opened: OpenedRun,
     decide: Decider | None,
+    sets: ConformalSets | None,
     hardware: Hardware,
     columns: TextColumns,
     first: Sequence[Row],
@@ -90,7 +92,7 @@ def _predict(
 ) -> Summary:
     taken = dict.fromkeys(name for row in first for name in row)
     nested = arguments.output_format == "jsonl"
-    added = AddedColumns(opened.labels, arguments.top_k, arguments.probabilities, nested, taken)
+    added = AddedColumns(opened.labels, arguments.top_k, arguments.probabilities, nested, taken, sets is not None)
     writer = writer_for(arguments.output_format, source)
     header = writer.start(taken | added.types, first)
     if not output.rows and header:
@@ -104,7 +106,8 @@ def _predict(
     ):
         for chunk, log_probabilities in score(chunks):
             decided = None if decide is None else decide(log_probabilities)
-            labelled = list(added.rows(chunk.rows, chunk.faults, log_probabilities, decided))
+            found = None if sets is None else label_sets(opened.labels, log_probabilities, sets)
+            labelled = list(added.rows(chunk.rows, chunk.faults, log_probabilities, decided, found))
             output.append(writer.rows(labelled), len(labelled))
             without_text += sum(map(bool, chunk.faults))
     output.finish(writer.finish)
@@ -133,7 +136,7 @@ def _output(arguments: PredictArguments, opened: OpenedRun, hardware: Hardware, 
 
 def _origin(arguments: PredictArguments, opened: OpenedRun, hardware: Hardware, source: Path) -> dict[str, Any]:
     """Everything that can change a byte of the output; the rows of another origin are not continued."""
-    keys = {"text", "title", "body", "top_k", "probabilities", "batch_size", "decide", "none_label"}
+    keys = {"text", "title", "body", "top_k", "probabilities", "batch_size", "decide", "none_label", "sets"}
     named = arguments.model_dump(mode="json", include=keys)
     return {
         "run": [opened.record.run_id, opened.record.finished_at],

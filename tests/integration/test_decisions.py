@@ -228,6 +228,38 @@ def test_evaluate_reports_coverage_and_selective_accuracy(trained: Path, command
     assert "decision" not in record
 
 
+def test_sets_are_those_that_calibrate_has_checked_on_test(trained: Path, command: Command) -> None:
+    """Of calibrated probabilities; the figures on the test texts are those in ``calibration.json``."""
+    run = shutil.copytree(trained / "run", trained / "sets")
+    done = command("calibrate", "run=sets", "alpha=0.45", cwd=trained)
+    assert done.returncode == 0, done.stderr
+    done = command("evaluate", "run=sets", "data.file=in.csv", "calibrated=true", "sets=true", cwd=trained)
+    assert done.returncode == 0, done.stderr
+    record = CalibrationRecord.model_validate_json((run / "calibration.json").read_bytes())
+    sets = record.sets
+    assert sets is not None and sets.test is not None and 0 < sets.test.empty < sets.test.n, "a level between texts"
+    folder = run / "evaluations" / f"in-{sha256_file(trained / 'in.csv')[:8]}-calibrated-sets"
+    found = json.loads((folder / "evaluation.json").read_text())["sets"]
+    assert found == {"alpha": 0.45, "level": sets.level, **sets.test.model_dump()}
+    assert f"{sets.test.mean_size:.2f} labels on average, true label in {100 * sets.test.coverage:.2f} %" in done.stdout
+    lines = read_jsonl(folder / "predictions.jsonl")
+    assert sum(len(line["label_set"]) for line in lines if line["scored"]) / found["n"] == found["mean_size"]
+
+    changed = {"temperature": 3.0, "biases": [0.2, -0.3, 0.1], "sets": sets.model_copy(update={"level": 0.3})}
+    write_calibration(run, record.model_copy(update=changed))
+    line = ("run=sets", "input=in.csv", "calibrated=true", "sets=true", "probabilities=true")
+    for name in ("sets.jsonl", "sets.csv"):
+        done = command("predict", *line, f"output={name}", cwd=trained)
+        assert done.returncode == 0, done.stderr
+    rows = read_jsonl(trained / "sets.jsonl")
+    for row in rows:
+        ranked = sorted(row["probabilities"], key=lambda label: -row["probabilities"][label])
+        assert row["label_set"] == [label for label in ranked if row["probabilities"][label] >= 0.3]
+    assert {len(row["label_set"]) for row in rows} >= {1, 2}
+    with (trained / "sets.csv").open(encoding="utf-8", newline="") as file:
+        assert [json.loads(row["label_set"]) for row in csv.DictReader(file)] == [row["label_set"] for row in rows]
+
+
 def test_decisions_need_what_they_were_fitted_for(finished_run: Path, command: Command, tmp_path: Path) -> None:
     run = shutil.copytree(finished_run, tmp_path / "run", ignore=shutil.ignore_patterns("wandb"))
     (tmp_path / "in.jsonl").write_text('{"title": "t", "body": "b"}\n')
@@ -244,11 +276,13 @@ def test_decisions_need_what_they_were_fitted_for(finished_run: Path, command: C
     )
     code, text = fault("calibrated=true")
     assert code == 2 and "run=run has no calibration.json. Run python -m llm_cls.calibrate run=run" in text
+    assert fault("sets=true") == (2, "Error: sets=true was fitted on calibrated probabilities. Add calibrated=true\n")
     assert "decide must be argmax, policy, cost or a number between 0 and 1" in fault("decide=2")[1]
     assert "none_label=smax is a label of the run" in fault("decide=0.5", "none_label=smax")[1]
     assert command("calibrate", "run=run", cwd=tmp_path).returncode == 0
     assert "has no threshold. Run python -m llm_cls.calibrate" in fault("calibrated=true", "decide=policy")[1]
     assert "has no costs. Run python -m llm_cls.calibrate" in fault("calibrated=true", "decide=cost")[1]
+    assert "has no sets. Run python -m llm_cls.calibrate" in fault("calibrated=true", "sets=true")[1]
     assert "top_k must be 1 with decide=cost" in fault("calibrated=true", "decide=cost", "top_k=2")[1]
     (run / "calibration.json").write_text("{")
     code, text = fault("calibrated=true")

@@ -21,6 +21,7 @@ from llm_cls.exporting.client import Texts
 from llm_cls.exporting.export import export
 from llm_cls.exporting.network import merged_network
 from llm_cls.hub import SHIPPED
+from llm_cls.runs.calibration import CalibrationRecord, write_calibration
 from llm_cls.runs.config_file import read_config
 from tests.jsonl import read_jsonl
 
@@ -102,6 +103,80 @@ def test_an_existing_output_is_refused(finished_run: Path, merged: Path, command
     assert done.returncode == 2
     assert done.stderr == "Error: output=merged exists. Give the name of a new folder, or remove it\n"
     assert sorted(merged.iterdir()) == before
+
+
+@pytest.fixture(scope="module")
+def calibrated(finished_run: Path, command: Command, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a calibrated run, what predict gives for its test texts, and another run with biases.
+
+    All of its few val texts are right, which determines no temperature: it gets one by hand.
+    """
+    folder = tmp_path_factory.mktemp("calibrated")
+    for name, biases in (("run", [0.0, 0.0, 0.0]), ("biased", [0.5, -0.25, -0.25])):
+        shutil.copytree(finished_run, folder / name, ignore=shutil.ignore_patterns("wandb"))
+        done = command("calibrate", f"run={name}", "method=temperature", cwd=folder)
+        assert done.returncode == 0, done.stderr
+        found = CalibrationRecord.model_validate_json((folder / name / "calibration.json").read_bytes())
+        write_calibration(folder / name, found.model_copy(update={"temperature": 0.7, "biases": biases}))
+        (folder / "in.jsonl").write_text("".join(json.dumps(row) + "\n" for row in of_the_run(finished_run)[1]))
+        line = (f"run={name}", "input=in.jsonl", f"output={name}.jsonl", "calibrated=true", "probabilities=true")
+        done = command("predict", *line, cwd=folder)
+        assert done.returncode == 0, done.stderr
+    return folder
+
+
+def test_a_calibrated_export_gives_the_calibrated_probabilities_of_predict(calibrated: Path, command: Command) -> None:
+    done = command("export", "run=run", "output=merged", "calibrated=true", cwd=calibrated)
+    assert done.returncode == 0 and "merged, float32, calibrated: 120 of 120" in done.stdout, done.stderr
+    rows = read_jsonl(calibrated / "run.jsonl")
+    tokenizer, client = AutoTokenizer.from_pretrained(calibrated / "merged"), Texts(calibrated / "merged")
+    texts = [{key: row[key] for key in ("title", "body")} for row in rows]
+    strings = [client.string(**text) for text in texts]
+    classify: Any = pipeline("text-classification", model=str(calibrated / "merged"), top_k=None)
+    compared = 0
+    for row, text, string, scores in zip(rows, texts, strings, classify(strings), strict=True):
+        if tokenizer(string)["input_ids"] == client.token_ids(**text):
+            expected = row["probabilities"]
+            assert {entry["label"]: entry["score"] for entry in scores} == pytest.approx(expected, abs=1e-5)
+            compared += 1
+    assert compared >= 0.5 * len(rows)
+    parity = json.loads((calibrated / "merged" / "parity.json").read_text())
+    assert parity["calibration"] == json.loads((calibrated / "run" / "calibration.json").read_text())["digest"]
+    assert "calibrated probabilities (temperature 0.7)" in (calibrated / "merged" / "README.md").read_text()
+
+
+def test_a_head_without_a_bias_does_not_take_one(calibrated: Path, command: Command) -> None:
+    done = command("export", "run=biased", "output=refused", "calibrated=true", cwd=calibrated)
+    assert (done.returncode, done.stderr.splitlines()[-1]) == (
+        2,
+        "Error: GPTNeoXForSequenceClassification of transformers has a head without a bias, and the calibration has "
+        "one for each label. Use format=onnx, or run llm_cls.calibrate method=temperature",
+    )
+    assert not any(path.name.startswith("refused") or path.suffix == ".tmp" for path in calibrated.iterdir())
+
+
+@pytest.mark.slow
+def test_a_graph_takes_a_bias_for_each_label(calibrated: Path, command: Command) -> None:
+    onnxruntime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    done = command("export", "run=biased", "output=graph", "format=onnx", "calibrated=true", cwd=calibrated)
+    assert done.returncode == 0 and "onnx, float32, calibrated: 120 of 120" in done.stdout, done.stderr
+    session = onnxruntime.InferenceSession(str(calibrated / "graph" / "model.onnx"))
+    labels, client = (
+        json.loads((calibrated / "graph" / "llm_cls.json").read_text())["labels"],
+        Texts(calibrated / "graph"),
+    )
+    for row in read_jsonl(calibrated / "biased.jsonl"):
+        ids = np.array([client.token_ids(row["body"], title=row["title"])])
+        (logits,) = session.run(["logits"], {"input_ids": ids, "attention_mask": np.ones_like(ids)})[0].astype(float)
+        p = np.exp(logits - logits.max())
+        assert dict(zip(labels, p / p.sum(), strict=True)) == pytest.approx(row["probabilities"], abs=1e-5)
+
+
+@pytest.mark.slow
+def test_a_calibrated_adapter_is_certified(calibrated: Path, command: Command) -> None:
+    done = command("export", "run=run", "output=adapter", "format=peft", "calibrated=true", cwd=calibrated)
+    assert done.returncode == 0 and "peft, float32, calibrated: 120 of 120" in done.stdout, done.stderr
 
 
 @pytest.fixture(scope="module")

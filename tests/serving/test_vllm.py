@@ -21,7 +21,7 @@ from llm_cls.config.schema import Config, ModelConfig
 from llm_cls.data.batches import Batch
 from llm_cls.data.tokenizer import load_tokenizer
 from llm_cls.exporting.adapter import save_adapter
-from llm_cls.exporting.network import merged_network, save_network, with_head
+from llm_cls.exporting.network import Head, merged_network, save_network, with_head
 from llm_cls.exporting.served import from_vllm
 from llm_cls.exporting.tokenizer import serving_tokenizer
 from llm_cls.model.classifier import TextClassifier, build_classifier
@@ -92,9 +92,10 @@ def test_vllm_computes_what_the_run_computes(family: str, tmp_path: Path) -> Non
     rows = [row.tolist() for row in some.input_ids.split(LENGTHS)]
     expected = probabilities(classifier, rows + ids_of(STRINGS))
     write_tokenizer(tmp_path)
-    network: Any = merged_network(classifier, LABELS, 3)
+    network: Any = merged_network(classifier, Head(classifier.head.weight.detach()), LABELS, 3)
     save_network(network, tmp_path)
     ids, text, _ = from_vllm(PYTHON, tmp_path, "float32", 64, rows, STRINGS)
+    print(f"{family}: probabilities differ by {np.abs(np.concatenate([ids, text]) - expected).max():.1e} at most")
     np.testing.assert_allclose(np.concatenate([ids, text]), expected, rtol=0, atol=1e-5)
     assert np.abs(expected - expected.mean(axis=0)).max() > 1e-3
 
@@ -157,7 +158,7 @@ def test_a_server_has_several_adapters_over_one_base(tmp_path: Path) -> None:
         state = get_peft_model_state_dict(classifier.decoder)
         weight = classifier.head.weight.detach().clone()
         decoder = classifier.release()
-        network: Any = with_head(decoder, weight, "last", LABELS, 3)
+        network: Any = with_head(decoder, Head(weight), "last", LABELS, 3)
         (tmp_path / name).mkdir()
         save_adapter(tmp_path / name, network, state, made)
     network.score.weight.data.zero_()  # the base has no head of its own

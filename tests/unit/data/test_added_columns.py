@@ -26,6 +26,15 @@ def test_ranks_are_those_of_a_stable_sort() -> None:
     assert [row["confidence"], row["confidence_2"], row["confidence_3"]] == pytest.approx([0.4, 0.4, 0.2])
 
 
+def test_a_set_may_be_empty() -> None:
+    added = AddedColumns(LABELS, 2, True, True, [], sets=True)
+    rows = list(added.rows([{}, {}, {}], ["", "x", ""], np.log(P), sets=[["b", "c"], []]))
+    names = ["label", "confidence", "label_2", "confidence_2", "label_set", "probabilities", "error"]
+    assert [list(row) for row in rows] == [names] * 3
+    assert [row["label_set"] for row in rows] == [["b", "c"], None, []]
+    assert [row["error"] for row in rows] == [None, "x", None] and rows[2]["probabilities"]["a"] == pytest.approx(0.4)
+
+
 @pytest.mark.parametrize("nested", [False, True])
 def test_all_probabilities(nested: bool) -> None:
     added = AddedColumns(LABELS, 1, True, nested, [])

@@ -110,6 +110,13 @@ def test_parquet_keeps_the_types_of_a_parquet_input(tmp_path: Path) -> None:
     assert found.schema == given.schema.append(pyarrow.field("label", pyarrow.string())) and found.to_pylist() == rows
 
 
+def test_a_set_of_labels_is_a_list_of_strings_in_parquet(tmp_path: Path) -> None:
+    rows: list[dict[str, Any]] = [{"label_set": []}, {"label_set": None}, {"label_set": ["b", "a"]}]
+    path = write("parquet", tmp_path / "out.parquet", rows, 1, {"label_set": list})
+    found = pyarrow.parquet.read_table(path)
+    assert found.schema.field("label_set").type == pyarrow.list_(pyarrow.string()) and found.to_pylist() == rows
+
+
 def test_columns_that_do_not_fit_are_named() -> None:
     csv_writer = writer_for("csv", Path("in.jsonl"))
     csv_writer.start({"a": None}, [])

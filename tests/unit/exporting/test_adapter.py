@@ -11,7 +11,7 @@ from peft.utils import get_peft_model_state_dict
 
 from llm_cls.config.schema import ModelConfig
 from llm_cls.exporting.adapter import save_adapter
-from llm_cls.exporting.network import with_head
+from llm_cls.exporting.network import Head, with_head
 from llm_cls.exporting.served import from_ids
 from llm_cls.model.classifier import build_classifier
 from llm_cls.model.decoder import load_architecture, load_decoder
@@ -55,7 +55,7 @@ def test_peft_computes_the_same(architecture: str, overrides: list[str], tmp_pat
         expected = classifier(some).double().softmax(-1).numpy()
     state = get_peft_model_state_dict(classifier.decoder)
     weight = classifier.head.weight.detach()
-    network = with_head(classifier.release(), weight, pooling, LABELS, PAD)
+    network = with_head(classifier.release(), Head(weight), pooling, LABELS, PAD)
     save_adapter(tmp_path, network, state, made)
     loaded: Any = AutoPeftModelForSequenceClassification.from_pretrained(
         tmp_path, num_labels=5, pad_token_id=PAD, dtype="float32"

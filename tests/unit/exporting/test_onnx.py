@@ -8,7 +8,8 @@ import torch
 
 from llm_cls.errors import ConfigError
 from llm_cls.exporting import onnx
-from llm_cls.exporting.network import merged_network
+from llm_cls.exporting.network import Head, merged_network
+from llm_cls.metrics.calibration import Scaling
 from tests.unit.engine.networks import build
 
 from .test_network import ENCODERS, LABELS, PAD, encoder, stronger, texts
@@ -25,8 +26,11 @@ def test_onnxruntime_computes_the_same(architecture: str, tmp_path: Path) -> Non
     ).eval()
     some, rows = texts()
     with torch.no_grad():
-        expected = classifier(some).double().softmax(-1).numpy()
-    onnx._write_graph(merged_network(classifier, LABELS, PAD), tmp_path / "model.onnx")
+        logits = classifier(some).double()
+    scaling = Scaling(1.5, (0.3, -0.2, 0.0, 0.1, -0.2))
+    expected = (logits / scaling.temperature + torch.tensor(scaling.biases)).softmax(-1).numpy()
+    head = Head(classifier.head.weight.detach()).scaled(scaling)
+    onnx._write_graph(merged_network(classifier, head, LABELS, PAD, as_checkpoint=False), tmp_path / "model.onnx")
     for batch_size in (1, 5):
         found = onnx._from_ids(tmp_path / "model.onnx", rows, PAD, batch_size)
         np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)

@@ -1,5 +1,7 @@
 """Exported tokenizers, as ``transformers`` loads them, against those of the training."""
 
+import sys
+from itertools import chain
 from pathlib import Path
 
 import pytest
@@ -9,6 +11,7 @@ from tokenizers.pre_tokenizers import ByteLevel, Whitespace
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from llm_cls.config.schema import ModelConfig
+from llm_cls.data.load import read_corpus
 from llm_cls.data.template import layout, render
 from llm_cls.data.tokenizer import HubTokenizer, SentencePieceTokenizer, Tokenizer, load_tokenizer
 from llm_cls.data.tokens import tokenize
@@ -136,6 +139,42 @@ def test_the_client_makes_the_ids_of_the_training(
             assert text == "".join(pieces[0])
         elif truncation == "body":
             assert text.endswith(pieces[0][-1]) and len(exported(text)["input_ids"]) >= 44
+
+
+def test_the_client_needs_no_sentencepiece(spiece: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trained = SentencePieceTokenizer(spiece / "spiece.model")
+    serving_tokenizer(trained, 48, set(), None).save_pretrained(tmp_path)
+    write_settings(tmp_path, trained, config("data.max_length=48"), ("a", "b"))
+    exact = Texts(tmp_path).token_ids("今日は東京で学ぶ。" * 30, title="題")
+    monkeypatch.setitem(sys.modules, "sentencepiece", None)
+    assert Texts(tmp_path).token_ids("今日は東京で学ぶ。" * 30, title="題") == exact
+
+
+@pytest.mark.slow
+def test_ids_of_the_whole_corpus(shared: Path, tmp_path: Path) -> None:
+    """Of ``tokenizer.json`` but for ties; of the client, which has SentencePiece, all."""
+    trained = SentencePieceTokenizer(shared / "tokenizers/rinna-japanese-gpt2/spiece.model")
+    made = config(f"data.archive={shared}/data/ldcc-20140209.tar.gz", "data=livedoor")
+    exported = serving_tokenizer(trained, made.data.max_length, set(), None)
+    exported.save_pretrained(tmp_path)
+    write_settings(tmp_path, trained, made, ("a", "b"))
+    parts, texts = layout(made.template, made.data), chain.from_iterable(read_corpus(made.data).splits.values())
+    rows = [text.values for text in texts]
+    pieces = [render(parts, row) for row in rows]
+    strings = ["".join(piece) for piece in pieces]
+    other = [
+        (a, b[:-1])
+        for a, b in zip(trained.encode(strings), exported(strings, verbose=False)["input_ids"], strict=True)
+        if a != b[:-1]
+    ]
+    assert len(rows) == 7367 and len(other) == 21 and all(same_score(trained.proto, a, b) for a, b in other)
+    client, expected = Texts(tmp_path), tokenize(pieces, trained, made.data.max_length, made.data.truncation)
+    for i, row in enumerate(rows):
+        assert client.token_ids(**row) == expected[i].tolist()
+    uncut = tokenize(pieces, trained, 10**6, made.data.truncation)
+    client.max_length, client._room = 10**6, 10**6 - 1
+    for i, row in enumerate(rows):
+        assert client.token_ids(**row) == uncut[i].tolist()
 
 
 @pytest.mark.parametrize("cut", ["null", "longest", "c"])

@@ -29,7 +29,7 @@ def calibrated_run(
     directory: Path, splits: dict[str, tuple[np.ndarray, np.ndarray]], names: tuple[str, ...] = NAMES
 ) -> Path:
     """A finished run with these probabilities and labels of val and test."""
-    make_run(directory, labels=names, n_test=len(splits["val"][1]))
+    make_run(directory, labels=names, n_test=len(splits.get("test", splits["val"])[1]))
     metrics = {}
     for split, (p, labels) in splits.items():
         predictions = p.argmax(axis=1)
