@@ -1,7 +1,7 @@
 """Objects that the runs of a sweep in one process share, so that they are read and loaded once.
 
-Only objects that no run changes are kept. Every run returns a frozen decoder unchanged. A decoder that a run trains as
-a whole, or that was in use when a run failed, is reloaded.
+Only objects that no run changes are kept, and the processes of runs on several devices. Every run returns a frozen
+decoder unchanged. A decoder that a run trains as a whole, or that was in use when a run failed, is reloaded.
 """
 
 import gc
@@ -17,21 +17,27 @@ from llm_cls.data.load import check_corpus, read_corpus
 from llm_cls.data.tokenizer import Tokenizer, load_tokenizer
 from llm_cls.files import sha256_json
 from llm_cls.model.decoder import eos_ids, load_architecture, load_decoder, model_revision
+from llm_cls.training.launch import Ranks
 
 # Keys of the section data that do not change the corpus.
 _IGNORED_KEYS = {"max_length", "truncation", "cut", "keep_texts", "batch_size", "micro_batch_size", "eval_batch_size"}
 
 
 class Shared:
-    """Holds one corpus, one tokenizer and one decoder at a time: the latest of each."""
+    """Holds one corpus, one tokenizer and one decoder at a time: the latest of each.
+
+    Attributes:
+        ranks: The processes; their owner ends them.
+    """
 
     def __init__(self) -> None:
         """Holds nothing yet."""
         self._kept: dict[str, tuple[str, Any]] = {}
+        self.ranks = Ranks()
 
     def __getstate__(self) -> dict[str, Any]:
         """Pickles as empty, because nothing is sent to another process."""
-        return {"_kept": {}}
+        return {"_kept": {}, "ranks": Ranks()}
 
     def corpus(self, config: DataConfig) -> Corpus:
         """See ``data.load``."""

@@ -134,7 +134,7 @@ time.sleep(60)
 """
     )
     script.chmod(0o755)
-    monkeypatch.setattr(launch.sys, "executable", str(script))
+    monkeypatch.setattr(sys, "executable", str(script))
     return tmp_path
 
 
@@ -201,7 +201,7 @@ sys.exit({launch.EXIT_LOST})
 """
     )
     script.chmod(0o755)
-    monkeypatch.setattr(launch.sys, "executable", str(script))
+    monkeypatch.setattr(sys, "executable", str(script))
     monkeypatch.setattr(launch, "_GRACE_SECONDS", 5.0)
     return tmp_path
 
