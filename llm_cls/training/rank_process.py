@@ -32,7 +32,9 @@ class RankProcess:
         command = [sys.executable, "-m", "llm_cls.training.rank", str(directory)]
         with other:
             # In a new session, so that Ctrl-C reaches only this process, which then ends the ranks together.
-            self.process = subprocess.Popen(command, stdin=other, env=environment, start_new_session=True)
+            self.process: subprocess.Popen[bytes] = subprocess.Popen(
+                command, stdin=other.fileno(), env=environment, start_new_session=True
+            )
 
     def ask(self, directory: Path) -> None:
         """Sends it the directory of the next run."""
