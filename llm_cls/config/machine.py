@@ -97,6 +97,14 @@ class SweepConfig(Section):
         "it has loaded.",
         examples=["sweep.isolate=true"],
     )
+    workers: PositiveInt | Literal["auto"] = Field(
+        1,
+        description="Processes that share the runs. auto: as many as the GPUs of this machine suffice for, each run "
+        "with trainer.devices of them; one where there is no GPU. Each process gets GPUs of its own, of those in "
+        "CUDA_VISIBLE_DEVICES if it is set, and its share of the threads.",
+        examples=["sweep.workers=auto"],
+        json_schema_extra={"must_be": "a whole number >= 1, or auto"},
+    )
     retries: NonNegativeInt = Field(
         1, description="How many times a failed run is retried before the sweep ends.", examples=["sweep.retries=0"]
     )

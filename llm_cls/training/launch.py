@@ -26,9 +26,8 @@ from llm_cls.errors import ConfigError, LostRankError, RunInterrupted
 from llm_cls.runs.directory import RunDirectory
 from llm_cls.signals import handled_signals, interrupted_by, is_stopped
 from llm_cls.training.failures import EXIT_LOST, failure
-from llm_cls.training.rank_process import RankProcess, check_open_files
+from llm_cls.training.rank_process import PARENT, RankProcess, check_open_files
 
-PARENT = "LLM_CLS_PARENT"  # id of the process that started a rank; the rank ends with it
 _GRACE_SECONDS = 30.0  # for the ranks to finish their W&B runs
 _POLL_SECONDS = 0.05
 
@@ -154,7 +153,7 @@ class Ranks:
             done = fault is None and not received
         finally:
             if not done:
-                _end([rank.process for rank in self._ranks], received)
+                end_processes([rank.process for rank in self._ranks], received)
                 self.end()
             for number, handler in handlers.items():
                 signal.signal(number, handler)
@@ -209,25 +208,25 @@ def _wait(ranks: Sequence[RankProcess], received: list[int], patience: float) ->
         time.sleep(_POLL_SECONDS)
 
 
-def _end(ranks: Sequence[subprocess.Popen[bytes]], received: list[int]) -> None:
-    """Ends the ranks that still run; after a second signal at once, since no file is ever half written."""
-    running = [rank for rank in ranks if rank.poll() is None]
-    for rank in running:
-        rank.terminate()
-        rank.send_signal(signal.SIGCONT)  # one that was stopped would not see SIGTERM
+def end_processes(processes: Sequence[subprocess.Popen[bytes]], received: list[int]) -> None:
+    """Ends those that still run; after a second signal at once, since no file is ever half written."""
+    running = [process for process in processes if process.poll() is None]
+    for process in running:
+        process.terminate()
+        process.send_signal(signal.SIGCONT)  # one that was stopped would not see SIGTERM
     _wait_or_kill(running, received)
 
 
-def _wait_or_kill(ranks: Sequence[subprocess.Popen[bytes]], received: list[int]) -> None:
-    """Waits for the end of the ranks, for a while."""
-    running = [rank for rank in ranks if rank.poll() is None]
+def _wait_or_kill(processes: Sequence[subprocess.Popen[bytes]], received: list[int]) -> None:
+    """Waits for their end, for a while."""
+    running = [process for process in processes if process.poll() is None]
     deadline = time.monotonic() + _GRACE_SECONDS
-    while len(received) < 2 and time.monotonic() < deadline and any(rank.poll() is None for rank in running):
+    while len(received) < 2 and time.monotonic() < deadline and any(process.poll() is None for process in running):
         time.sleep(_POLL_SECONDS)
-    for rank in running:
-        rank.kill()
+    for process in running:
+        process.kill()
         with suppress(subprocess.TimeoutExpired):  # the system cannot end a process that waits for a dead disk
-            rank.wait(timeout=_GRACE_SECONDS)
+            process.wait(timeout=_GRACE_SECONDS)
 
 
 def with_resume_command(error: LostRankError | RunInterrupted, directory: Path) -> LostRankError | RunInterrupted:

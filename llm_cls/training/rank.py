@@ -3,15 +3,11 @@
 It trains that run, and then those whose directories ``training.launch`` sends to its stdin.
 """
 
-import ctypes
 import json
 import logging
 import os
-import signal
 import socket
 import sys
-import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,12 +16,11 @@ from typing import TYPE_CHECKING
 from llm_cls.cli import quiet_libraries, run_command, summarize
 from llm_cls.errors import EXIT_INTERRUPTED, LostRankError, RunInterrupted
 from llm_cls.training.failures import EXIT_LOST
-from llm_cls.training.launch import PARENT, is_first_process
+from llm_cls.training.launch import is_first_process
+from llm_cls.training.rank_process import end_with_parent
 
 if TYPE_CHECKING:  # it imports torch
     from llm_cls.training.shared import Shared
-
-_PR_SET_PDEATHSIG = 1  # of <sys/prctl.h>
 
 
 def main() -> None:
@@ -42,7 +37,7 @@ def main() -> None:
 
 def _main() -> None:
     # Before torch is imported, which takes seconds, in which the parent may die.
-    threading.Thread(target=_end_with_parent, args=(int(os.environ[PARENT]),), daemon=True).start()
+    end_with_parent()
     # Processes that a run starts inherit stdin.
     connection = socket.socket(fileno=os.dup(0))
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
@@ -99,15 +94,6 @@ def _log_file(path: Path) -> Iterator[None]:
     finally:
         logging.getLogger().removeHandler(file)
         file.close()
-
-
-def _end_with_parent(parent: int) -> None:
-    """Ends this process soon after its parent was killed: then the run can be resumed."""
-    if sys.platform == "linux":  # the system does so even where this process is stopped
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    while os.getppid() == parent:
-        time.sleep(0.2)
-    os._exit(EXIT_INTERRUPTED)
 
 
 if __name__ == "__main__":

@@ -1,16 +1,23 @@
-"""The process of one rank, as the process that starts it sees it."""
+"""The process of one rank, and how it ends with the process that has started it."""
 
+import ctypes
 import json
+import os
+import signal
 import socket
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
-from llm_cls.errors import ResourceError
+from llm_cls.errors import EXIT_INTERRUPTED, ResourceError
 from llm_cls.signals import is_stopped
 
+PARENT = "LLM_CLS_PARENT"  # id of the process that started this one, which ends with it
+_PR_SET_PDEATHSIG = 1  # of <sys/prctl.h>
 _OPEN_FILES = 64  # of each rank: its files, and the sockets to the others
 
 
@@ -69,3 +76,17 @@ def check_open_files() -> None:
             f"A run on several devices needs {_OPEN_FILES} open files per process, this shell allows {limit}. "
             "Raise the limit, for example: ulimit -n 1024"
         )
+
+
+def end_with_parent() -> None:
+    """Lets this process end soon after its parent was killed: then the run can be resumed."""
+    parent = int(os.environ[PARENT])
+    if sys.platform == "linux":  # the system does so even where this process is stopped
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.2)
+        os._exit(EXIT_INTERRUPTED)
+
+    threading.Thread(target=watch, daemon=True).start()
