@@ -119,10 +119,11 @@ class SweepConfig(Section):
 class PrunerConfig(Section):
     """Which runs of a sweep end early."""
 
-    name: Literal["none", "median", "hyperband"] = Field(
+    name: Literal["none", "median", "hyperband", "paired"] = Field(
         "none",
-        description="Optuna's rule for ending runs early. It compares their val score, by trainer.monitor, after each "
-        "epoch. none: no such rule.",
+        description="Rule for ending runs early. It compares their val score, by trainer.monitor, after each epoch. "
+        "median, hyperband: Optuna's. paired: a run ends if it lags behind the best one by pruner.max_lag and the val "
+        "texts show that it is worse. none: no such rule.",
         examples=["pruner=median"],
     )
     stop_collapsed: bool = Field(
@@ -138,6 +139,14 @@ class PrunerConfig(Section):
         "epochs. A run that lags further ends. The rule starts at the second epoch and gets stricter towards the end "
         "of training; a lag of two standard errors is always allowed. null: no such rule.",
         examples=["pruner.max_lag=0.25"],
+    )
+    alpha: float | None = Field(
+        None,
+        gt=0,
+        lt=1,
+        description="paired: probability with which the best run of the sweep is at most taken for a worse one, over "
+        "all of its comparisons. null with other rules.",
+        examples=["pruner.alpha=0.01"],
     )
     startup_runs: PositiveInt = Field(
         4,
@@ -159,3 +168,14 @@ class PrunerConfig(Section):
         description="At each of its comparisons hyperband keeps one of this many runs. The others end.",
         examples=["pruner.reduction_factor=4"],
     )
+
+    @model_validator(mode="after")
+    def _paired_has_a_level(self) -> Self:
+        if (self.name == "paired") != (self.alpha is not None):
+            raise ValueError(
+                "pruner.alpha must be set with pruner=paired, and null with others, "
+                f"got pruner.name={self.name} and pruner.alpha={self.alpha}. Try pruner=paired"
+            )
+        if self.name == "paired" and self.max_lag is None:
+            raise ValueError("pruner.max_lag must be set with pruner=paired, got null. Try pruner.max_lag=0.25")
+        return self
