@@ -197,6 +197,13 @@ def _known(raised: BaseException) -> LlmClsError | RunInterrupted | None:
     return None
 
 
+def file_log(path: Path) -> logging.FileHandler:
+    """A handler that appends to the log of a run, in Hydra's format; without lines there is no file."""
+    handler = logging.FileHandler(path, encoding="utf-8", delay=True)
+    handler.setFormatter(logging.Formatter("[%(asctime)s][%(name)s][%(levelname)s] - %(message)s"))
+    return handler
+
+
 def quiet_libraries() -> None:
     """Limits the log to what a user of this package can use. Lightning sets its levels when it is imported."""
     for name in ("lightning", "lightning.pytorch", "lightning.fabric", "torch.distributed", "httpx", "filelock"):

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from llm_cls.cli import quiet_libraries, run_command, summarize
+from llm_cls.cli import file_log, quiet_libraries, run_command, summarize
 from llm_cls.errors import EXIT_INTERRUPTED, LostRankError, RunInterrupted
 from llm_cls.training.failures import EXIT_LOST
 from llm_cls.training.launch import is_first_process
@@ -86,8 +86,7 @@ def _log_file(path: Path) -> Iterator[None]:
     if not is_first_process():
         yield
         return
-    file = logging.FileHandler(path, encoding="utf-8")
-    file.setFormatter(logging.Formatter("[%(asctime)s][%(name)s][%(levelname)s] - %(message)s"))  # Hydra's
+    file = file_log(path)
     logging.getLogger().addHandler(file)
     try:
         yield

@@ -23,6 +23,7 @@ def build_trainer(
     logger: RunLogger,
     steps_per_epoch: int,
     watch: RankWatch,
+    shows_progress: bool,
 ) -> Trainer:
     """The trainer of one run."""
     config, hardware = inputs.config.trainer, inputs.hardware
@@ -30,7 +31,7 @@ def build_trainer(
     plugins: list[Any] = [AtomicCheckpointIO()]
     if hardware.world_size == 1:  # whatever SLURM's variables say about the tasks of its job
         plugins.append(LightningEnvironment())
-    if config.progress_bar:
+    if shows_progress:
         callbacks.append(ProgressBar(steps_per_epoch))
     if (patience := config.early_stopping_patience) is not None:
         mode = "max" if recorder.monitor.larger_is_better else "min"
@@ -47,7 +48,7 @@ def build_trainer(
         plugins=plugins,
         logger=logger.lightning,
         default_root_dir=directory.path,
-        enable_progress_bar=config.progress_bar,
+        enable_progress_bar=shows_progress,
         enable_model_summary=False,
         num_sanity_val_steps=0,
         use_distributed_sampler=False,  # batches.py distributes the texts, each exactly once
