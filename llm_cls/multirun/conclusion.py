@@ -1,4 +1,4 @@
-"""How a sweep ends: which of its runs failed, and what to type next."""
+"""How far the runs of a sweep are, and how it ends: which of its runs failed, and what to type next."""
 
 import logging
 import shlex
@@ -7,9 +7,17 @@ from pathlib import Path
 
 from llm_cls.cli import shown_path
 from llm_cls.errors import SweepError
-from llm_cls.runs.sweep import PlannedRun, progress_line
+from llm_cls.runs.sweep import Entry, PlannedRun, progress_line, read_states, write_plan
 
 log = logging.getLogger(__name__)
+
+
+def current_states(directory: Path, entries: Sequence[Entry]) -> list[PlannedRun]:
+    """The states of these runs of a sweep."""
+    mine = {entry.directory for entry in entries}
+    while len(runs := [run for run in read_states(directory) if run.entry.directory in mine]) < len(mine):
+        write_plan(directory, entries)  # it was removed
+    return runs
 
 
 def conclude(

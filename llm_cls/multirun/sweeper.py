@@ -22,7 +22,7 @@ from llm_cls.config.compose import quoted, raised_by_hydra, to_type
 from llm_cls.config.schema import Config, parse_config
 from llm_cls.errors import ConfigError, OtherRunError, RunInterrupted
 from llm_cls.files import write_text
-from llm_cls.multirun.conclusion import conclude
+from llm_cls.multirun.conclusion import conclude, current_states
 from llm_cls.multirun.grid import check_values, latest, own_grid, plan, spread
 from llm_cls.multirun.jobs import as_choice, unwritable_error
 from llm_cls.multirun.workers import Reasons, environments, run_workers
@@ -30,7 +30,7 @@ from llm_cls.redaction import redact_tree
 from llm_cls.runs import layout
 from llm_cls.runs.identity import settings
 from llm_cls.runs.lock import HolderWatch
-from llm_cls.runs.sweep import Entry, PlannedRun, read_plan, read_states, write_plan
+from llm_cls.runs.sweep import Entry, PlannedRun, read_plan, write_plan
 from llm_cls.signals import raise_if_received
 from llm_cls.training.launch import launched_world_size
 
@@ -115,10 +115,10 @@ class GridSweeper(Sweeper):
         try:
             if len(workers) > 1:
                 line = [*sys.argv[1:], f"hydra.sweep.dir={quoted(str(directory))}"]
-                found = run_workers(workers, line, lambda: _states(directory, entries))
+                found = run_workers(workers, line, lambda: current_states(directory, entries))
             else:
                 found = self._work(directory, entries, config)
-            conclude(directory, _states(directory, entries), *found)
+            conclude(directory, current_states(directory, entries), *found)
         except RunInterrupted as error:
             place = to_type("hydra.sweep.dir", shown_path(directory))
             raise RunInterrupted(f"{error}. Resume with the same command and {place}") from None
@@ -235,7 +235,7 @@ class GridSweeper(Sweeper):
         """The states of these runs once no other process trains any of them, and whether one did."""
         waited = False
         while True:
-            runs = _states(directory, entries)
+            runs = current_states(directory, entries)
             running = [directory / run.entry.directory for run in runs if run.state.name == "running"]
             if not running:
                 return runs, waited
@@ -244,11 +244,3 @@ class GridSweeper(Sweeper):
             waited = True
             others.check(running)
             time.sleep(_POLL_SECONDS)
-
-
-def _states(directory: Path, entries: Sequence[Entry]) -> list[PlannedRun]:
-    """The states of these runs."""
-    mine = {entry.directory for entry in entries}
-    while len(runs := [run for run in read_states(directory) if run.entry.directory in mine]) < len(mine):
-        write_plan(directory, entries)  # it was removed
-    return runs
