@@ -1,6 +1,7 @@
 """Errors that a user can cause, each with the exit code that the commands return for it."""
 
 import re
+from collections.abc import Mapping
 
 EXIT_UNEXPECTED = 1
 EXIT_INTERRUPTED = 75
@@ -76,9 +77,21 @@ class ArtifactError(LlmClsError):
 
 
 class SweepError(LlmClsError):
-    """A sweep ended with failed runs."""
+    """A sweep ended with failed runs.
+
+    Attributes:
+        refused: By the folders of runs, why they could not begin: another run is there.
+        reasons: By the folders of runs, why their processes failed.
+    """
 
     exit_code = 6
+
+    def __init__(
+        self, message: str, refused: Mapping[str, str] | None = None, reasons: Mapping[str, str] | None = None
+    ) -> None:
+        """Takes the lines for the user; see the class."""
+        super().__init__(message)
+        self.refused, self.reasons = dict(refused or {}), dict(reasons or {})
 
 
 class RunInterrupted(BaseException):

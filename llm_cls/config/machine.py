@@ -97,6 +97,14 @@ class SweepConfig(Section):
         "it has loaded.",
         examples=["sweep.isolate=true"],
     )
+    workers: PositiveInt | Literal["auto"] = Field(
+        1,
+        description="Processes that share the runs. auto: as many as the GPUs of this machine suffice for, each run "
+        "with trainer.devices of them; one where there is no GPU. Each process gets GPUs of its own, of those in "
+        "CUDA_VISIBLE_DEVICES if it is set, and its share of the threads.",
+        examples=["sweep.workers=auto"],
+        json_schema_extra={"must_be": "a whole number >= 1, or auto"},
+    )
     concurrent: PositiveInt | Literal["auto"] = Field(
         1,
         description="How many runs train at the same time in one process, over one frozen decoder: their texts go "
@@ -119,10 +127,11 @@ class SweepConfig(Section):
 class PrunerConfig(Section):
     """Which runs of a sweep end early."""
 
-    name: Literal["none", "median", "hyperband"] = Field(
+    name: Literal["none", "median", "hyperband", "paired"] = Field(
         "none",
-        description="Optuna's rule for ending runs early. It compares their val score, by trainer.monitor, after each "
-        "epoch. none: no such rule.",
+        description="Rule for ending runs early. It compares their val score, by trainer.monitor, after each epoch. "
+        "median, hyperband: Optuna's. paired: a run ends if it lags behind the best one by pruner.max_lag and the val "
+        "texts show that it is worse. none: no such rule.",
         examples=["pruner=median"],
     )
     stop_collapsed: bool = Field(
@@ -138,6 +147,14 @@ class PrunerConfig(Section):
         "epochs. A run that lags further ends. The rule starts at the second epoch and gets stricter towards the end "
         "of training; a lag of two standard errors is always allowed. null: no such rule.",
         examples=["pruner.max_lag=0.25"],
+    )
+    alpha: float | None = Field(
+        None,
+        gt=0,
+        lt=1,
+        description="paired: probability with which the best run of the sweep is at most taken for a worse one, over "
+        "all of its comparisons. null with other rules.",
+        examples=["pruner.alpha=0.01"],
     )
     startup_runs: PositiveInt = Field(
         4,
@@ -159,3 +176,14 @@ class PrunerConfig(Section):
         description="At each of its comparisons hyperband keeps one of this many runs. The others end.",
         examples=["pruner.reduction_factor=4"],
     )
+
+    @model_validator(mode="after")
+    def _paired_has_a_level(self) -> Self:
+        if (self.name == "paired") != (self.alpha is not None):
+            raise ValueError(
+                "pruner.alpha must be set with pruner=paired, and null with others, "
+                f"got pruner.name={self.name} and pruner.alpha={self.alpha}. Try pruner=paired"
+            )
+        if self.name == "paired" and self.max_lag is None:
+            raise ValueError("pruner.max_lag must be set with pruner=paired, got null. Try pruner.max_lag=0.25")
+        return self

@@ -2,7 +2,7 @@
 
 import logging
 import os
-import shlex
+import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -20,15 +20,17 @@ from omegaconf.errors import OmegaConfBaseException
 from llm_cls.cli import shown_path, summarize
 from llm_cls.config.compose import quoted, raised_by_hydra, to_type
 from llm_cls.config.schema import Config, parse_config
-from llm_cls.errors import ConfigError, OtherRunError, RunInterrupted, SweepError
+from llm_cls.errors import ConfigError, OtherRunError, RunInterrupted
 from llm_cls.files import write_text
+from llm_cls.multirun.conclusion import conclude, current_states
 from llm_cls.multirun.grid import check_values, latest, own_grid, plan, spread
 from llm_cls.multirun.jobs import as_choice, unwritable_error
+from llm_cls.multirun.workers import Reasons, environments, run_workers
 from llm_cls.redaction import redact_tree
 from llm_cls.runs import layout
 from llm_cls.runs.identity import settings
 from llm_cls.runs.lock import HolderWatch
-from llm_cls.runs.sweep import Entry, PlannedRun, progress_line, read_plan, read_states, write_plan
+from llm_cls.runs.sweep import Entry, PlannedRun, read_plan, write_plan
 from llm_cls.signals import raise_if_received
 from llm_cls.training.launch import launched_world_size
 
@@ -103,6 +105,7 @@ class GridSweeper(Sweeper):
         overrides = latest(parser.parse_overrides([*own_grid(self._params), *arguments]))
         check_values(overrides)
         checked = self._check(plan(BasicSweeper.split_arguments(overrides, None)[0]))
+        workers = environments([config for _, config in checked], self._config.hydra.launcher.get("_target_", ""))
         entries, config = self._with_known_names(directory, checked), checked[-1][1]
         record = directory / layout.SWEEP_CONFIG
         if write_plan(directory, entries) or not record.is_file():  # a refused sweep leaves no trace
@@ -110,18 +113,23 @@ class GridSweeper(Sweeper):
             write_text(record, OmegaConf.to_yaml(OmegaConf.create(values)))
         log.info("%s: %d runs", directory, len(entries))
         try:
-            self._work(directory, entries, config)
+            if len(workers) > 1:
+                line = [*sys.argv[1:], f"hydra.sweep.dir={quoted(str(directory))}"]
+                found = run_workers(workers, line, lambda: current_states(directory, entries))
+            else:
+                found = self._work(directory, entries, config)
+            conclude(directory, current_states(directory, entries), *found)
         except RunInterrupted as error:
             place = to_type("hydra.sweep.dir", shown_path(directory))
             raise RunInterrupted(f"{error}. Resume with the same command and {place}") from None
 
-    def _work(self, directory: Path, entries: Sequence[Entry], config: Config) -> None:
-        """Launches the runs without a result until none is left to try."""
+    def _work(self, directory: Path, entries: Sequence[Entry], config: Config) -> tuple[Reasons, Reasons]:
+        """Launches the runs without a result until none is left to try; see ``run_workers`` for what is returned."""
         # A pruner compares runs, so the first ones should be spread over the grid.
         left = entries if config.pruner.name == "none" else [entries[i] for i in spread(len(entries))]
         launched, attempts = 0, 1 + config.sweep.retries
         given = {entry.directory: entry for entry in entries}  # the plan on disk lacks their secrets
-        reasons: dict[str, str] = {}
+        reasons: Reasons = {}
         refused: set[str] = set()
         while left and attempts:
             errors = self._launch(left, launched)
@@ -140,20 +148,7 @@ class GridSweeper(Sweeper):
                 if not (run.state.is_complete or run.is_permanent_failure or run.entry.directory in refused)
             ]
             attempts -= not waited  # the failed attempt of another process does not count
-        if len(refused) < len(runs):
-            log.info("%s", progress_line([run for run in runs if run.entry.directory not in refused]))
-            where = shlex.quote(f"dir={shown_path(directory)}")
-            log.info("Next:\n  python -m llm_cls.status %s\n  python -m llm_cls.report %s", where, where)
-        failed = []
-        for run in runs:
-            name = run.entry.directory
-            if name in refused:
-                failed.append(reasons[name])
-            elif not run.state.is_complete:
-                reason = reasons.get(name) or run.state.reason or "its process has died"
-                failed.append(f"{name}: {run.state.name}: {reason}")
-        if failed:
-            raise SweepError("\n".join([f"{len(failed)} of {len(runs)} runs of {directory} failed", *failed]))
+        return {name: reasons[name] for name in refused}, reasons
 
     def _launch(self, entries: Sequence[Entry], number: int) -> list[Exception | None]:
         """Runs ``entries`` and returns the errors of their processes; those of runs are recorded in their folders."""
@@ -238,13 +233,9 @@ class GridSweeper(Sweeper):
         self, directory: Path, entries: Sequence[Entry], others: HolderWatch
     ) -> tuple[list[PlannedRun], bool]:
         """The states of these runs once no other process trains any of them, and whether one did."""
-        mine = {entry.directory for entry in entries}
         waited = False
         while True:
-            runs = [run for run in read_states(directory) if run.entry.directory in mine]
-            if len(runs) < len(mine):  # the plan was removed
-                write_plan(directory, entries)
-                continue
+            runs = current_states(directory, entries)
             running = [directory / run.entry.directory for run in runs if run.state.name == "running"]
             if not running:
                 return runs, waited

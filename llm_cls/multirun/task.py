@@ -5,9 +5,10 @@ import shlex
 import sys
 import threading
 import warnings
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -41,6 +42,9 @@ from llm_cls.runs.sweep import join_sweep, progress_line, read_states
 from llm_cls.signals import raise_if_received
 from llm_cls.training.launch import check_launcher, is_first_process, with_resume_command
 
+if TYPE_CHECKING:  # it imports torch
+    from llm_cls.training.shared import Shared
+
 
 def compose_and_run() -> None:
     """The command, with Hydra's own errors made readable."""
@@ -58,7 +62,7 @@ def compose_and_run() -> None:
     # conf/ has a file with the same name as the settings of the submitit plug-in, so that people type the usual name.
     warnings.filterwarnings("ignore", message=r"\s*'hydra/launcher/submitit_slurm' is validated")
     failures: list[Exception] = []
-    kept: list[Any] = []  # the object that the runs of a sweep share in this process
+    kept: list[Shared] = []  # the object that the runs of a sweep share in this process
 
     def task(tree: DictConfig) -> float | None:
         try:
@@ -72,10 +76,20 @@ def compose_and_run() -> None:
             return None
 
     asks = any(flag.startswith(("--cfg", "--info")) for flag in flags)  # Hydra prints the configuration
-    with explained(overrides, "--multirun" in flags), redacted_stdout() if asks else nullcontext():
+    with explained(overrides, "--multirun" in flags), redacted_stdout() if asks else nullcontext(), _ended(kept):
         hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(task)()
     if failures:
         raise failures[0]
+
+
+@contextmanager
+def _ended(kept: "list[Shared]") -> Iterator[None]:
+    """Ends the processes that the runs of a sweep share."""
+    try:
+        yield
+    finally:
+        for shared in kept:
+            shared.ranks.end()
 
 
 def _run(tree: DictConfig) -> float | None:
@@ -102,7 +116,7 @@ def _run(tree: DictConfig) -> float | None:
     return metrics.val.value(config.trainer.monitor)
 
 
-def _run_of_sweep(tree: DictConfig, kept: list[Any]) -> float | None:
+def _run_of_sweep(tree: DictConfig, kept: "list[Shared]") -> float | None:
     """One run of a sweep: its failure is recorded and does not affect other runs."""
     from llm_cls.training.joint_shared import JointRun
     from llm_cls.training.run import run

@@ -88,6 +88,7 @@ NEUTRAL: Mapping[str, Any] = {
     "loss.label_smoothing": 0.0,
     "loss.gamma": None,
     "trainer.monitor": "f1",
+    "pruner.alpha": None,
 }
 
 # Keys whose value is a mapping: one value, whatever keys it has.

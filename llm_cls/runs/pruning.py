@@ -1,11 +1,13 @@
-"""Ends the runs of a sweep that cannot become the best: Optuna's rules on the val score of each epoch, and two more.
+"""Ends the runs of a sweep that cannot become the best: Optuna's rules on the val score of each epoch, and three more.
 
 Every run of a sweep is a trial of one Optuna study. Its journal lies in the folder of the sweep, where runs of other
 processes and machines find it. A resumed run continues its trial.
 """
 
+import base64
 import math
 import os
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,9 +19,11 @@ from llm_cls.config.schema import PrunerConfig
 from llm_cls.errors import ArtifactError, first_line
 from llm_cls.locks import BriefLock
 from llm_cls.metrics.evaluation import Evaluation
+from llm_cls.metrics.paired import has_larger_loss, is_worse
+from llm_cls.metrics.scores import SCORES
 from llm_cls.metrics.selection import MONITORS, Monitor
 from llm_cls.runs.layout import JOURNAL
-from llm_cls.runs.sweep import is_sweep
+from llm_cls.runs.sweep import is_sweep, read_plan
 
 _NO_INFORMATION = 1e-3  # nats; networks before their first step have ten times as much
 
@@ -47,7 +51,9 @@ class Pruner:
         self._trial: Any = None
         self._study: Any = None
         self._reported: set[int] = set()
+        self._comparisons = 1
         if config.name != "none" and is_sweep(run.parent):
+            self._comparisons = max(1, len(read_plan(run.parent)) - 1) * max(1, max_epochs - 2)
             with self._errors():
                 by = "" if monitor.name == "f1" else f" by {monitor.name}"
                 study = f"{max_epochs} epochs {data}".strip() + by
@@ -63,8 +69,11 @@ class Pruner:
                     self._trial = self._study.ask()
                     self._trial.set_user_attr("run", self._name)
                 if epoch not in self._reported:  # a kill may have come before the checkpoint
+                    if self._config.alpha is not None:
+                        self._trial.set_user_attr(f"val {epoch}", outputs(val, self._monitor))
                     self._trial.report(val.value(self._monitor.name), epoch)
                 prune = self._trial.should_prune() or self._lags_behind(epoch, val)
+                prune = prune and (self._config.alpha is None or self._is_worse(epoch, val, self._config.alpha))
         if epoch == self._max_epochs:
             return False
         return prune or (self._config.stop_collapsed and has_collapsed(val))
@@ -76,7 +85,7 @@ class Pruner:
         The gap to the best run separates hopeless runs from slow ones early, with any number of concurrent runs. A run
         that has trained for fewer epochs counts as well: its best score can only rise.
 
-        A gap within two standard errors is ignored; see ``_standard_error``.
+        A gap within two standard errors is ignored (see ``_standard_error``), or one that ``_is_worse`` refuses.
         """
         if self._config.max_lag is None or epoch < 2:  # the first epoch is the warm-up
             return False
@@ -95,7 +104,30 @@ class Pruner:
             return False
         top = max(others, key=goodness)
         allowed = abs(top) * self._config.max_lag * (1 - epoch / self._max_epochs) ** 2
-        return goodness(own) < goodness(top) - max(allowed, 2 * self._standard_error(top, val))
+        noise = 2 * self._standard_error(top, val) if self._config.alpha is None else 0.0
+        return goodness(own) < goodness(top) - max(allowed, noise)
+
+    def _is_worse(self, epoch: int, val: Evaluation, alpha: float) -> bool:
+        """Whether this run is significantly worse than the one that is the best after as many epochs.
+
+        Over all pairs of the best run with another one and all epochs, the best run is found to be worse with a
+        probability of at most ``alpha`` (Bonferroni); so it does not matter that the other one was chosen by its score.
+        """
+        others = {
+            trial.user_attrs[f"val {epoch}"]: self._monitor.goodness(trial.intermediate_values[epoch])
+            for trial in self._study.get_trials(deepcopy=False)
+            if trial.user_attrs.get("run") != self._name
+            and epoch in trial.intermediate_values
+            and f"val {epoch}" in trial.user_attrs
+        }
+        if not others:
+            return False
+        best = read_outputs(max(others, key=others.__getitem__), self._monitor)
+        level = alpha / self._comparisons
+        if self._monitor.name == "loss":
+            return has_larger_loss(val.losses, best, level)
+        score, n_labels = SCORES[self._monitor.name], val.probabilities.shape[1]
+        return is_worse(val.labels, val.predictions, best, n_labels, score, level)
 
     def _standard_error(self, top: float, val: Evaluation) -> float:
         """Of the best score ``top``, on the texts of ``val``.
@@ -148,6 +180,18 @@ def has_collapsed(val: Evaluation) -> bool:
     return bool(information < _NO_INFORMATION)
 
 
+def outputs(val: Evaluation, monitor: Monitor) -> str:
+    """What the paired test needs of each text, as the journal holds it: its predicted label, or its loss."""
+    values = val.losses.astype("<f4") if monitor.name == "loss" else val.predictions.astype("<u4")
+    return base64.b64encode(zlib.compress(values.tobytes())).decode()
+
+
+def read_outputs(text: str, monitor: Monitor) -> Any:
+    """The array that ``outputs`` has written."""
+    values = np.frombuffer(zlib.decompress(base64.b64decode(text)), "<f4" if monitor.name == "loss" else "<u4")
+    return values.astype(np.float64 if monitor.name == "loss" else np.int64)
+
+
 def _open_study(config: PrunerConfig, journal: Path, max_epochs: int, name: str, monitor: Monitor) -> Any:
     import optuna
     from optuna.storages import JournalStorage
@@ -157,6 +201,8 @@ def _open_study(config: PrunerConfig, journal: Path, max_epochs: int, name: str,
     if config.name == "median":
         first = math.ceil(config.warmup_fraction * max_epochs) + 1  # Optuna includes the epoch at which it may prune
         rule: Any = optuna.pruners.MedianPruner(n_startup_trials=config.startup_runs, n_warmup_steps=first)
+    elif config.name == "paired":
+        rule = optuna.pruners.NopPruner()  # _lags_behind and _is_worse decide
     else:
         rule = optuna.pruners.HyperbandPruner(config.min_epochs, max_epochs, config.reduction_factor)
     # Optuna's own locks stay behind when their holder dies; the system releases this one.

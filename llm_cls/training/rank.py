@@ -1,23 +1,30 @@
-"""One rank of a run on several devices: ``python -m llm_cls.training.rank RUN_DIRECTORY``."""
+"""One rank of runs on several devices: ``python -m llm_cls.training.rank RUN_DIRECTORY``.
 
-import ctypes
+It trains that run, and then those whose directories ``training.launch`` sends to its stdin.
+"""
+
+import json
 import logging
 import os
-import signal
+import socket
 import sys
-import threading
-import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from llm_cls.cli import end_now, file_log, quiet_libraries, run_command, summarize
 from llm_cls.errors import EXIT_INTERRUPTED, LostRankError, RunInterrupted
-from llm_cls.training.launch import EXIT_LOST, PARENT, is_first_process
+from llm_cls.training.failures import EXIT_LOST
+from llm_cls.training.launch import is_first_process
+from llm_cls.training.rank_process import end_with_parent
 
-_PR_SET_PDEATHSIG = 1  # of <sys/prctl.h>
+if TYPE_CHECKING:  # it imports torch
+    from llm_cls.training.shared import Shared
 
 
 def main() -> None:
-    """Trains as this process's rank."""
+    """Trains as this process's rank, until a run fails or there are no more."""
     try:
         _main()
     except RunInterrupted:
@@ -28,7 +35,25 @@ def main() -> None:
 
 def _main() -> None:
     # Before torch is imported, which takes seconds, in which the parent may die.
-    threading.Thread(target=_end_with_parent, args=(int(os.environ[PARENT]),), daemon=True).start()
+    end_with_parent()
+    # Processes that a run starts inherit stdin.
+    connection = socket.socket(fileno=os.dup(0))
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    from llm_cls.training.shared import Shared
+
+    logging.basicConfig(level=logging.INFO if is_first_process() else logging.ERROR, format="%(message)s")
+    shared, world_size = Shared(), os.environ["WORLD_SIZE"]
+    _train(Path(sys.argv[1]), shared)
+    with connection, connection.makefile("r", encoding="ascii") as requests:
+        connection.sendall(b"\n")
+        for request in requests:
+            os.environ["WORLD_SIZE"] = world_size  # Lightning removes it at the end of a run
+            _train(Path(json.loads(request)), shared)
+            connection.sendall(b"\n")
+
+
+def _train(path: Path, shared: "Shared") -> None:
+    """Trains the run in ``path``, which the process that started this one has begun."""
     from llm_cls.runs import layout
     from llm_cls.runs.config_file import read_config
     from llm_cls.runs.directory import RunDirectory
@@ -38,33 +63,34 @@ def _main() -> None:
     from llm_cls.training.checkpoints import find_checkpoint
     from llm_cls.training.prepare import prepare
     from llm_cls.training.run import train
-    from llm_cls.training.shared import Shared
 
-    first = is_first_process()
-    directory = RunDirectory(Path(sys.argv[1]), writes=first)
     quiet_libraries()
-    logging.basicConfig(level=logging.INFO if first else logging.ERROR, format="%(message)s")
-    if first:
-        logging.getLogger().addHandler(file_log(directory.path / layout.LOG))
+    directory = RunDirectory(path, writes=is_first_process())
     record = read_files(directory.path).record
     assert record is not None  # the process that started this one has written it
-    shared = Shared()
+    with _log_file(directory.path / layout.LOG):
+        try:
+            inputs = prepare(read_config(directory.path / layout.CONFIG), shared)
+            train(directory, inputs, record, shared, find_checkpoint(directory, run_id(inputs.identity)))
+        except Exception as error:
+            if not isinstance(error, LostRankError) and is_sweep(directory.path.parent):
+                directory.record_failure(*summarize(error))
+            raise
+
+
+@contextmanager
+def _log_file(path: Path) -> Iterator[None]:
+    """Writes the log of the first rank to ``path`` as well."""
+    if not is_first_process():
+        yield
+        return
+    file = file_log(path)
+    logging.getLogger().addHandler(file)
     try:
-        inputs = prepare(read_config(directory.path / layout.CONFIG), shared)
-        train(directory, inputs, record, shared, find_checkpoint(directory, run_id(inputs.identity)))
-    except Exception as error:
-        if not isinstance(error, LostRankError) and is_sweep(directory.path.parent):
-            directory.record_failure(*summarize(error))
-        raise
-
-
-def _end_with_parent(parent: int) -> None:
-    """Ends this process soon after its parent was killed: then the run can be resumed."""
-    if sys.platform == "linux":  # the system does so even where this process is stopped
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    while os.getppid() == parent:
-        time.sleep(0.2)
-    os._exit(EXIT_INTERRUPTED)
+        yield
+    finally:
+        logging.getLogger().removeHandler(file)
+        file.close()
 
 
 if __name__ == "__main__":

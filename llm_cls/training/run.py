@@ -52,7 +52,7 @@ def run(
         path: The run directory; created if it is missing.
         overrides: The command line, for the record.
         shared: What earlier runs in this process have loaded.
-        isolate: Whether the run gets its own process, even on one device.
+        isolate: Whether the run gets its own process, even on one device, or its own processes.
 
     Returns:
         The content of ``metrics.json``.
@@ -60,7 +60,7 @@ def run(
     Raises:
         LlmClsError: With one line that tells the user what to change.
     """
-    shared = shared or Shared()
+    alone, shared = isolate or shared is None, shared or Shared()
     inputs = prepare(config, shared)
     directory = RunDirectory(path, writes=is_first_process())
     if (metrics := _earlier_result(directory, inputs)) is not None:
@@ -78,8 +78,10 @@ def run(
             log.warning("This run began under other conditions (%s): results may differ in the last digits", conditions)
         try:
             if (isolate or inputs.hardware.world_size > 1) and launched_world_size() is None:
-                launch_ranks(path, inputs.hardware.devices, config.trainer.timeout_seconds)
+                launch = launch_ranks if alone else shared.ranks.train
+                launch(path, inputs.hardware.devices, config.trainer.timeout_seconds)
             else:
+                shared.ranks.end()  # those of earlier runs would hold memory
                 return train(directory, inputs, record, shared, found)
         except Exception:
             directory.discard()

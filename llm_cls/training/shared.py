@@ -1,7 +1,7 @@
 """Objects that the runs of a sweep in one process share, so that they are read and loaded once.
 
-Only objects that no run changes are kept. Every run returns a frozen decoder unchanged. A decoder that a run trains as
-a whole, or that was in use when a run failed, is reloaded.
+Only objects that no run changes are kept, and the processes of runs on several devices. Every run returns a frozen
+decoder unchanged. A decoder that a run trains as a whole, or that was in use when a run failed, is reloaded.
 """
 
 import gc
@@ -19,6 +19,7 @@ from llm_cls.engine.layers import FusedLayers
 from llm_cls.files import sha256_json
 from llm_cls.model.classifier import TextClassifier
 from llm_cls.model.decoder import eos_ids, load_architecture, load_decoder, model_revision
+from llm_cls.training.launch import Ranks
 
 # Keys of the section data that do not change the corpus.
 _IGNORED_KEYS = {"max_length", "truncation", "cut", "keep_texts", "batch_size", "micro_batch_size", "eval_batch_size"}
@@ -28,6 +29,7 @@ class Shared:
     """Holds one corpus, one tokenizer and one decoder at a time: the latest of each.
 
     Attributes:
+        ranks: The processes of runs on several devices; their owner ends them.
         shows_progress: Whether a run may draw a progress bar.
     """
 
@@ -36,10 +38,11 @@ class Shared:
     def __init__(self) -> None:
         """Holds nothing yet."""
         self._kept: dict[str, tuple[str, Any]] = {}
+        self.ranks = Ranks()
 
     def __getstate__(self) -> dict[str, Any]:
         """Pickles as empty, because nothing is sent to another process."""
-        return {"_kept": {}}
+        return {"_kept": {}, "ranks": Ranks()}
 
     def corpus(self, config: DataConfig) -> Corpus:
         """See ``data.load``."""

@@ -20,7 +20,9 @@ from torch._C._distributed_c10d import TCPStore
 
 from llm_cls.cli import print_error
 from llm_cls.errors import LostRankError
-from llm_cls.training.launch import EXIT_LOST, PARENT, with_resume_command
+from llm_cls.training.failures import EXIT_LOST
+from llm_cls.training.launch import with_resume_command
+from llm_cls.training.rank_process import PARENT
 
 _DONE = 1 << 40  # added to the count of a rank that needs no watching any more
 _BEATS = 20  # per time limit
@@ -66,34 +68,36 @@ class RankWatch:
             self._beating.join(timeout=1.0)  # it may wait for a store that is gone
 
     def start(self) -> None:
-        """Begins, once the process group exists."""
+        """Begins, once the process group exists and all ranks have come to this run."""
         if self._beating is not None:
             return
-        self._rank, self._answered = dist.get_rank(), time.monotonic()
+        self._rank = dist.get_rank()
         others = set(range(dist.get_world_size())) - {self._rank}
+        # A connection of its own: one that the process group waits on would be blocked.
+        store = TCPStore(
+            os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False, wait_for_workers=False,
+            timeout=timedelta(seconds=self.timeout_seconds),
+        )  # fmt: skip
+        prefix = f"llm_cls/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}"
+        # Ranks train one run after another, and the store outlives the runs.
+        prefix += f"/{store.add(f'{prefix}/runs/{self._rank}', 1)}"
+        store.set(f"{prefix}/name/{self._rank}", _own_name(self._rank))
+        self._names = {other: store.get(f"{prefix}/name/{other}").decode() for other in others}  # waits for them
+        self._answered = time.monotonic()
         self._seen = dict.fromkeys(others, (0, self._answered))
-        self._beating = threading.Thread(target=self._beat, daemon=True)
+        self._beating = threading.Thread(target=self._beat, args=(store, prefix), daemon=True)
         self._beating.start()
         threading.Thread(target=self._judge, daemon=True).start()
 
-    def _beat(self) -> None:
+    def _beat(self, store: TCPStore, prefix: str) -> None:
         """Counts, and reads the other counts, until the watch ends or the store is gone."""
-        prefix = f"llm_cls/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}"
         with suppress(RuntimeError):  # the store is gone; ``_judge`` misses its answers
-            # A connection of its own: one that the process group waits on would be blocked.
-            store = TCPStore(
-                os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False, wait_for_workers=False,
-                timeout=timedelta(seconds=self.timeout_seconds),
-            )  # fmt: skip
-            store.set(f"{prefix}/name/{self._rank}", _own_name(self._rank))
             while not self._stop.wait(self._limit / _BEATS):
                 store.add(f"{prefix}/count/{self._rank}", 1)
                 for other, (before, _) in list(self._seen.items()):
                     count = store.add(f"{prefix}/count/{other}", 0)
                     if count != before:
                         self._seen[other] = (count, time.monotonic())
-                        if not before:
-                            self._names[other] = store.get(f"{prefix}/name/{other}").decode()
                 self._answered = time.monotonic()
             store.add(f"{prefix}/count/{self._rank}", _DONE)
 
@@ -120,7 +124,7 @@ class RankWatch:
             os._exit(EXIT_LOST)  # the process that started this one knows more
         rank = min(silent)
         error = LostRankError(
-            f"{self._names.get(rank, f'Rank {rank}')} has not responded for {self._limit:g} s "
+            f"{self._names[rank]} has not responded for {self._limit:g} s "
             f"(half of trainer.timeout_seconds): it was killed or stopped, or its machine cannot be reached"
         )
         conclusion = with_resume_command(error, self._directory)

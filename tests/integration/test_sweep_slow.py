@@ -15,9 +15,11 @@ from typing import Any
 import pytest
 import yaml
 
-from .conftest import GRID, NAMES, TIMEOUT, Command, Start
-from .processes import state_names, sweep_states, wait_for
-from .test_sweep import TWO_PROCESSES, assert_same_results
+from tests.jsonl import read_jsonl
+
+from .conftest import GRID, NAMES, TIMEOUT, TINY, Command, Start
+from .processes import alive, children, state_names, sweep_states, wait_for
+from .test_sweep import NOTES_STARTS, TWO_PROCESSES, assert_same_results
 
 pytestmark = pytest.mark.slow
 
@@ -80,6 +82,66 @@ def test_interrupted_runs_of_two_processes_resume(
     names = ["optimizer.lr=0.001", "optimizer.lr=0.002"]
     assert_same_results(tmp_path / "sweep", tmp_path / "whole", names)
     assert [json.loads((tmp_path / "sweep" / n / "run.json").read_text())["world_size"] for n in names] == [2, 2]
+
+
+@pytest.fixture(scope="module")
+def fresh_ranks(command: Command, archive: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A sweep over two processes each, which every run starts afresh."""
+    folder = tmp_path_factory.mktemp("fresh")
+    line = ["--multirun", *TINY, f"data.archive={archive}", "logger=none", "hydra.sweep.dir=sweep", *MIXED]
+    done = command("train", *line, "sweep.isolate=true", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    return folder / "sweep"
+
+
+MIXED = [*TWO_PROCESSES, "optimizer.lr=1e-3,2e-3", "data.max_length=24,32"]
+
+
+def test_ranks_go_on_from_run_to_run(
+    command: Command, environment: dict[str, str], sweep: list[str], fresh_ranks: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "sitecustomize.py").write_text(NOTES_STARTS)  # which every Python imports that starts
+    modules = os.pathsep.join(filter(None, [str(tmp_path), environment.get("PYTHONPATH")]))
+    done = command("train", *sweep, *MIXED, cwd=tmp_path, env={"PYTHONPATH": modules})
+    assert done.returncode == 0 and "4 of 4 runs are done" in done.stdout, done.stderr
+    names = list(sweep_states(tmp_path / "sweep"))
+    starts = [start[2:] for start in read_jsonl(tmp_path / "starts.jsonl") if start[1:2] == ["llm_cls.training.rank"]]
+    assert starts == [[str(tmp_path / "sweep" / names[0])]] * 2
+    assert_same_results(tmp_path / "sweep", fresh_ranks, names)
+    for name in names:
+        log = (tmp_path / "sweep" / name / "train.log").read_text(encoding="utf-8")
+        assert log.count("Epoch 2/2") == 1, "each run has its own log"
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
+def test_a_rank_that_is_lost_in_a_later_run_costs_one_attempt(
+    start: Start, sweep: list[str], fresh_ranks: Path, tmp_path: Path, number: signal.Signals
+) -> None:
+    process = start(*sweep, *MIXED, "trainer.timeout_seconds=10", cwd=tmp_path)
+    second = "data.max_length=32,optimizer.lr=0.001"
+    wait_for(tmp_path / "sweep" / second / "checkpoints" / "epoch-*-*.ckpt", process)
+    ranks = children(process.pid)
+    assert len(ranks) == 2
+    os.kill(ranks[1], number)
+    _, errors = process.communicate(timeout=TIMEOUT)
+    assert process.returncode == 0, errors
+    verb = "stopped" if number == signal.SIGSTOP else "killed"
+    lines = [line for line in errors.splitlines() if line.startswith("Error: ")]
+    assert len(lines) == 1 and f"(pid {ranks[1]}) was {verb} by {number.name}" in lines[0], errors
+    assert not any(alive(pid) for pid in ranks)
+    assert_same_results(tmp_path / "sweep", fresh_ranks, list(sweep_states(tmp_path / "sweep")))
+
+
+def test_ranks_of_a_sweep_end_with_it(start: Start, sweep: list[str], tmp_path: Path) -> None:
+    process = start(*sweep, *MIXED, "trainer.max_epochs=50", "optimizer.lr=1e-3", "seed=1,2", cwd=tmp_path)
+    wait_for(tmp_path / "sweep" / "*" / "checkpoints" / "epoch-*-*.ckpt", process)
+    ranks = children(process.pid)
+    process.kill()
+    process.wait()
+    deadline = time.monotonic() + TIMEOUT
+    while any(alive(pid) for pid in ranks):
+        assert len(ranks) == 2 and time.monotonic() < deadline, "the ranks outlive their parent"
+        time.sleep(0.1)
 
 
 LRS = [1e-4, 3e-4, 5e-4, 1e-3]

@@ -62,6 +62,7 @@ _SPECIAL: dict[str, dict[str, Any]] = {
     "model.weights": {"model.weights": "random"},
     "optimizer.betas": {"optimizer.betas": [0.9, 0.95]},
     "optimizer.max_grad_norm": {"optimizer.max_grad_norm": 1.0},
+    "pruner.alpha": {"pruner.name": "paired", "pruner.alpha": 0.05, "pruner.max_lag": 0.25},
     "pruner.max_lag": {"pruner.max_lag": 0.25},
     "pruner.name": {"pruner.name": "median"},
     "pruner.warmup_fraction": {"pruner.warmup_fraction": 0.5},

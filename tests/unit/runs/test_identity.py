@@ -51,7 +51,8 @@ def pair(key: str) -> tuple[Config, Config]:
     try:
         return changed(start, values), after
     except ValueError:  # without it the others are not valid
-        return changed(start, values | {key: 2 if value == 1 else f"{value}.other"}), after
+        other = 2 if value == 1 else value / 2 if isinstance(value, float) else f"{value}.other"
+        return changed(start, values | {key: other}), after
 
 
 @pytest.mark.parametrize("key", KEYS)

@@ -10,7 +10,7 @@ from llm_cls.errors import ArtifactError
 from llm_cls.metrics.evaluation import Evaluation, evaluate
 from llm_cls.metrics.selection import MONITORS
 from llm_cls.runs.layout import JOURNAL
-from llm_cls.runs.pruning import Pruner, has_collapsed
+from llm_cls.runs.pruning import Pruner, has_collapsed, outputs, read_outputs
 from llm_cls.runs.sweep import Entry, write_plan
 
 RANDOM = np.random.default_rng(0)
@@ -183,3 +183,35 @@ def test_a_lag_within_two_standard_errors_of_a_loss_is_allowed(tmp_path: Path) -
     assert trained(config, best, [150] * 4, "loss") == 4
     assert trained(config, near, [145] * 4, "loss") == 4
     assert trained(config, far, [120] * 4, "loss") == 2
+
+
+def test_paired_ends_a_run_only_beyond_what_the_texts_tell(tmp_path: Path) -> None:
+    """With 6 runs of 10 epochs each comparison has a level of 0.05 / (5 * 8)."""
+    config = PrunerConfig(name="paired", alpha=0.05, max_lag=0.25)
+    runs = sweep(tmp_path, 6)
+    assert trained(config, runs[0], [150] * 10) == 10, "nothing to be compared with"
+    assert trained(config, runs[1], [10, *[50] * 9]) == 2, "the first epoch says nothing"
+    assert trained(config, runs[2], [60, *[130] * 9]) == 3, "13 % behind, of which 12 % are allowed"
+    assert trained(config, runs[3], [100, 130, 135, 140, 142, *[144] * 5]) == 10, "6 texts tell nothing"
+    assert trained(config, runs[4], [100, 130, 135, *[138] * 7]) == 5, "12 texts do, and are 8 %"
+
+
+@pytest.mark.parametrize("monitor", ["accuracy", "mcc", "loss"])
+def test_paired_compares_by_the_monitor(tmp_path: Path, monitor: str) -> None:
+    config = PrunerConfig(name="paired", alpha=0.05, max_lag=0.25)
+    runs = sweep(tmp_path, 3)
+    assert trained(config, runs[0], [150] * 6, monitor) == 6
+    assert trained(config, runs[1], [40] * 6, monitor) == 2
+    assert trained(config, runs[2], [151] * 6, monitor) == 6
+
+
+def test_what_paired_needs_of_each_epoch_survives_the_journal() -> None:
+    val = with_f1(150)
+    for name, expected in (("f1", val.predictions), ("loss", val.losses.astype(np.float32))):
+        assert (read_outputs(outputs(val, MONITORS[name]), MONITORS[name]) == expected).all()
+
+
+def test_paired_needs_a_level() -> None:
+    for wrong in ({"name": "paired"}, {"name": "median", "alpha": 0.05}, {"name": "paired", "alpha": 0.05}):
+        with pytest.raises(ValueError, match=r"pruner\.(alpha|max_lag) must be set"):
+            PrunerConfig(**wrong)

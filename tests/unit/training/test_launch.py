@@ -134,7 +134,7 @@ time.sleep(60)
 """
     )
     script.chmod(0o755)
-    monkeypatch.setattr(launch.sys, "executable", str(script))
+    monkeypatch.setattr(sys, "executable", str(script))
     return tmp_path
 
 
@@ -154,13 +154,13 @@ def send_when(path: Path, times: int) -> None:
 def test_a_signal_is_not_lost_while_failed_ranks_are_ended(stubborn: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (stubborn / "fails").touch()
     monkeypatch.setattr(launch, "_GRACE_SECONDS", 3.0)
-    ended = launch._end
+    ended = launch.end_processes
 
     def end(ranks: list[object], received: list[int]) -> None:
         (stubborn / "ending").touch()
         ended(ranks, received)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(launch, "_end", end)
+    monkeypatch.setattr(launch, "end_processes", end)
     send_when(stubborn / "ending", 1)
     with pytest.raises(RunInterrupted, match="Interrupted by SIGTERM"):
         launch.launch_ranks(stubborn, 2, 600)
@@ -201,7 +201,7 @@ sys.exit({launch.EXIT_LOST})
 """
     )
     script.chmod(0o755)
-    monkeypatch.setattr(launch.sys, "executable", str(script))
+    monkeypatch.setattr(sys, "executable", str(script))
     monkeypatch.setattr(launch, "_GRACE_SECONDS", 5.0)
     return tmp_path
 
