@@ -9,11 +9,9 @@ import pytest
 
 from llm_cls.multirun.workers import WORKER
 
-from .conftest import TIMEOUT, Command, Start
+from .conftest import GRID, NAMES, TIMEOUT, Command, Start
 from .processes import alive, children, state_names, sweep_states, wait_for
-from .test_sweep import GRID, NAMES, assert_same_results
-from .test_sweep import sweep as sweep
-from .test_sweep import undisturbed as undisturbed
+from .test_sweep import assert_same_results
 
 TWO = "sweep.workers=2"
 
