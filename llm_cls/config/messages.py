@@ -28,11 +28,14 @@ def validate(schema: type[T], values: Any) -> T:
     try:
         return schema.model_validate(values)
     except ValidationError as error:
-        lines: dict[str, str] = {}
+        lines: dict[str, tuple[int, str]] = {}
         for fault in error.errors(include_url=False):
+            depth = len(fault["loc"])
             for line in _describe(schema, fault):
-                lines.setdefault(line.split()[0], line)  # a key of several types has one fault for each of them
-        raise ConfigError("\n".join(lines.values())) from None
+                key = line.split()[0]  # one of several types has a fault for each: the deepest says most
+                if key not in lines or depth > lines[key][0]:
+                    lines[key] = depth, line
+        raise ConfigError("\n".join(line for _, line in lines.values())) from None
 
 
 def echo(text: str) -> str:
@@ -84,7 +87,9 @@ def _describe(schema: type[BaseModel], fault: ErrorDetails) -> list[str]:
         return [line if "." in line.split()[0] or not key else f"{key}: {line}" for line in message.splitlines()]
     value = fault["input"]
     hint = f" Try {field.examples[0]}." if field.examples else ""
-    return [f"{key} must {_expected(field, fault)}, got {_shown(value)}.{hint}"]
+    entry = location[-1] if len(location) > len(path) + 1 and isinstance(fault["loc"][-1], str) else None
+    where = f" for {echo(repr(entry))}" if entry not in (None, "[key]") else ""
+    return [f"{key} must {_expected(field, fault)}, got {_shown(value)}{where}.{hint}"]
 
 
 def _shown(value: Any) -> str:

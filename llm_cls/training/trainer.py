@@ -1,5 +1,6 @@
 """Lightning's trainer as a run uses it."""
 
+import sys
 from typing import Any
 
 from lightning import Trainer
@@ -21,7 +22,6 @@ def build_trainer(
     directory: RunDirectory,
     recorder: RunRecorder,
     logger: RunLogger,
-    steps_per_epoch: int,
     watch: RankWatch,
 ) -> Trainer:
     """The trainer of one run."""
@@ -30,8 +30,8 @@ def build_trainer(
     plugins: list[Any] = [AtomicCheckpointIO()]
     if hardware.world_size == 1:  # whatever SLURM's variables say about the tasks of its job
         plugins.append(LightningEnvironment())
-    if config.progress_bar:
-        callbacks.append(ProgressBar(steps_per_epoch))
+    if has_bar := config.progress_bar and sys.stdout.isatty():  # in a file it would be one line without an end
+        callbacks.append(ProgressBar())
     if (patience := config.early_stopping_patience) is not None:
         mode = "max" if recorder.monitor.larger_is_better else "min"
         callbacks.append(EarlyStopping(f"val/{config.monitor}", mode=mode, patience=patience, check_finite=False))
@@ -47,7 +47,7 @@ def build_trainer(
         plugins=plugins,
         logger=logger.lightning,
         default_root_dir=directory.path,
-        enable_progress_bar=config.progress_bar,
+        enable_progress_bar=has_bar,
         enable_model_summary=False,
         num_sanity_val_steps=0,
         use_distributed_sampler=False,  # batches.py distributes the texts, each exactly once
