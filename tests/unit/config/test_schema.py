@@ -416,11 +416,6 @@ def test_the_wrong_weight_of_many_is_named(wrong: str, shown: str) -> None:
         parse(f"loss.class_weights={{a:1,映画:{wrong},b:2}}")
 
 
-def test_the_wrong_name_of_many_is_named() -> None:
-    with pytest.raises(ConfigError, match=r"^data\.label_names must .*, got '' for '1'\. Try"):
-        parse("data.label_names={0:a,1:''}")
-
-
 def test_a_limit_below_the_batch_is_told_with_the_other_faults() -> None:
     with pytest.raises(ConfigError) as caught:
         parse("data=table", "data.limit=10", "data.fold=3", "data.text=text", "lora.r=0")
