@@ -16,7 +16,7 @@ def limit_caches() -> None:
     """Bounds the memory of oneDNN's code for matrix products. Call it before the first product.
 
     oneDNN and PyTorch's layer above it each keep code for the last 1,024 shapes, some 0.2 MB a shape. Batches without
-    padding hardly ever repeat a shape, so the caches take 600 MB and save nothing. What the user has set stays.
+    padding hardly ever repeat a shape, so the caches take 500 MiB and save no time. What the user has set stays.
     """
     for name in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):
         os.environ.setdefault(name, str(_CACHED_SHAPES))

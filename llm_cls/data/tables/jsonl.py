@@ -60,7 +60,9 @@ def _kind(value: object) -> str:
     """What a value that is no object is called in JSON."""
     if value is None or isinstance(value, bool):
         return json.dumps(value)
-    return {list: "a list", JsonValue: "a number"}.get(type(value), "a string")
+    if isinstance(value, list):
+        return "a list"
+    return "a number" if isinstance(value, JsonValue) else "a string"
 
 
 def _decoder() -> json.JSONDecoder:
