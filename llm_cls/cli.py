@@ -10,8 +10,9 @@ import threading
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager, redirect_stdout, suppress
 from pathlib import Path
+from typing import NoReturn
 
 from llm_cls.cores import share_cores
 from llm_cls.errors import (
@@ -41,7 +42,10 @@ _FIXES = {  # whether a file was read or written is not known here
 
 
 def run_command(command: Callable[[], object]) -> int:
-    """Runs ``command`` and returns the exit code; a fault that the user can fix is printed as one line."""
+    """Runs ``command`` and returns the exit code; a fault that the user can fix is printed as one line.
+
+    A rank that fails ends here: see ``end_now``.
+    """
     install_handlers()
     redact_logs()
     for stream in (sys.stdout, sys.stderr):
@@ -56,10 +60,30 @@ def run_command(command: Callable[[], object]) -> int:
     except SystemExit:
         raise
     except BaseException as error:
-        return print_error(error)
+        code = print_error(error)
+        if _has_process_group():
+            end_now(code)
+        return code
     finally:
         remove_handlers()
     return 0
+
+
+def end_now(code: int) -> NoReturn:
+    """Ends this process with the exit code ``code``, without Python's clean-up, for a rank that failed.
+
+    In the clean-up torch may wait for a lost rank once more. A thread of torch that then frees the tensors of a failed
+    collective needs the interpreter, which ends the thread within C++ code and so aborts the process.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError, AttributeError):  # closed, or None
+            stream.flush()
+    os._exit(code)
+
+
+def _has_process_group() -> bool:
+    distributed = sys.modules.get("torch.distributed")  # most commands do not import it
+    return distributed is not None and distributed.is_available() and distributed.is_initialized()
 
 
 def _check_threads() -> None:
@@ -195,6 +219,13 @@ def _known(raised: BaseException) -> LlmClsError | RunInterrupted | None:
             return ResourceError(f"{match.group()}. {_FREE}")
         error = error.__cause__ or error.__context__
     return None
+
+
+def file_log(path: Path) -> logging.FileHandler:
+    """A handler that appends to the log of a run, in Hydra's format; without lines there is no file."""
+    handler = logging.FileHandler(path, encoding="utf-8", delay=True)
+    handler.setFormatter(logging.Formatter("[%(asctime)s][%(name)s][%(levelname)s] - %(message)s"))
+    return handler
 
 
 def quiet_libraries() -> None:

@@ -1,12 +1,14 @@
 """Fixtures that all tests share, and those that run the real commands."""
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from tests.fork_server import ForkServer
 
@@ -31,6 +33,24 @@ def shared() -> Path:
 
 
 @pytest.fixture(scope="session")
+def common(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that all workers share."""
+    folder = tmp_path_factory.getbasetemp()
+    return folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder
+
+
+def made_once(folder: Path, make: Callable[[Path], object]) -> Path:
+    """``folder``, which ``make`` fills in the worker that needs it first. No test may change it."""
+    with FileLock(f"{folder}.lock"):
+        if not (made := Path(f"{folder}.made")).exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir()
+            make(folder)
+            made.touch()
+    return folder
+
+
+@pytest.fixture(scope="session")
 def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """A user's environment: own caches, no network settings, no W&B key."""
     home = tmp_path_factory.mktemp("home")
@@ -42,9 +62,9 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 
 @pytest.fixture(scope="session")
-def server(environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[ForkServer]:
+def server(environment: dict[str, str], common: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ForkServer]:
     """Gives each command a fork of a process that has imported torch and the others already."""
-    server = ForkServer(tmp_path_factory.mktemp("server"), environment)
+    server = ForkServer(tmp_path_factory.mktemp("server"), environment, common / "server")
     yield server
     server.close()
 

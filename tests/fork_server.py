@@ -2,7 +2,7 @@
 
 Importing torch, lightning, transformers and peft takes longer than most tests. A fork has them already and is otherwise
 an ordinary process with its own state, signals and exit code. The server has one thread and computes nothing, because
-neither threads nor their locks survive a fork.
+neither threads nor their locks survive a fork. All workers of the tests share the server: each holds its stdin open.
 
 ``ForkServer`` is the client; ``ForkedProcess`` replaces ``subprocess.Popen``.
 """
@@ -25,6 +25,8 @@ import weakref
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
+
+from filelock import FileLock
 
 ROOT = Path(__file__).resolve().parents[1]
 IMPORTS = (
@@ -82,26 +84,49 @@ class ForkedProcess:
 
 
 class ForkServer:
-    """Starts the server and asks it for processes.
+    """Asks the server for processes, and starts it where no other worker has done so.
 
     Args:
-        folder: For the socket and the output of the processes.
+        folder: For the output of the processes.
         environment: Variables of the server. What libraries read from it at import is the same in every fork.
+        shared: A folder that the workers share, for the socket of the server and its stdin; by default ``folder``.
     """
 
-    def __init__(self, folder: Path, environment: dict[str, str]) -> None:
-        self._folder, self._number = folder, 0
-        folder.mkdir(parents=True, exist_ok=True)
-        self._socket = folder / "socket"
+    def __init__(self, folder: Path, environment: dict[str, str], shared: Path | None = None) -> None:
+        self._folder, self._shared, self._number = folder, shared or folder, 0
+        for path in (folder, self._shared):
+            path.mkdir(parents=True, exist_ok=True)
+        stdin = self._shared / "stdin"
+        with FileLock(self._shared / "lock"):
+            try:
+                self._stdin = os.open(stdin, os.O_WRONLY | os.O_NONBLOCK)
+            except OSError:  # nobody reads: there is no server, or none any more
+                self._stdin = self._start_server(stdin, environment)
+
+    def _start_server(self, stdin: Path, environment: dict[str, str]) -> int:
+        for path in (stdin, self._shared / "socket"):
+            path.unlink(missing_ok=True)
+        os.mkfifo(stdin)
         fixed = {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([str(ROOT), environment.get("PYTHONPATH", "")])}
-        self._log = (folder / "server.log").open("w")
-        self._server = subprocess.Popen(
-            [sys.executable, "-m", "tests.fork_server", str(self._socket)],
-            cwd=ROOT, env=environment | fixed, stdin=subprocess.PIPE, stdout=self._log, stderr=self._log,
-        )  # fmt: skip
+        reader = os.open(stdin, os.O_RDONLY | os.O_NONBLOCK)
+        with (self._shared / "server.log").open("w") as log:
+            self._server = subprocess.Popen(
+                [sys.executable, "-m", "tests.fork_server", str(self._shared / "socket")],
+                cwd=ROOT, env=environment | fixed, stdin=reader, stdout=log, stderr=log,
+            )  # fmt: skip
+        writer = os.open(stdin, os.O_WRONLY)
+        os.close(reader)
+        return writer
 
     def start(
-        self, module: str, arguments: Sequence[str], cwd: Path, environment: dict[str, str], own_group: bool = False
+        self,
+        module: str,
+        arguments: Sequence[str],
+        cwd: Path,
+        environment: dict[str, str],
+        own_group: bool = False,
+        stdin: str = os.devnull,
+        stdout: Path | None = None,
     ) -> ForkedProcess:
         """``python -m MODULE ARGUMENTS`` in ``cwd``.
 
@@ -111,37 +136,41 @@ class ForkServer:
             cwd: The working directory.
             environment: All variables of the process.
             own_group: Whether it gets its own session, as a command in a terminal has its own process group.
+            stdin: A file, or a named pipe.
+            stdout: A named pipe instead of the file that ``communicate`` reads.
         """
         connection = self._connect()
         self._number += 1
         files = [self._folder / f"{self._number}.{name}" for name in ("stdout", "stderr")]
         request = {
             "module": module, "arguments": list(arguments), "cwd": str(cwd), "environment": environment,
-            "files": [str(path) for path in files], "own_group": own_group,
+            "files": [stdin, str(stdout or files[0]), str(files[1])], "own_group": own_group,
         }  # fmt: skip
+        files[0].touch()
         connection.sendall(json.dumps(request).encode() + b"\n")
         return ForkedProcess(connection, *files)
 
     def _connect(self) -> socket.socket:
-        while self._server.poll() is None:
+        poll = select.poll()
+        poll.register(self._stdin, 0)
+        while not poll.poll(0):  # somebody reads it
             connection = socket.socket(socket.AF_UNIX)
             try:
-                connection.connect(str(self._socket))
+                connection.connect(str(self._shared / "socket"))
             except (FileNotFoundError, ConnectionRefusedError):  # the server still imports
                 connection.close()
                 time.sleep(0.05)
             else:
                 return connection
-        raise RuntimeError((self._folder / "server.log").read_text())
+        raise RuntimeError((self._shared / "server.log").read_text())
 
     def close(self) -> None:
-        """Ends the server. Processes that still run end by themselves."""
-        self._server.communicate()  # closes its stdin
-        self._log.close()
+        """Leaves the server, which ends when all workers have. Processes that still run end by themselves."""
+        os.close(self._stdin)
 
 
 def serve(path: str) -> None:
-    """Forks for each request, until stdin is closed."""
+    """Forks for each request, until all have closed stdin."""
     for name in IMPORTS:
         importlib.import_module(name)
     gc.freeze()  # a collection in a fork would touch, and so copy, every object
@@ -181,11 +210,15 @@ def _run(request: dict[str, Any]) -> NoReturn:
     if request["own_group"]:
         os.setsid()
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    descriptors = [os.open(os.devnull, os.O_RDONLY)]
-    descriptors += [os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC) for file in request["files"]]
+    stdin, *outputs = request["files"]
+    descriptors = [os.open(stdin, os.O_RDONLY)]
+    descriptors += [os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC) for file in outputs]
     for target, descriptor in enumerate(descriptors):
         os.dup2(descriptor, target)
         os.close(descriptor)
+    # Those of the server take what may be a pipe here for a file, and the reverse.
+    sys.stdin = os.fdopen(0, encoding=sys.stdin.encoding, closefd=False)
+    sys.stdout = os.fdopen(1, "w", encoding=sys.stdout.encoding, errors=sys.stdout.errors, closefd=False)
     os.chdir(request["cwd"])
     os.environ.clear()
     os.environ.update(request["environment"])

@@ -99,6 +99,14 @@ class SweepConfig(Section):
         "it has loaded.",
         examples=["sweep.isolate=true"],
     )
+    concurrent: PositiveInt | Literal["auto"] = Field(
+        1,
+        description="How many runs train at the same time in one process, over one frozen decoder: their texts go "
+        "through it together, which pays where a batch does not fill the device. auto: as many as a short measurement "
+        "finds fastest.",
+        examples=["sweep.concurrent=4"],
+        json_schema_extra={"must_be": "a whole number >= 1, or auto"},
+    )
     retries: NonNegativeInt = Field(
         1, description="How many times a failed run is retried before the sweep ends.", examples=["sweep.retries=0"]
     )

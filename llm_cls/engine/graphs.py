@@ -65,7 +65,7 @@ class Graphs:
         self._stream: Any = None
         self._gradients: list[Tensor] = []
         self._latest: object = None
-        projections = [x for layer in network.layers for x in (layer.qkv, layer.out, layer.up, layer.down)]
+        projections = [x for layer in network.layers for x in layer.projections]
         elements = sum(projection.weight.numel() for projection in projections)
         self.max_tokens = int(_SMALL_FLOPS * len(network.layers) / (4 * elements))
 

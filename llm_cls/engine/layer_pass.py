@@ -10,9 +10,9 @@ from llm_cls.engine.attention import SavedAttention, attend, attend_backward
 from llm_cls.engine.head_norms import SavedHeads, rotate_heads, rotate_heads_backward
 from llm_cls.engine.kernels import activate, activate_backward, as_operand, norm, norm_backward
 from llm_cls.engine.layers import Layer
-from llm_cls.engine.lora_products import SavedDown
 from llm_cls.engine.packing import PackedLayout
-from llm_cls.engine.tensors import UNQUANTIZED, DropoutState, Norm, Operand, OperandFormat
+from llm_cls.engine.projection import SavedAdapters
+from llm_cls.engine.tensors import UNQUANTIZED, DropoutState, Norm, Operand, OperandFormat, RowState
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class PackedInputs:
     layout: PackedLayout
     rng: Tensor | None
 
-    def dropout_states(self, only_last: bool) -> tuple[DropoutState | None, DropoutState | None]:
+    def dropout_states(self, only_last: bool) -> tuple[RowState, RowState]:
         """Of a layer before and after attention; after it, a row of the last layer is a text's last token."""
         if self.rng is None:
             return None, None
@@ -66,14 +66,14 @@ class SavedLayer:
 
     x: Tensor
     stats: Tensor | None = None
-    qkv: SavedDown | None = None
+    qkv: SavedAdapters = None
     attention: SavedAttention | None = None
-    out: SavedDown | None = None
+    out: SavedAdapters = None
     mlp_x: Tensor | None = None
     mlp_stats: Tensor | None = None
-    up: SavedDown | None = None
+    up: SavedAdapters = None
     hidden: Tensor | None = None
-    down: SavedDown | None = None
+    down: SavedAdapters = None
     heads: SavedHeads | None = None
     attention_post: SavedNorm | None = None
     mlp_post: SavedNorm | None = None

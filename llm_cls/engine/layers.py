@@ -37,9 +37,14 @@ class Layer:
     pending_bias: Tensor | None
 
     @property
+    def projections(self) -> list[Projection]:
+        """All four, in the order of their adapters' dropout streams."""
+        return [self.qkv, self.out, self.up, self.down]
+
+    @property
     def adapters(self) -> list[Adapter]:
         """The adapters of all four projections."""
-        return [x for projection in (self.qkv, self.out, self.up, self.down) for x in projection.adapters]
+        return [x for projection in self.projections for x in projection.adapters]
 
 
 @dataclass(frozen=True)
@@ -74,24 +79,30 @@ class FusedLayers:
         return next((i for i, layer in enumerate(self.layers) if layer.adapters), len(self.layers))
 
 
-def build_layers(decoder: PreTrainedModel, max_seqlen: int, fp8: bool = False) -> FusedLayers:
+def build_layers(
+    decoder: PreTrainedModel, max_seqlen: int, fp8: bool = False, frozen: FusedLayers | None = None
+) -> FusedLayers:
     """The layers of a decoder, with its adapters, if it has any.
 
     Args:
         decoder: A network for which ``unsupported_reason`` is empty. Projections of one input share memory from now on.
         max_seqlen: Tokens per text at most.
         fp8: Whether the frozen weights are float8.
+        frozen: Layers that were built from the same frozen weights, whose tensors are used; see ``joint.py``.
     """
     spec = _describe(decoder, max_seqlen)
-    layers = [_build(layer, fp8) for layer in spec.layers]
+    like = frozen.layers if frozen is not None else [None] * len(spec.layers)
+    layers = [_build(layer, fp8, other) for layer, other in zip(spec.layers, like, strict=True)]
     built = FusedLayers(spec.embedding, layers, spec.final_norm, spec.embedding_scale)
     for stream, adapter in enumerate(built.adapters):
         adapter.stream = stream
     return built
 
 
-def _build(spec: LayerSpec, fp8: bool) -> Layer:
-    qkv, out, up, down = (Projection(modules, fp8) for modules in (spec.qkv, spec.out, spec.up, spec.down))
+def _build(spec: LayerSpec, fp8: bool, frozen: Layer | None) -> Layer:
+    like = [None] * 4 if frozen is None else frozen.projections
+    modules = (spec.qkv, spec.out, spec.up, spec.down)
+    qkv, out, up, down = (Projection(linear, fp8, other) for linear, other in zip(modules, like, strict=True))
     missing = [down.pending_bias] if spec.mlp_post_norm is None else []
     if spec.parallel_residual and spec.attention_post_norm is None:
         missing.append(out.pending_bias)

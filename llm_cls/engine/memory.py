@@ -9,7 +9,6 @@ from dataclasses import dataclass
 import torch
 
 from llm_cls.engine.layers import FusedLayers, Layer
-from llm_cls.engine.projection import Projection
 
 _EFFICIENT_TOKENS = 2048  # matrix products of fewer rows leave a large GPU idle
 _SHARE = 0.9  # of the free memory; the rest is for fragmentation and for what libraries allocate
@@ -88,20 +87,13 @@ def free_bytes(device: torch.device) -> int:
 
 def _saved_elements(layer: Layer) -> int:
     """Elements per token that the backward pass of a layer needs: the content of ``network.SavedLayer``."""
-    adapters = sum(_saved_by_adapters(projection) for projection in (layer.qkv, layer.out, layer.up, layer.down))
+    adapters = sum(projection.saved_elements for projection in layer.projections)
     hidden: int = layer.spec.attention_norm.weight.shape[0]
     outputs: int = layer.qkv.weight.shape[0] + layer.up.weight.shape[0]
     inputs: int = layer.out.weight.shape[1]
     normed_heads: int = 0 if layer.spec.attention.query_norm is None else layer.qkv.weight.shape[0]
     post_norms = [norm for norm in (layer.spec.attention_post_norm, layer.spec.mlp_post_norm) if norm is not None]
     return (2 + len(post_norms)) * hidden + outputs + inputs + normed_heads + adapters
-
-
-def _saved_by_adapters(projection: Projection) -> int:
-    """Their input, and per adapter a bit of 16 per element of it and the output of ``A``."""
-    size: int = projection.weight.shape[1]
-    bits = -(-size // 16)
-    return size + sum(adapter.a.shape[0] + bits for adapter in projection.adapters) if projection.adapters else 0
 
 
 def _working_elements(layer: Layer) -> int:

@@ -23,9 +23,11 @@ from llm_cls.engine import kernels
 from llm_cls.engine.lora import Adapter, base_layer, lora_parts
 from llm_cls.engine.lora_products import SavedDown, down, down_backward
 from llm_cls.engine.products import fp8_product, linear, product_over_rows, quantized
-from llm_cls.engine.tensors import DropoutMask, DropoutState, Operand, OperandFormat
+from llm_cls.engine.tensors import DropoutMask, JointState, Operand, OperandFormat, RowState
 
 _FP8_ROWS = 64  # with fewer rows fp8 is not faster
+
+SavedAdapters = SavedDown | list[SavedDown | None] | None  # for the backward pass: of one run, or of several
 
 
 class Projection:
@@ -37,25 +39,27 @@ class Projection:
         adapters: Of the layers that have one.
     """
 
-    def __init__(self, layers: Sequence[nn.Module], fp8: bool) -> None:
+    def __init__(self, layers: Sequence[nn.Module], fp8: bool, frozen: "Projection | None" = None) -> None:
         """Takes ``nn.Linear`` layers, some of them inside PEFT's; their weights become views of one tensor.
 
         Args:
             layers: Layers of one input. Their adapters have one rank and one dropout.
             fp8: Whether the frozen weights are float8.
+            frozen: Has the same frozen weights, as one tensor already, and keeps them.
         """
         bases = [base_layer(layer) for layer in layers]
         parts = [lora_parts(layer) for layer in layers]
         ranks = [part.a.shape[0] for part in parts if part is not None]
         assert len(set(ranks)) <= 1
         first, rank = bases[0].weight, sum(ranks)
-        self._extra_columns = rank if kernels.uses_triton(first) and rank % 8 == 0 and not fp8 else 0
+        extends = kernels.uses_triton(first) and rank % 8 == 0 and not fp8 and frozen is None
+        self._extra_columns = rank if extends else 0
         out_features, in_features = sum(base.out_features for base in bases), bases[0].in_features
-        moves = len(bases) > 1 or self._extra_columns > 0
-        self._extended_weight = first.detach()
+        moves = frozen is None and (len(bases) > 1 or self._extra_columns > 0)
+        self._extended_weight = first.detach() if frozen is None else frozen.weight
         if moves:
             self._extended_weight = first.new_zeros(out_features, in_features + self._extra_columns)
-        self.weight = self._extended_weight[:, :in_features]
+        self.weight: Tensor = self._extended_weight[:, :in_features]
         self.bias = None if bases[0].bias is None else torch.cat([base.bias.detach() for base in bases])
         self._a_cast = first.new_empty(rank, in_features)
         self.adapters: list[Adapter] = []
@@ -73,7 +77,16 @@ class Projection:
                 b_cast = self._extended_weight[rows, in_features:][:, columns]
             self.adapters.append(Adapter(part.a, part.b, part.scaling, part.p, rows, self._a_cast[columns], b_cast))
         divisible = in_features % 16 == 0 and out_features % 16 == 0
-        self._fp8 = [quantized(self.weight), quantized(self.weight.t())] if fp8 and divisible else []
+        self._fp8: list[tuple[Tensor, Tensor]] = [] if frozen is None else frozen._fp8
+        if frozen is None and fp8 and divisible:
+            self._fp8 = [quantized(self.weight), quantized(self.weight.t())]
+
+    @property
+    def saved_elements(self) -> int:
+        """Elements per token that the adapters save: their input, a bit of 16 per element of it, and ``A``'s output."""
+        size: int = self.weight.shape[1]
+        bits = -(-size // 16)
+        return size + sum(x.a.shape[0] + bits for x in self.adapters) if self.adapters else 0
 
     @property
     def pending_bias(self) -> Tensor | None:
@@ -85,9 +98,7 @@ class Projection:
         fp8 = bool(self._fp8) and rows >= _FP8_ROWS
         return OperandFormat(values=not fp8 or bool(self.adapters), fp8=fp8, extra_columns=self._extra_columns)
 
-    def forward(
-        self, x: Operand, dropout_state: DropoutState | None, add_bias: bool = False
-    ) -> tuple[Tensor, SavedDown | None]:
+    def forward(self, x: Operand, dropout_state: RowState, add_bias: bool = False) -> tuple[Tensor, SavedAdapters]:
         """The outputs for ``x``, and what ``backward`` needs.
 
         Args:
@@ -98,24 +109,35 @@ class Projection:
         Returns:
             ``(y, saved)`` with ``y`` of shape ``(rows, out_features)``.
         """
+        extended = _extended(x.tensor, self._extra_columns) if self._extra_columns else None
+        if extended is None:
+            y = self.frozen_product(x, add_bias)
+            return y, self.add_adapters(y, x.values, dropout_state)
         bias = self.bias if add_bias or self.pending_bias is None else None
-        if not self.adapters:
-            return self._frozen(x, bias), None
-        extended = _extended(x.tensor, self._extra_columns)
-        columns = None if extended is None else extended[:, x.tensor.shape[1] :]
+        columns = extended[:, x.tensor.shape[1] :]
         saved = down(x.tensor, self._a_cast, len(self.adapters), self._mask(dropout_state), columns)
-        if extended is not None:
-            return F.linear(extended, self._extended_weight, bias), saved
-        y = self._frozen(x, bias)
+        return F.linear(extended, self._extended_weight, bias), saved
+
+    def frozen_product(self, x: Operand, add_bias: bool) -> Tensor:
+        """``W x``, and ``b`` where nothing adds it later; see ``forward``."""
+        bias = self.bias if add_bias or self.pending_bias is None else None
+        return linear(x.tensor, self.weight, bias) if x.fp8 is None else fp8_product(x, self._fp8[0], bias)
+
+    def add_adapters(self, y: Tensor, x: Tensor | None, dropout_state: RowState) -> SavedAdapters:
+        """Adds ``s B A dropout(x)`` to ``y`` and returns what ``adapter_gradients`` needs; None without adapters."""
+        if not self.adapters:
+            return None
+        assert x is not None
+        saved = down(x, self._a_cast, len(self.adapters), self._mask(dropout_state))
         for adapter, part in zip(self.adapters, saved.down.chunk(len(self.adapters), 1), strict=True):
             y[:, adapter.rows].addmm_(part, adapter.b_cast.t())
-        return y, saved
+        return saved
 
     def backward(
         self,
         grad: Operand,
-        saved: SavedDown | None,
-        dropout_state: DropoutState | None,
+        saved: SavedAdapters,
+        dropout_state: RowState,
         gradients: dict[nn.Parameter, Tensor],
         need_input: bool,
     ) -> Tensor | None:
@@ -128,36 +150,59 @@ class Projection:
             gradients: Receives the gradient of every adapter weight; those of ``b`` still lack the factor ``s``.
             need_input: Whether a trained weight lies before this layer.
         """
-        result, down_grad = self._input_gradients(grad, need_input)
-        if saved is None or down_grad is None:
-            return result
-        mask = self._mask(dropout_state)
-        found = down_backward(saved, down_grad, self._a_cast, len(self.adapters), mask, result)
+        in_features = self.weight.shape[1]
+        if self._extra_columns and need_input:
+            both = linear(grad.tensor, self._extended_weight.t())
+            result: Tensor | None = both[:, :in_features]
+            down_grad: Tensor | None = both[:, in_features:]
+        else:
+            result, down_grad = self.frozen_gradient(grad) if need_input else None, None
+        if self.adapters:
+            self.adapter_gradients(grad.tensor, saved, dropout_state, gradients, result, down_grad)
+        return result
+
+    def frozen_gradient(self, grad: Operand) -> Tensor:
+        """Gradient with respect to ``x`` through ``W``."""
+        return linear(grad.tensor, self.weight.t()) if grad.fp8 is None else fp8_product(grad, self._fp8[1], None)
+
+    def adapter_gradients(
+        self,
+        grad: Tensor,
+        saved: SavedAdapters,
+        dropout_state: RowState,
+        gradients: dict[nn.Parameter, Tensor],
+        total: Tensor | None,
+        down_grad: Tensor | None = None,
+    ) -> None:
+        """The adapters' part of ``backward``.
+
+        Args:
+            grad: With respect to the output.
+            saved: What ``add_adapters`` returned.
+            dropout_state: See ``backward``.
+            gradients: See ``backward``.
+            total: Receives the gradient with respect to ``x``, which is added to it; None: it is not needed.
+            down_grad: With respect to ``A dropout(x)``; None where it is still to be computed.
+        """
+        assert isinstance(saved, SavedDown)
+        if down_grad is None:
+            down_grad = self._down_gradient(grad)
+        found = down_backward(saved, down_grad, self._a_cast, len(self.adapters), self._mask(dropout_state), total)
         downs = saved.down.chunk(len(self.adapters), 1)
         for adapter, part, a_gradient in zip(self.adapters, downs, found, strict=True):
             gradients[adapter.a] = a_gradient
-            gradients[adapter.b] = product_over_rows(grad.tensor[:, adapter.rows], part)
-        return result
+            gradients[adapter.b] = product_over_rows(grad[:, adapter.rows], part)
 
-    def _input_gradients(self, grad: Operand, need_input: bool) -> tuple[Tensor | None, Tensor | None]:
-        """Through ``W`` and through ``B``: with respect to ``x`` and to ``A dropout(x)``."""
-        in_features = self.weight.shape[1]
+    def _down_gradient(self, grad: Tensor) -> Tensor:
+        """Through ``B``: with respect to ``A dropout(x)``."""
         if self._extra_columns:
-            if not need_input:
-                return None, linear(grad.tensor, self._extended_weight[:, in_features:].t())
-            both = linear(grad.tensor, self._extended_weight.t())
-            return both[:, :in_features], both[:, in_features:]
-        result = None
-        if need_input:
-            result = linear(grad.tensor, self.weight.t()) if grad.fp8 is None else fp8_product(grad, self._fp8[1], None)
-        parts = [linear(grad.tensor[:, adapter.rows], adapter.b_cast.t()) for adapter in self.adapters]
-        return result, torch.cat(parts, 1) if parts else None
+            return linear(grad, self._extended_weight[:, self.weight.shape[1] :].t())
+        parts = [linear(grad[:, adapter.rows], adapter.b_cast.t()) for adapter in self.adapters]
+        return torch.cat(parts, 1)
 
-    def _frozen(self, x: Operand, bias: Tensor | None) -> Tensor:
-        return linear(x.tensor, self.weight, bias) if x.fp8 is None else fp8_product(x, self._fp8[0], bias)
-
-    def _mask(self, dropout_state: DropoutState | None) -> DropoutMask | None:
+    def _mask(self, dropout_state: RowState) -> DropoutMask | None:
         """The mask of the first adapter's input; None where nothing is dropped."""
+        assert not isinstance(dropout_state, JointState)
         first = self.adapters[0]
         return DropoutMask(first.p, dropout_state, first.stream) if dropout_state is not None and first.p else None
 

@@ -72,24 +72,28 @@ class FusedDecoder:
         """See ``Encoder``."""
         return self.memory.max_eval_tokens
 
-    def recompute_layers(self, tokens: int) -> int:
-        """How many layers of a batch with so many tokens are recomputed."""
+    def recompute_layers(self, tokens: int, memory: Plan | None = None) -> int:
+        """How many layers of a batch with so many tokens are recomputed; ``memory`` is that of several runs."""
         if self._recompute is None:
-            return self.memory.recompute_layers(tokens)
+            return (memory or self.memory).recompute_layers(tokens)
         return len(self.network.layers) if self._recompute else 0
 
     def __call__(self, input_ids: Tensor, seq_lens: Sequence[int], first_token: int, training: bool) -> Tensor:
-        """See ``Encoder``; a ``first_token`` of 0 draws a new seed for the dropout of the step."""
-        rng = None
-        if training and self._has_dropout:
-            if first_token == 0:
-                self._seed = int(torch.randint(2**31, ()))
-            rng = (self._seed, first_token)
+        """See ``Encoder``."""
+        rng = self.draw_rng(first_token, training)
         with torch.autocast(input_ids.device.type, enabled=False):  # all tensors have their dtypes already
             if not torch.is_grad_enabled() or not self._parameters:
                 return network.forward(self.network, self._inputs(input_ids, seq_lens, rng), save=False)[0]
             pooled: Tensor = _Step.apply(self, input_ids, seq_lens, rng, *self._parameters)  # type: ignore[no-untyped-call]
             return pooled
+
+    def draw_rng(self, first_token: int, training: bool) -> tuple[int, int] | None:
+        """The numbers of ``tensors.DropoutState``; a ``first_token`` of 0 draws a new seed for the step."""
+        if not (training and self._has_dropout):
+            return None
+        if first_token == 0:
+            self._seed = int(torch.randint(2**31, ()))
+        return self._seed, first_token
 
     def run(self, input_ids: Tensor, seq_lens: Sequence[int], rng: tuple[int, int] | None) -> "tuple[Tensor, Pass]":
         """The pooled states, and the object that runs their backward pass."""

@@ -1,5 +1,6 @@
 """The small tensor types that the parts of the engine pass to one another."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -36,6 +37,19 @@ class DropoutState(NamedTuple):
 
     rng: Tensor
     token_index: Tensor | None = None
+
+
+class JointState(NamedTuple):
+    """Which rows of a batch of several runs belong to which run; see ``joint.py``.
+
+    Attributes:
+        runs: The rows of each run, and the numbers of its dropout masks; None: it drops nothing.
+    """
+
+    runs: Sequence[tuple[slice, DropoutState | None]]
+
+
+RowState = DropoutState | JointState | None  # what a projection must know about its rows; None: nothing is dropped
 
 
 class DropoutMask(NamedTuple):

@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 from llm_cls.config.schema import Config, EngineConfig
 from llm_cls.data.batches import Batch
 from llm_cls.engine.interface import Encoder
-from llm_cls.engine.layers import build_layers, unsupported_reason
+from llm_cls.engine.layers import FusedLayers, build_layers, unsupported_reason
 from llm_cls.engine.length_groups import grouped
 from llm_cls.engine.packed import PackedDecoder, pack
 from llm_cls.engine.probe import FAILURES, Probe, state_size
@@ -58,6 +58,7 @@ class TextClassifier(nn.Module):
         max_length: int,
         max_texts: int,
         compiled: bool = False,
+        frozen: FusedLayers | None = None,
     ) -> None:
         """Chooses how hidden states are computed: the fastest way that gives what a text by itself gives.
 
@@ -69,6 +70,7 @@ class TextClassifier(nn.Module):
             max_length: Tokens per text at most.
             max_texts: Texts per training batch at most.
             compiled: Whether packed layers are compiled.
+            frozen: See ``build_layers``.
 
         Raises:
             ConfigError: The decoder cannot compute a text of any length.
@@ -76,7 +78,7 @@ class TextClassifier(nn.Module):
         if engine.name != "reference":
             reason = "the whole network is trained" if full else unsupported_reason(decoder, self.pooling)
             if not reason:
-                layers = build_layers(decoder, max_length, fp8=engine.name == "fp8")
+                layers = build_layers(decoder, max_length, engine.name == "fp8", frozen)
                 self.encoder = FusedDecoder(layers, max_length, max_texts, engine.gradient_checkpointing)
                 return
             level = logging.WARNING if engine.name == "fp8" else logging.INFO  # only the fused layers have fp8
@@ -122,7 +124,12 @@ class TextClassifier(nn.Module):
 
 
 def build_classifier(
-    decoder: PreTrainedModel, config: Config, n_labels: int, gradient_checkpointing: bool, compiled: bool = False
+    decoder: PreTrainedModel,
+    config: Config,
+    n_labels: int,
+    gradient_checkpointing: bool,
+    compiled: bool = False,
+    frozen: FusedLayers | None = None,
 ) -> TextClassifier:
     """The classifier that ``config`` describes, ready to train.
 
@@ -134,6 +141,7 @@ def build_classifier(
         n_labels: Outputs of the head.
         gradient_checkpointing: Whether the layers of ``transformers`` recompute their activations.
         compiled: Whether layers of ``transformers`` on packed batches are compiled.
+        frozen: See ``engine.layers.build_layers``.
     """
     device = decoder.device
     with failures_in_one_line(decoder):
@@ -149,7 +157,7 @@ def build_classifier(
         classifier = TextClassifier(network, hidden_size, n_labels, config.model.pooling)
     classifier.to(device)
     max_texts = config.data.micro_batch_size or config.data.batch_size
-    classifier.use_engine(decoder, config.engine, config.lora.full, config.data.max_length, max_texts, compiled)
+    classifier.use_engine(decoder, config.engine, config.lora.full, config.data.max_length, max_texts, compiled, frozen)
     return classifier
 
 

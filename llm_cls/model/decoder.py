@@ -1,6 +1,8 @@
 """Loads the pretrained network without its language-model head, because only hidden states are needed."""
 
+import itertools
 import sys
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -125,6 +127,12 @@ def load_decoder(
     network: Any = model
     placed: PreTrainedModel = network.to(device).eval()
     return placed
+
+
+def shared_copy(decoder: PreTrainedModel) -> PreTrainedModel:
+    """A copy of the modules and the configuration around the same tensors, so that it can get an adapter of its own."""
+    tensors = itertools.chain(decoder.parameters(), decoder.buffers())
+    return deepcopy(decoder, {id(tensor): tensor for tensor in tensors})
 
 
 def _attention_implementation(architecture: PretrainedConfig) -> str | None:

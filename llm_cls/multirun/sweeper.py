@@ -62,7 +62,7 @@ class GridSweeper(Sweeper):
                 if key != "hydra" and OmegaConf.is_config(config[key]):
                     OmegaConf.to_container(config[key], resolve=True)
         try:
-            self._launcher = Plugins.instance().instantiate_launcher(
+            self._launcher: Any = Plugins.instance().instantiate_launcher(
                 hydra_context=hydra_context, task_function=task_function, config=config
             )
         except RuntimeError as error:
@@ -71,6 +71,17 @@ class GridSweeper(Sweeper):
             raise ConfigError(
                 "hydra/launcher=submitit_slurm needs submitit. Install it with: pip install -e '.[slurm]'"
             ) from None
+        if (concurrent := config.sweep.get("concurrent", 1)) != 1:
+            from hydra._internal.core_plugins.basic_launcher import BasicLauncher
+
+            from llm_cls.multirun.joint_launcher import JointLauncher
+
+            if not isinstance(self._launcher, BasicLauncher):
+                raise ConfigError(
+                    f"sweep.concurrent={concurrent} trains runs in one process, and {type(self._launcher).__name__} "
+                    "gives each run its own. Leave out sweep.concurrent or hydra/launcher"
+                )
+            self._launcher = JointLauncher(self._launcher, concurrent)
 
     def sweep(self, arguments: list[str]) -> None:
         """Runs all combinations.

@@ -3,6 +3,7 @@
 import os
 import shlex
 import sys
+import threading
 import warnings
 from contextlib import nullcontext
 from pathlib import Path
@@ -103,18 +104,21 @@ def _run(tree: DictConfig) -> float | None:
 
 def _run_of_sweep(tree: DictConfig, kept: list[Any]) -> float | None:
     """One run of a sweep: its failure is recorded and does not affect other runs."""
+    from llm_cls.training.joint_shared import JointRun
     from llm_cls.training.run import run
     from llm_cls.training.shared import Shared
 
     directory = Path(HydraConfig.get().runtime.output_dir)
     config, overrides = join_sweep(parse_config(tree), directory)
     quiet_libraries()
+    thread = threading.current_thread()
     if not kept:
         kept.append(Shared())
+    shared = thread.shared.over(kept[0]) if isinstance(thread, JointRun) else kept[0]
     run_directory = RunDirectory(directory)
     say(f"Run {directory.name}")
     try:
-        metrics = run(config, directory, overrides, kept[0], config.sweep.isolate)
+        metrics = run(config, directory, overrides, shared, config.sweep.isolate)
     except LockedError:
         return None  # another process trains it
     except OtherRunError:

@@ -19,6 +19,7 @@ from llm_cls.model.classifier import TextClassifier
 from llm_cls.training.distributed import gather_logits, sum_gradients
 from llm_cls.training.loss import training_loss
 from llm_cls.training.optimizer import build_optimizer, build_schedule
+from llm_cls.training.run_thread import JointEncoder
 
 LOG_EVERY_STEPS = 10  # reading the loss waits for the device
 
@@ -86,6 +87,8 @@ class ClassifierModule(LightningModule):
             loss = training_loss(logits, batch.labels, step.weight, self._config.loss, self._class_weights)
             with torch.autocast(self.device.type, enabled=False):  # autocast is for the forward pass only
                 self.manual_backward(loss)
+            if isinstance(self.classifier.encoder, JointEncoder):
+                self.classifier.encoder.backward()
             total += loss.detach()
         sum_gradients(self)
         optimizer.step()

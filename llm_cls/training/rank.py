@@ -9,7 +9,7 @@ import threading
 import time
 from pathlib import Path
 
-from llm_cls.cli import quiet_libraries, run_command, summarize
+from llm_cls.cli import end_now, file_log, quiet_libraries, run_command, summarize
 from llm_cls.errors import EXIT_INTERRUPTED, LostRankError, RunInterrupted
 from llm_cls.training.launch import EXIT_LOST, PARENT, is_first_process
 
@@ -21,11 +21,9 @@ def main() -> None:
     try:
         _main()
     except RunInterrupted:
-        sys.exit(EXIT_INTERRUPTED)  # the command that started this process tells the user how to resume
+        end_now(EXIT_INTERRUPTED)  # the command that started this process tells the user how to resume
     except LostRankError:  # it also says which rank was lost
-        for stream in (sys.stdout, sys.stderr):
-            stream.flush()
-        os._exit(EXIT_LOST)  # torch may wait for the lost rank once more
+        end_now(EXIT_LOST)
 
 
 def _main() -> None:
@@ -47,9 +45,7 @@ def _main() -> None:
     quiet_libraries()
     logging.basicConfig(level=logging.INFO if first else logging.ERROR, format="%(message)s")
     if first:
-        file = logging.FileHandler(directory.path / layout.LOG, encoding="utf-8")
-        file.setFormatter(logging.Formatter("[%(asctime)s][%(name)s][%(levelname)s] - %(message)s"))  # Hydra's
-        logging.getLogger().addHandler(file)
+        logging.getLogger().addHandler(file_log(directory.path / layout.LOG))
     record = read_files(directory.path).record
     assert record is not None  # the process that started this one has written it
     shared = Shared()

@@ -3,6 +3,7 @@
 import logging
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
@@ -115,16 +116,17 @@ def train(directory: RunDirectory, inputs: Inputs, record: RunRecord, shared: Sh
         texts, max_epochs = text_id(inputs.identity), config.trainer.max_epochs
         pruner = Pruner(config.pruner, directory.path, max_epochs, texts, monitor)
     checkpoint, faults = found
+    shows_progress = config.trainer.progress_bar and shared.shows_progress
     tokens = len(data.tokens["train"].ids)
     recorder = RunRecorder(directory, tokens, run_id(inputs.identity), pruner, checkpoint, monitor)
     with (
         run_logger(config, directory, record) as logger,
         signals.signals_first(),
-        logging_redirect_tqdm(),
+        logging_redirect_tqdm() if shows_progress else nullcontext(),
         directory.explain_removal(),
         RankWatch(config.trainer.timeout_seconds, directory.path) as watch,
     ):
-        trainer = build_trainer(inputs, directory, recorder, logger, watch)
+        trainer = build_trainer(inputs, directory, recorder, logger, watch, shows_progress)
         if checkpoint is not None:
             for fault in faults:
                 log.warning("%s. The checkpoint before it is used", fault)
@@ -168,7 +170,9 @@ def build_module(inputs: Inputs, data: TextDataModule, shared: Shared) -> Classi
     compiled = config.engine.compile
     if compiled is None:
         compiled = hardware.accelerator == "gpu" and _compilation_pays(decoder, data, config.trainer.max_epochs)
-    classifier = build_classifier(decoder, config, len(inputs.corpus.labels), checkpointing, compiled)
+    n_labels, frozen = len(inputs.corpus.labels), shared.frozen_layers
+    classifier = build_classifier(decoder, config, n_labels, checkpointing, compiled, frozen)
+    shared.join(classifier)
     return ClassifierModule(classifier, config, data)
 
 

@@ -15,7 +15,9 @@ from llm_cls.config.schema import Config, DataConfig, ModelConfig
 from llm_cls.data.corpus import Corpus
 from llm_cls.data.load import check_corpus, read_corpus
 from llm_cls.data.tokenizer import Tokenizer, load_tokenizer
+from llm_cls.engine.layers import FusedLayers
 from llm_cls.files import sha256_json
+from llm_cls.model.classifier import TextClassifier
 from llm_cls.model.decoder import eos_ids, load_architecture, load_decoder, model_revision
 
 # Keys of the section data that do not change the corpus.
@@ -23,7 +25,13 @@ _IGNORED_KEYS = {"max_length", "truncation", "cut", "keep_texts", "batch_size", 
 
 
 class Shared:
-    """Holds one corpus, one tokenizer and one decoder at a time: the latest of each."""
+    """Holds one corpus, one tokenizer and one decoder at a time: the latest of each.
+
+    Attributes:
+        shows_progress: Whether a run may draw a progress bar.
+    """
+
+    shows_progress = True
 
     def __init__(self) -> None:
         """Holds nothing yet."""
@@ -54,7 +62,7 @@ class Shared:
         self, config: Config, architecture: PretrainedConfig, dtype: torch.dtype, device: torch.device
     ) -> PreTrainedModel:
         """The decoder, for one run, which returns it with ``return_decoder``; until then it is not kept."""
-        key = _decoder_key(config, dtype, device)
+        key = decoder_key(config, dtype, device)
         kept: PreTrainedModel | None = self._get("decoder", key)
         self._kept.pop("decoder", None)
         gc.collect()  # what a finished run left in reference cycles takes memory that this run needs
@@ -66,7 +74,15 @@ class Shared:
 
     def return_decoder(self, decoder: PreTrainedModel, config: Config) -> None:
         """Keeps ``decoder``, which is unchanged since it was taken, for the next run."""
-        self._keep("decoder", _decoder_key(config, decoder.dtype, decoder.device), decoder)
+        self._keep("decoder", decoder_key(config, decoder.dtype, decoder.device), decoder)
+
+    @property
+    def frozen_layers(self) -> FusedLayers | None:
+        """The fused layers of the decoder, where several runs use its tensors at the same time."""
+        return None
+
+    def join(self, classifier: TextClassifier) -> None:
+        """Connects a run's classifier with those of the other runs, where several train together."""
 
     def _get(self, kind: str, key: str) -> Any:
         kept_key, value = self._kept.get(kind, ("", None))
@@ -77,6 +93,6 @@ class Shared:
         return value
 
 
-def _decoder_key(config: Config, dtype: torch.dtype, device: torch.device) -> str:
+def decoder_key(config: Config, dtype: torch.dtype, device: torch.device) -> str:
     seed = config.seed if config.model.weights == "random" else None  # draws the random weights
     return sha256_json([config.model.model_dump(mode="json"), str(dtype), str(device), seed])

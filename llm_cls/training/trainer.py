@@ -23,6 +23,7 @@ def build_trainer(
     recorder: RunRecorder,
     logger: RunLogger,
     watch: RankWatch,
+    shows_progress: bool,
 ) -> Trainer:
     """The trainer of one run."""
     config, hardware = inputs.config.trainer, inputs.hardware
@@ -30,7 +31,7 @@ def build_trainer(
     plugins: list[Any] = [AtomicCheckpointIO()]
     if hardware.world_size == 1:  # whatever SLURM's variables say about the tasks of its job
         plugins.append(LightningEnvironment())
-    if has_bar := config.progress_bar and sys.stdout.isatty():  # in a file it would be one line without an end
+    if has_bar := shows_progress and sys.stdout.isatty():  # in a file it would be one line without an end
         callbacks.append(ProgressBar())
     if (patience := config.early_stopping_patience) is not None:
         mode = "max" if recorder.monitor.larger_is_better else "min"

@@ -65,7 +65,10 @@ def end_service() -> None:
 def _init(mode: str, config: Config, directory: Path, record: RunRecord) -> Any:
     import wandb
 
-    settings = wandb.Settings(mode=mode, silent=True, console="off", init_timeout=_INIT_SECONDS, disable_git=True)
+    settings = wandb.Settings(
+        mode=mode, silent=True, console="off", init_timeout=_INIT_SECONDS, disable_git=True,
+        reinit="create_new",  # several runs of a sweep may train at the same time
+    )  # fmt: skip
     with _redacted_arguments():
         return wandb.init(
             id=wandb_id(directory, record),

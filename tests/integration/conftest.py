@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import TIMEOUT, Command, Program
+from tests.conftest import TIMEOUT, Command, Program, made_once
 from tests.fork_server import ForkedProcess, ForkServer
 
-__all__ = ["TIMEOUT", "TINY", "WORDS", "Command", "Program", "Start", "write_archive"]
+__all__ = ["GRID", "NAMES", "TIMEOUT", "TINY", "WORDS", "Command", "Program", "Start", "write_archive"]
 
 Start = Callable[..., ForkedProcess]
 
@@ -26,6 +26,9 @@ TINY = [
     "lora.r=4",
     "lora.target_modules=all-linear",
 ]
+
+GRID = ["optimizer.lr=1e-3,2e-3", "template=1,2"]
+NAMES = sorted(f"optimizer.lr={lr},template={t}" for lr in ("0.001", "0.002") for t in (1, 2))
 
 WORDS = {
     "movie-enter": "映画 監督 公開 俳優 劇場 上映 主演 脚本 作品 予告",
@@ -58,9 +61,9 @@ def write_archive(path: Path, per_label: int = 40) -> Path:
 
 
 @pytest.fixture(scope="session")
-def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def archive(common: Path) -> Path:
     """120 articles with three labels."""
-    return write_archive(tmp_path_factory.mktemp("corpus") / "tiny.tar.gz")
+    return made_once(common / "corpus", lambda folder: write_archive(folder / "tiny.tar.gz")) / "tiny.tar.gz"
 
 
 @pytest.fixture
@@ -80,10 +83,38 @@ def start(server: ForkServer, environment: dict[str, str]) -> Iterator[Start]:
 
 
 @pytest.fixture(scope="session")
-def finished_run(command: Command, archive: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def finished_run(command: Command, archive: Path, common: Path) -> Path:
     """The directory of one finished run, with W&B offline."""
-    folder = tmp_path_factory.mktemp("work")
-    done = command("train", *TINY, f"data.archive={archive}", "hydra.run.dir=run", cwd=folder)
-    assert done.returncode == 0, done.stderr
-    (folder / "stdout.txt").write_text(done.stdout + done.stderr, encoding="utf-8")
-    return folder / "run"
+
+    def train(folder: Path) -> None:
+        done = command("train", *TINY, f"data.archive={archive}", "hydra.run.dir=run", cwd=folder)
+        assert done.returncode == 0, done.stderr
+        (folder / "stdout.txt").write_text(done.stdout + done.stderr, encoding="utf-8")
+
+    return made_once(common / "work", train) / "run"
+
+
+@pytest.fixture
+def sweep(archive: Path) -> list[str]:
+    return ["--multirun", *TINY, f"data.archive={archive}", "logger=none", "hydra.sweep.dir=sweep"]
+
+
+@pytest.fixture(scope="session")
+def undisturbed(command: Command, archive: Path, common: Path) -> Path:
+    """A sweep of four runs that nothing disturbed."""
+
+    def train(folder: Path) -> None:
+        line = ["--multirun", *TINY, *GRID, f"data.archive={archive}", "logger=none", "sweep.name=grid"]
+        done = command("train", *line, cwd=folder)
+        assert done.returncode == 0, done.stderr
+        assert "4 of 4 runs are done" in done.stdout and " left" in done.stdout
+        lines = done.stdout.splitlines()
+        assert sorted(line for line in lines if "template=" in line) == [f"Run {name}" for name in NAMES], (
+            "what differs"
+        )
+        assert lines[-3:] == [
+            "Next:",
+            *(f"  python -m llm_cls.{name} dir=outputs/sweeps/grid" for name in ("status", "report")),
+        ]
+
+    return made_once(common / "undisturbed", train) / "outputs" / "sweeps" / "grid"

@@ -16,7 +16,7 @@ import pytest
 
 from llm_cls.hub import SHIPPED
 
-from .conftest import TINY, Command, write_archive
+from .conftest import TINY, Command, Program, write_archive
 
 
 def check(done: subprocess.CompletedProcess[str], code: int, *parts: str) -> None:
@@ -108,13 +108,34 @@ class EmptyHub(BaseHTTPRequestHandler):
         """Tells nobody."""
 
 
-def test_model_unknown_to_the_hub(train: Command) -> None:
-    with ThreadingHTTPServer(("127.0.0.1", 0), EmptyHub) as server:
+ONLINE = """
+import os
+from huggingface_hub import constants
+
+constants.HF_HUB_OFFLINE, address = False, os.environ["HF_ENDPOINT"]  # it has read these variables when imported
+constants.HUGGINGFACE_CO_URL_TEMPLATE = constants.HUGGINGFACE_CO_URL_TEMPLATE.replace(constants.ENDPOINT, address)
+constants.ENDPOINT = address
+from llm_cls.train import command
+command()
+"""
+
+
+def test_model_unknown_to_the_hub(program: Program, tmp_path: Path) -> None:
+    (tmp_path / "online.py").write_text(ONLINE)
+    asked: list[str] = []
+
+    class Hub(EmptyHub):
+        def log_message(self, _: str, *what: object) -> None:
+            asked.append(str(what[0]))
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Hub) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        hub = {"HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}", "HF_HUB_OFFLINE": "0"}
-        done = train("model=hf", "model.name=no/such-model", env=hub, fresh=True)  # libraries read these when imported
+        hub = {"HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}"}
+        done = program("online", "model=hf", "model.name=no/such-model", "logger=none", cwd=tmp_path, env=hub)
         server.shutdown()
     check(done, 2, "model.name: the hub has no model 'no/such-model', or it is private. Check the id")
+    assert any("no/such-model" in line for line in asked)
+    assert [path.name for path in tmp_path.iterdir()] == ["online.py"], "nothing half-written"
 
 
 def test_damaged_weights(train: Command, tmp_path: Path) -> None:

@@ -2,12 +2,12 @@
 
 import csv
 import json
+import os
 import re
 import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -200,50 +200,61 @@ def test_faults_are_found_before_any_text_is_labelled(
 
 @pytest.fixture(scope="module")
 def many(rows: list[dict[str, str]], finished_run: Path, command: Command, tmp_path_factory: Any) -> Path:
-    """A folder with 400 rows and the labels that an uninterrupted command gives for them."""
+    """A folder with 208 rows and the labels that an uninterrupted command gives for them."""
     folder: Path = tmp_path_factory.mktemp("many")
-    write_csv(folder / "in.csv", [rows[i % len(rows)] | {"id": str(i)} for i in range(400)])
+    write_csv(folder / "in.csv", [rows[i % len(rows)] | {"id": str(i)} for i in range(208)])
     done = command("predict", f"run={finished_run}", "input=in.csv", "output=whole.csv", "batch_size=1", cwd=folder)
     assert done.returncode == 0, done.stderr
     return folder
 
 
+@pytest.fixture(scope="module")
+def interrupted(
+    many: Path, finished_run: Path, server: ForkServer, environment: dict[str, str], tmp_path_factory: Any
+) -> Path:
+    """The same with what a command leaves that was killed while it wrote out.csv."""
+    folder = Path(shutil.copytree(many, tmp_path_factory.mktemp("interrupted") / "work"))
+    process = server.start("llm_cls.predict", labelling(finished_run), folder, environment)
+    wait_for(folder / "out.csv.journal", process)
+    process.kill()
+    process.wait(TIMEOUT)
+    assert not (folder / "out.csv").exists(), "too fast"
+    return folder
+
+
+def labelling(run: Path) -> list[str]:
+    return [f"run={run}", "input=in.csv", "output=out.csv", "batch_size=1"]
+
+
 class TestInterruption:
-    """Of one command with 400 rows in 25 chunks."""
+    """Of one command with 208 rows in 13 chunks."""
 
     @pytest.fixture
     def folder(self, many: Path, tmp_path: Path) -> Path:
         return Path(shutil.copytree(many, tmp_path / "work"))
 
     @pytest.fixture
-    def killed(
-        self, folder: Path, finished_run: Path, server: ForkServer, environment: dict[str, str]
-    ) -> Iterator[list[str]]:
-        """The command line of a command that was killed while it wrote out.csv."""
-        line = [f"run={finished_run}", "input=in.csv", "output=out.csv", "batch_size=1"]
-        process = server.start("llm_cls.predict", line, folder, environment)
-        wait_for(folder / "out.csv.journal", process)
-        process.kill()
-        process.wait(TIMEOUT)
-        assert not (folder / "out.csv").exists(), "too fast"
-        yield line
+    def killed(self, interrupted: Path, tmp_path: Path) -> Path:
+        return Path(shutil.copytree(interrupted, tmp_path / "killed"))
 
-    def test_the_next_call_continues(self, folder: Path, killed: list[str], command: Command) -> None:
+    def test_the_next_call_continues(self, killed: Path, finished_run: Path, command: Command) -> None:
+        folder = killed
         with (folder / "out.csv.partial").open("ab") as file:
             file.write(b"half a li")
         with (folder / "out.csv.journal").open("ab") as file:
             file.write(b'{"rows": 40')
-        done = command("predict", *killed, cwd=folder)
+        done = command("predict", *labelling(finished_run), cwd=folder)
         assert done.returncode == 0 and done.stderr.startswith("Continuing out.csv after row "), done.stderr
-        assert done.stdout == "Labels of 400 rows: out.csv\n"
+        assert done.stdout == "Labels of 208 rows: out.csv\n"
         assert (folder / "out.csv").read_bytes() == (folder / "whole.csv").read_bytes()
         assert {path.name for path in folder.iterdir()} == {"in.csv", "out.csv", "whole.csv"}
 
     def test_another_input_is_written_afresh(
-        self, folder: Path, killed: list[str], command: Command, rows: list[dict[str, str]]
+        self, killed: Path, finished_run: Path, command: Command, rows: list[dict[str, str]]
     ) -> None:
+        folder = killed
         write_csv(folder / "in.csv", rows[:5])
-        done = command("predict", *killed, cwd=folder)
+        done = command("predict", *labelling(finished_run), cwd=folder)
         said = "out.csv is written afresh: its beginning, by an earlier call, is of another input\n"
         assert (done.returncode, done.stderr) == (0, said)
         assert len(pandas.read_csv(folder / "out.csv")) == 5
@@ -251,7 +262,7 @@ class TestInterruption:
     def test_a_signal_says_how_to_continue(
         self, folder: Path, finished_run: Path, server: ForkServer, environment: dict[str, str], command: Command
     ) -> None:
-        line = [f"run={finished_run}", "input=in.csv", "output=out.csv", "batch_size=1"]
+        line = labelling(finished_run)
         process = server.start("llm_cls.predict", line, folder, environment)
         wait_for(folder / "out.csv.journal", process)
         process.send_signal(signal.SIGTERM)
@@ -266,7 +277,7 @@ class TestInterruption:
     def test_several_processes_give_the_same_and_a_second_command_is_refused(
         self, folder: Path, finished_run: Path, server: ForkServer, environment: dict[str, str], command: Command
     ) -> None:
-        line = [f"run={finished_run}", "input=in.csv", "output=out.csv", "batch_size=1"]
+        line = labelling(finished_run)
         process = server.start("llm_cls.predict", [*line, "devices=2"], folder, environment)
         wait_for(folder / "out.csv.partial", process)
         second = command("predict", *line, cwd=folder)
@@ -284,16 +295,19 @@ def shell(line: str, cwd: Path, environment: dict[str, str]) -> subprocess.Compl
 
 
 def test_standard_streams(
-    finished_run: Path, rows: list[dict[str, str]], environment: dict[str, str], tmp_path: Path
+    finished_run: Path, rows: list[dict[str, str]], server: ForkServer, environment: dict[str, str], tmp_path: Path
 ) -> None:
     """``head`` ends the command, which says nothing of it; a progress bar is not shown in a pipe."""
     given = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows * 20)
     (tmp_path / "in.jsonl").write_text(given, encoding="utf-8")
-    done = shell(
-        f"cat in.jsonl | $PREDICT run={finished_run} input=- output=- format=jsonl batch_size=1 | head -n 3",
-        tmp_path, environment,
-    )  # fmt: skip
-    assert (done.returncode, done.stderr) == (0, "")
+    for name in ("in", "out"):
+        os.mkfifo(tmp_path / name)
+    line = (f"run={finished_run}", "input=-", "output=-", "format=jsonl", "batch_size=1")
+    process = server.start(
+        "llm_cls.predict", line, tmp_path, environment, stdin=str(tmp_path / "in"), stdout=tmp_path / "out"
+    )
+    done = shell("cat in.jsonl >in & head -n 3 <out", tmp_path, environment)
+    assert (process.wait(TIMEOUT), process.communicate()[1], done.stderr) == (0, "", "")
     found = [json.loads(line) for line in done.stdout.splitlines()]
     assert [{name: row[name] for name in rows[0]} for row in found] == rows[:3]
     assert [row["label"] for row in found] == [row["prediction"] for row in expected(finished_run)[:3]]

@@ -14,12 +14,10 @@ import pytest
 from llm_cls.runs import layout
 from tests.jsonl import read_jsonl
 
-from .conftest import TIMEOUT, TINY, WORDS, Command, Program, Start
+from .conftest import GRID, NAMES, TIMEOUT, TINY, WORDS, Command, Program, Start
 from .processes import state_names, sweep_states, wait_for
 from .wandb_files import read_wandb
 
-GRID = ["optimizer.lr=1e-3,2e-3", "template=1,2"]
-NAMES = sorted(f"optimizer.lr={lr},template={t}" for lr in ("0.001", "0.002") for t in (1, 2))
 RESULTS = ("predictions/val.jsonl", "predictions/test.jsonl", "model/adapter_model.safetensors")
 RECORDS = (".lock", "config.yaml", "run.json", "train.log")  # they tell when and how a run was made
 MEASURED = ("seconds", "tokens_per_second", "peak_memory_gib")
@@ -30,28 +28,6 @@ import json, sys
 with open("starts.jsonl", "a", encoding="utf-8") as file:
     file.write(json.dumps(sys.orig_argv[1:]) + "\\n")
 """
-
-
-@pytest.fixture
-def sweep(archive: Path) -> list[str]:
-    return ["--multirun", *TINY, f"data.archive={archive}", "logger=none", "hydra.sweep.dir=sweep"]
-
-
-@pytest.fixture(scope="session")
-def undisturbed(command: Command, archive: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A sweep of four runs that nothing disturbed."""
-    folder = tmp_path_factory.mktemp("undisturbed")
-    line = ["--multirun", *TINY, *GRID, f"data.archive={archive}", "logger=none", "sweep.name=grid"]
-    done = command("train", *line, cwd=folder)
-    assert done.returncode == 0, done.stderr
-    assert "4 of 4 runs are done" in done.stdout and " left" in done.stdout
-    lines = done.stdout.splitlines()
-    assert sorted(line for line in lines if "template=" in line) == [f"Run {name}" for name in NAMES], "what differs"
-    assert lines[-3:] == [
-        "Next:",
-        *(f"  python -m llm_cls.{name} dir=outputs/sweeps/grid" for name in ("status", "report")),
-    ]
-    return folder / "outputs" / "sweeps" / "grid"
 
 
 def snapshot(folder: Path) -> dict[str, tuple[int, bytes]]:
@@ -135,23 +111,27 @@ def test_the_folds_of_a_cross_validation(command: Command, sweep: list[str], tmp
         assert max(counts) - min(counts) <= 1, f"{label}: {counts}"
 
 
-def test_the_same_command_again_trains_nothing(command: Command, archive: Path, undisturbed: Path) -> None:
+def test_the_same_command_again_trains_nothing(
+    command: Command, archive: Path, undisturbed: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(undisturbed.parents[2], tmp_path, dirs_exist_ok=True)
+    undisturbed = tmp_path / "outputs" / "sweeps" / "grid"
     before = snapshot(undisturbed)
     line = ["--multirun", *TINY, *GRID, f"data.archive={archive}", "logger=none", "sweep.name=grid"]
-    done = command("train", *line, cwd=undisturbed.parents[2])
+    done = command("train", *line, cwd=tmp_path)
     assert done.returncode == 0 and "Epoch" not in done.stdout, done.stderr
     assert done.stdout.count("is already finished") == len(NAMES)
     assert snapshot(undisturbed) == before
     wider = [*line, "optimizer.lr=1e-3,2e-3,5e-3", "trainer.max_epochs=3"]
-    refused = command("train", *wider, cwd=undisturbed.parents[2])
+    refused = command("train", *wider, cwd=tmp_path)
     assert refused.returncode == 6
     assert "holds a run of another configuration (trainer.max_epochs: 2 there, 3 here)" in refused.stderr
     assert "in a sweep another sweep.name" in refused.stderr
     planned = snapshot(undisturbed)
-    unknown = command("train", *line, "model=hf", "model.name=some/model", cwd=undisturbed.parents[2])
+    unknown = command("train", *line, "model=hf", "model.name=some/model", cwd=tmp_path)
     assert unknown.returncode == 6 and unknown.stderr.count("holds another run, which is finished: model.name:") == 4
     assert snapshot(undisturbed) == planned, "a refused command leaves no trace"
-    swapped = command("train", *[a for a in line if a not in GRID], *reversed(GRID), cwd=undisturbed.parents[2])
+    swapped = command("train", *[a for a in line if a not in GRID], *reversed(GRID), cwd=tmp_path)
     assert swapped.returncode == 0 and swapped.stdout.count("is already finished") == len(NAMES), "the order of axes"
     after = snapshot(undisturbed)
     assert {k: v for k, v in after.items() if k in before and Path(k).parent != undisturbed} == {

@@ -15,11 +15,9 @@ from typing import Any
 import pytest
 import yaml
 
-from .conftest import TIMEOUT, Command, Start
+from .conftest import GRID, NAMES, TIMEOUT, Command, Start
 from .processes import state_names, sweep_states, wait_for
-from .test_sweep import GRID, NAMES, TWO_PROCESSES, assert_same_results
-from .test_sweep import sweep as sweep
-from .test_sweep import undisturbed as undisturbed
+from .test_sweep import TWO_PROCESSES, assert_same_results
 
 pytestmark = pytest.mark.slow
 

@@ -112,25 +112,40 @@ def batch(lengths: list[int]) -> Batch:
 
 
 def compare(architecture: str, batches: list[list[int]], layers: str, *overrides: str) -> None:
-    """Logits, loss and all gradients of the fast engine against the reference, on texts of the given lengths."""
-    models = [build(engine, architecture, *overrides) for engine in ("reference", "fast")]
-    assert [model.encoder.layers for model in models] == ["padded", layers]
+    """Logits, loss and all gradients of the fast engine against the reference, on texts of the given lengths.
+
+    On some processors the rounding of the reference itself exceeds the tolerance; then the reference is computed in
+    float64.
+    """
+    reference, fast = (build(engine, architecture, *overrides) for engine in ("reference", "fast"))
+    assert [reference.encoder.layers, fast.encoder.layers] == ["padded", layers]
     for lengths in batches:
-        some, results = batch(lengths), []
-        for model in models:
-            model.zero_grad()
-            logits = model(some)
-            loss = F.cross_entropy(logits, some.labels)
-            loss.backward()
-            results.append((logits, loss, {n: p.grad for n, p in model.named_parameters() if p.requires_grad}))
-        (logits, loss, expected), (fast_logits, fast_loss, found) = results
-        assert close(fast_logits, logits) and close(fast_loss, loss), lengths
-        assert expected.keys() == found.keys()
-        largest = max(float(gradient.norm()) for gradient in expected.values() if gradient is not None)
-        for name, gradient in expected.items():
-            assert gradient is not None and found[name] is not None
-            # In a text of one token the gradient of a query is nothing but rounding, which a norm of queries enlarges.
-            assert close(found[name], gradient, 4e-7 * largest), (lengths, name)
+        found = _computed(fast, lengths)
+        if differing := _differences(found, _computed(reference, lengths)):
+            exact = build("reference", architecture, *overrides)
+            exact.decoder.double()
+            assert not _differences(found, _computed(exact, lengths)), (lengths, differing)
+
+
+Computed = tuple[torch.Tensor, torch.Tensor, dict[str, torch.Tensor]]
+
+
+def _computed(model: TextClassifier, lengths: list[int]) -> Computed:
+    """Logits, loss and the gradients by parameter."""
+    some = batch(lengths)
+    model.zero_grad()
+    logits = model(some)
+    loss = F.cross_entropy(logits, some.labels)
+    loss.backward()
+    return logits, loss, {n: p.grad.float() for n, p in model.named_parameters() if p.grad is not None}
+
+
+def _differences(found: Computed, expected: Computed) -> list[str]:
+    names = [name for name, i in (("logits", 0), ("loss", 1)) if not close(found[i], expected[i])]
+    assert found[2].keys() == expected[2].keys()
+    largest = max(float(gradient.norm()) for gradient in expected[2].values())
+    # In a text of one token the gradient of a query is nothing but rounding, which a norm of queries enlarges.
+    return names + [n for n, gradient in expected[2].items() if not close(found[2][n], gradient, 4e-7 * largest)]
 
 
 def close(found: torch.Tensor, expected: torch.Tensor, rounding: float = 1e-9) -> bool:

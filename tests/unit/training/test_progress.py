@@ -18,13 +18,13 @@ from llm_cls.training.progress import ProgressBar
 def test_there_is_one_on_a_terminal_only(
     terminal: bool, wanted: bool, shown: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = parse_config(compose_tree(["trainer=cpu", f"trainer.progress_bar={str(wanted).lower()}"]))
+    config = parse_config(compose_tree(["trainer=cpu"]))
     inputs: Any = SimpleNamespace(config=config, hardware=resolve_hardware(config.trainer))
     recorder: Any = SimpleNamespace(monitor=MONITORS["f1"])
     given: dict[str, Any] = {}
     monkeypatch.setattr(module, "Trainer", lambda **keys: given.update(keys))
     monkeypatch.setattr(sys.stdout, "isatty", lambda: terminal, raising=False)
     others: Any = SimpleNamespace(path=None, lightning=None)
-    module.build_trainer(inputs, others, recorder, others, others)
+    module.build_trainer(inputs, others, recorder, others, others, wanted)
     assert sum(isinstance(callback, ProgressBar) for callback in given["callbacks"]) == shown
     assert given["enable_progress_bar"] is bool(shown)

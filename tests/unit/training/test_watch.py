@@ -1,6 +1,6 @@
 """Ranks that are missing: what torch raises, as one line."""
 
-import os
+import json
 import subprocess
 import sys
 
@@ -9,48 +9,88 @@ import torch.distributed as dist
 
 from llm_cls.errors import LostRankError
 from llm_cls.training.watch import explain_lost_ranks
-from tests.integration.test_training import free_port
 
-# Rank 1 ends or hangs before the collective; rank 0 waits in it.
+# Each case is two forks, which are the ranks and end as Python does; the line is what rank 0 has printed.
 PROGRAM = """
-import datetime, os, sys, time
+import atexit, datetime, json, os, signal, sys, time
 import torch, torch.distributed as dist
 from llm_cls.cli import run_command
 from llm_cls.training.watch import explain_lost_ranks
 
-def main():
-    with explain_lost_ranks():
-        dist.init_process_group("gloo", timeout=datetime.timedelta(seconds=2))
-        dist.barrier()
-        if os.environ["RANK"] == "1":
-            {}
-        dist.all_reduce(torch.zeros(1))
+def ended():
+    os._exit(0)
 
-sys.exit(run_command(main))
+def hangs():
+    signal.pause()
+
+def fails():
+    atexit.register(meet)
+    dist.all_reduce(torch.zeros(1), async_op=True)  # torch's thread waits for rank 1, and owns this tensor
+    raise MemoryError
+
+def meet():  # Python's clean-up and the thread, which then has to free its tensor
+    sys.setswitchinterval(1000)  # the thread waits for the interpreter
+    os.kill(rank_1, signal.SIGKILL)
+    until = time.monotonic() + 1
+    while time.monotonic() < until:
+        pass
+
+def start(rank, name, action):
+    if pid := os.fork():
+        return pid
+    os.environ["RANK"] = str(rank)
+    os.dup2(os.open(name + str(rank), os.O_WRONLY | os.O_CREAT), 2)
+
+    def main():
+        with explain_lost_ranks():
+            dist.init_process_group("gloo", f"file://{os.getcwd()}/{name}", datetime.timedelta(seconds=2), 2, rank)
+            dist.barrier()
+            action()
+            dist.all_reduce(torch.zeros(1))
+
+    sys.exit(run_command(main))
+
+def nothing():
+    pass
+
+results = {}
+for name, of_rank_0, of_rank_1 in [("ended", nothing, ended), ("hangs", nothing, hangs), ("fails", fails, hangs)]:
+    rank_1 = start(1, name, of_rank_1)
+    rank_0 = start(0, name, of_rank_0)
+    code = os.waitstatus_to_exitcode(os.waitpid(rank_0, 0)[1])
+    os.kill(rank_1, signal.SIGKILL)
+    os.waitpid(rank_1, 0)
+    results[name] = rank_0, code, open(name + "0").read()
+print(json.dumps(results))
 """
 
 
+@pytest.fixture(scope="module")
+def rank_0(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[int, int, str]]:
+    """Of each case of the program: pid, exit code and stderr of rank 0."""
+    folder = tmp_path_factory.mktemp("ranks")
+    done = subprocess.run([sys.executable, "-c", PROGRAM], cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    results: dict[str, tuple[int, int, str]] = json.loads(done.stdout)
+    return results
+
+
 @pytest.mark.parametrize(
-    ("rank_1", "said"),
+    ("case", "said"),
     [
-        ("os._exit(0)", "has lost the connection to another rank"),
-        ("print(flush=True), sys.stdin.read()", "has waited for another rank longer than trainer.timeout_seconds"),
+        ("ended", "has lost the connection to another rank"),
+        ("hangs", "has waited for another rank longer than trainer.timeout_seconds"),
     ],
 )
-def test_a_missing_rank_is_one_line(rank_1: str, said: str) -> None:
-    together = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": "2"}
-    ranks = [
-        subprocess.Popen(
-            [sys.executable, "-c", PROGRAM.format(rank_1)], env=os.environ | together | {"RANK": str(rank)},
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        )
-        for rank in range(2)
-    ]  # fmt: skip
-    assert ranks[0].stderr is not None
-    errors = ranks[0].stderr.read()  # while rank 1 hangs
-    assert ranks[0].wait() == 4, errors
-    assert errors.startswith(f"Error: Rank 0 (pid {ranks[0].pid} on ") and said in errors and errors.count("\n") == 1
-    ranks[1].communicate()
+def test_a_missing_rank_is_one_line(rank_0: dict[str, tuple[int, int, str]], case: str, said: str) -> None:
+    pid, code, errors = rank_0[case]
+    assert code == 4, errors
+    assert errors.startswith(f"Error: Rank 0 (pid {pid} on ") and said in errors and errors.count("\n") == 1
+
+
+def test_a_rank_that_fails_during_a_collective_keeps_its_exit_code(rank_0: dict[str, tuple[int, int, str]]) -> None:
+    _, code, errors = rank_0["fails"]
+    assert code == 4 and errors.startswith("Error: Out of memory") and errors.count("\n") == 1, (code, errors)
 
 
 @pytest.mark.parametrize(
