@@ -150,21 +150,21 @@ class DataConfig(TableKeys, HubKeys, CorpusConfig):
     )
 
     @model_validator(mode="after")
-    def _fold_exists(self) -> Self:
+    def _keys_fit(self) -> Self:
+        faults = []
         if self.fold and self.folds is None and self.fold_column is None:
-            raise ValueError(f"data.fold={self.fold} needs data.folds. Try data.folds=5")
+            faults.append(f"data.fold={self.fold} needs data.folds. Try data.folds=5")
         if self.folds is not None and self.fold >= self.folds:
-            raise ValueError(
-                f"data.fold must be < data.folds ({self.folds}), got {self.fold}. The first is data.fold=0"
+            faults.append(f"data.fold must be < data.folds ({self.folds}), got {self.fold}. The first is data.fold=0")
+        if self.limit is not None and self.limit < self.batch_size:
+            faults.append(
+                f"data.limit must be >= data.batch_size ({self.batch_size}), got {self.limit}. "
+                f"Try data.limit={self.batch_size}"
             )
-        return self
-
-    @model_validator(mode="after")
-    def _table_is_described(self) -> Self:
         of_source = {"table": file_faults, "hub": dataset_faults}
-        if self.name not in of_source:
-            return self
-        if faults := [*of_source[self.name](self), *description_faults(self)]:
+        if self.name in of_source:
+            faults += [*of_source[self.name](self), *description_faults(self)]
+        if faults:
             raise ValueError("\n".join(faults))
         return self
 

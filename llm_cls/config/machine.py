@@ -46,7 +46,9 @@ class TrainerConfig(Section):
         examples=["trainer.timeout_seconds=1800"],
     )
     progress_bar: bool = Field(
-        True, description="Whether a progress bar is shown.", examples=["trainer.progress_bar=false"]
+        True,
+        description="Whether a progress bar is shown; it is only on a terminal.",
+        examples=["trainer.progress_bar=false"],
     )
 
 

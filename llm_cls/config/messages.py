@@ -28,11 +28,13 @@ def validate(schema: type[T], values: Any) -> T:
     try:
         return schema.model_validate(values)
     except ValidationError as error:
-        lines: dict[str, str] = {}
+        lines: dict[str, tuple[str, str]] = {}
         for fault in error.errors(include_url=False):
             for line in _describe(schema, fault):
-                lines.setdefault(line.split()[0], line)  # a key of several types has one fault for each of them
-        raise ConfigError("\n".join(lines.values())) from None
+                key = line.split()[0]  # one of several types has a fault for each
+                if key not in lines or (_entry(schema, fault) and not lines[key][0]):
+                    lines[key] = _entry(schema, fault), line
+        raise ConfigError("\n".join(line for _, line in lines.values())) from None
 
 
 def echo(text: str) -> str:
@@ -84,7 +86,16 @@ def _describe(schema: type[BaseModel], fault: ErrorDetails) -> list[str]:
         return [line if "." in line.split()[0] or not key else f"{key}: {line}" for line in message.splitlines()]
     value = fault["input"]
     hint = f" Try {field.examples[0]}." if field.examples else ""
-    return [f"{key} must {_expected(field, fault)}, got {_shown(value)}.{hint}"]
+    entry = _entry(schema, fault)
+    where = f" for {echo(repr(entry))}" if entry else ""
+    return [f"{key} must {_expected(field, fault)}, got {_shown(value)}{where}.{hint}"]
+
+
+def _entry(schema: type[BaseModel], fault: ErrorDetails) -> str:
+    """The entry of a mapping that a fault of one of several types is about; "" where it is about the whole value."""
+    path, _ = _locate(schema, [str(part) for part in fault["loc"]])
+    last = fault["loc"][-1] if len(fault["loc"]) > len(path) + 1 else ""
+    return last if isinstance(last, str) and last != "[key]" else ""
 
 
 def _shown(value: Any) -> str:

@@ -7,6 +7,7 @@ from dataclasses import replace
 from llm_cls.config.schema import DataConfig
 from llm_cls.data.columns import alias_columns, text_columns
 from llm_cls.data.corpus import SPLITS, Corpus, Text, digest_splits, texts_in_two_splits
+from llm_cls.data.groups import check_groups
 from llm_cls.data.labels import named, normalize_labels, order_labels
 from llm_cls.data.split import Split, carve_val, check_counts, split_texts, stratified_split
 from llm_cls.errors import DataError
@@ -36,13 +37,16 @@ def build_corpus(
     found += alike
     has_test = "val" not in splits or "test" in splits
     base = ALL if ALL in splits else "train"
+    parts = (config.folds or 3) if len(splits) == 1 else 2 if "val" not in splits else 1
+    if config.group is not None:  # before their labels are counted: too few groups are too few of every label
+        check_groups(splits[base], parts, sources[base], config.group)
     splits = _without_rare(splits, base, config, found)
     if len(splits) == 1:
-        texts, only_train = _separate_rare(splits[base], config.folds or 3, config, sources[base], found)
+        texts, only_train = _separate_rare(splits[base], parts, config, sources[base], found)
         splits = split_texts(texts, config, stratified_split, sources[base])
         splits["train"] += only_train
     elif "val" not in splits:
-        texts, only_train = _separate_rare(splits[base], 2, config, sources[base], found)
+        texts, only_train = _separate_rare(splits[base], parts, config, sources[base], found)
         train, val = carve_val(texts, config, sources[base])
         splits = {"train": train + only_train, "val": val, "test": splits["test"]}
     splits = {split: splits.get(split, []) for split in SPLITS}

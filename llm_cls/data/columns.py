@@ -5,24 +5,23 @@ from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
 
-from llm_cls.config.messages import nearest
+from llm_cls.config.messages import echo, nearest
 from llm_cls.config.schema import DataConfig, TemplateConfig
 from llm_cls.data.corpus import Text
 from llm_cls.data.rows import Row, column
-from llm_cls.data.tables.format import row_fault
+from llm_cls.data.tables.format import row_fault, row_place
 from llm_cls.errors import DataError
 
 
 def with_columns(
-    data: DataConfig, template: TemplateConfig, text: str | None, title: str | None, body: str | None, id: str | None
+    data: DataConfig, template: TemplateConfig, text: str | None, title: str | None, body: str | None
 ) -> DataConfig:
     """``data`` of a run with the columns of another table: those given, or else those of the training table.
 
-    A run on a corpus without columns, such as livedoor, has ``title`` and ``body``. The id is the one given; None
-    numbers the rows.
+    A run on a corpus without columns, such as livedoor, has ``title`` and ``body``. The rows are numbered.
     """
     used = [name for name in data.columns or () if name in template.fields]
-    columns: dict[str, str | list[str] | None] = {"id": id, "title": None, "columns": used or None}
+    columns: dict[str, str | list[str] | None] = {"id": None, "title": None, "columns": used or None}
     if template.uses_title and "title" not in (data.columns or ()):
         columns["title"] = title or data.title or "title"
     if "body" in template.fields and (text or body or not isinstance(data.text, list)):
@@ -88,9 +87,17 @@ def check_ids_differ(texts: Sequence[Text], rows: Sequence[Row], name: str, path
     if empty := next((text.row for text in texts if not text.id.strip()), None):
         fault = f"of column {name!r} is empty"
         raise DataError(row_fault(rows[empty - 1], empty, path, fault, "Fill it in, or remove the row"))
-    twice = next((i for i, n in Counter(text.id for text in texts).items() if n > 1), None)
-    if twice is not None:
-        raise DataError(f"{path}: data.id={name} must be unique, but {twice!r} occurs twice. Choose another column")
+    counts = Counter(text.id for text in texts)
+    repeated = [text for text in texts if counts[text.id] > 1]
+    if repeated:
+        first, again = [text.row for text in repeated if text.id == repeated[0].id][:2]
+        n = len({text.id for text in repeated})
+        fault = (
+            f"has the data.id={name} of {row_place(rows[first - 1], first, rows[again - 1])}, "
+            f"{echo(repr(repeated[0].id))}; in all, {n} id{'s' * (n > 1)} occur{'s' * (n == 1)} more than once, in "
+            f"{len(repeated)} rows"
+        )
+        raise DataError(row_fault(rows[again - 1], again, path, fault, "Correct them, or choose another column"))
 
 
 def is_empty(text: Text, data: DataConfig) -> bool:

@@ -7,6 +7,7 @@ import random
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 
+from llm_cls.config.messages import echo
 from llm_cls.data.corpus import Text
 from llm_cls.errors import DataError
 
@@ -30,14 +31,10 @@ def split_groups(
     Raises:
         DataError: There are fewer groups than parts. The message names ``source``.
     """
+    check_groups(texts, len(weights), source, column)
     groups: defaultdict[tuple[str, str], list[Text]] = defaultdict(list)
     for text in sorted(texts, key=lambda text: text.id):
         groups[text.group_key].append(text)
-    if len(groups) < len(weights):
-        raise DataError(
-            f"{source}: data.group={column} must have at least {len(weights)} groups, one for each part of the split, "
-            f"found {len(groups)}. Choose another column"
-        )
     shuffle = random.Random(seed)
     order = sorted(groups)
     shuffle.shuffle(order)
@@ -62,6 +59,21 @@ def split_groups(
     for part in parts:
         shuffle.shuffle(part)
     return parts
+
+
+def check_groups(texts: Sequence[Text], parts: int, source: str, column: str) -> None:
+    """Refuses texts of fewer groups than there are parts.
+
+    Raises:
+        DataError: There are fewer. The message names ``source``.
+    """
+    groups = {text.group_key: text.group for text in texts}
+    if len(groups) < parts:
+        only = f", {echo(repr(next(iter(groups.values()))))}, in all rows" if len(groups) == 1 else ""
+        raise DataError(
+            f"{source}: data.group={column} must have at least {parts} groups, one for each part of the split, found "
+            f"{len(groups)}{only}. Choose another column, or leave data.group out"
+        )
 
 
 def _excess(

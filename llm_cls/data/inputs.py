@@ -35,7 +35,7 @@ class TextColumns:
             body: Name of the column with the body.
             section: What stands before the keys in messages.
         """
-        data = with_columns(config.data, config.template, text, title, body, id=None)
+        data = with_columns(config.data, config.template, text, title, body)
         return cls(data, config.template, section)
 
     @property

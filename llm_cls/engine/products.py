@@ -1,5 +1,7 @@
 """Matrix products as the engine computes them: on a CPU by oneDNN, and with float8 operands."""
 
+import os
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -7,6 +9,17 @@ from torch.nn import functional as F
 from llm_cls.engine.tensors import FP8_MAX, Operand
 
 _HAS_ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+_CACHED_SHAPES = 128  # a pass through a decoder has some twenty
+
+
+def limit_caches() -> None:
+    """Bounds the memory of oneDNN's code for matrix products. Call it before the first product.
+
+    oneDNN and PyTorch's layer above it each keep code for the last 1,024 shapes, some 0.2 MB a shape. Batches without
+    padding hardly ever repeat a shape, so the caches take 500 MiB and save no time. What the user has set stays.
+    """
+    for name in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):
+        os.environ.setdefault(name, str(_CACHED_SHAPES))
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:

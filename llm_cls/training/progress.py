@@ -1,35 +1,20 @@
 """The progress bar."""
 
-import sys
 from typing import Any
 
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import TQDMProgressBar
-from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
 
 from llm_cls.training.module import LOG_EVERY_STEPS
 
 
 class ProgressBar(TQDMProgressBar):
-    """Lightning's progress bar, counting epochs from 1; on a terminal it moves, elsewhere it prints a few lines."""
+    """Lightning's progress bar, counting epochs from 1, for a terminal."""
 
-    def __init__(self, steps_per_epoch: int) -> None:
-        """Sizes the refresh interval for a terminal or a log file."""
-        self._watched = sys.stdout.isatty()
+    def __init__(self) -> None:
+        """A bar that disappears when it is full."""
         self._shown: dict[str, Any] = {}
-        super().__init__(refresh_rate=1 if self._watched else max(1, steps_per_epoch // 4), leave=False)
-
-    def init_validation_tqdm(self) -> Tqdm:
-        """The bar of an evaluation; it is not shown in a log file."""
-        bar = super().init_validation_tqdm()
-        bar.disable = bar.disable or not self._watched
-        return bar
-
-    def init_test_tqdm(self) -> Tqdm:
-        """See ``init_validation_tqdm``."""
-        bar = super().init_test_tqdm()
-        bar.disable = bar.disable or not self._watched
-        return bar
+        super().__init__(leave=False)
 
     def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
         """Loss and val score, without the version number of a logger.

@@ -128,7 +128,7 @@ def train(directory: RunDirectory, inputs: Inputs, record: RunRecord, shared: Sh
         directory.explain_removal(),
         RankWatch(config.trainer.timeout_seconds, directory.path) as watch,
     ):
-        trainer = build_trainer(inputs, directory, recorder, logger, data.steps_per_epoch, watch, shows_progress)
+        trainer = build_trainer(inputs, directory, recorder, logger, watch, shows_progress)
         if checkpoint is not None:
             for fault in faults:
                 log.warning("%s. The checkpoint before it is used", fault)

@@ -12,6 +12,7 @@ from transformers import PretrainedConfig
 from llm_cls.config.schema import Config, EngineConfig
 from llm_cls.data.batches import EvalBatches
 from llm_cls.data.tokens import Tokens
+from llm_cls.engine.products import limit_caches
 from llm_cls.errors import ArtifactError
 from llm_cls.metrics.evaluation import log_softmax
 from llm_cls.model.artifact import load_artifact
@@ -34,6 +35,7 @@ def load_classifier(run: Path, config: Config, architecture: PretrainedConfig, h
     Raises:
         LlmClsError: The weights could not be loaded or do not fit one another.
     """
+    limit_caches()
     dtype = torch.float32 if config.lora.full else hardware.frozen_dtype
     decoder = load_decoder(config.model, architecture, dtype, hardware.device, config.seed)
     classifier = load_artifact(decoder, config, run / layout.MODEL)

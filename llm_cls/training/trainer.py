@@ -1,5 +1,6 @@
 """Lightning's trainer as a run uses it."""
 
+import sys
 from typing import Any
 
 from lightning import Trainer
@@ -21,7 +22,6 @@ def build_trainer(
     directory: RunDirectory,
     recorder: RunRecorder,
     logger: RunLogger,
-    steps_per_epoch: int,
     watch: RankWatch,
     shows_progress: bool,
 ) -> Trainer:
@@ -31,8 +31,8 @@ def build_trainer(
     plugins: list[Any] = [AtomicCheckpointIO()]
     if hardware.world_size == 1:  # whatever SLURM's variables say about the tasks of its job
         plugins.append(LightningEnvironment())
-    if shows_progress:
-        callbacks.append(ProgressBar(steps_per_epoch))
+    if has_bar := shows_progress and sys.stdout.isatty():  # in a file it would be one line without an end
+        callbacks.append(ProgressBar())
     if (patience := config.early_stopping_patience) is not None:
         mode = "max" if recorder.monitor.larger_is_better else "min"
         callbacks.append(EarlyStopping(f"val/{config.monitor}", mode=mode, patience=patience, check_finite=False))
@@ -48,7 +48,7 @@ def build_trainer(
         plugins=plugins,
         logger=logger.lightning,
         default_root_dir=directory.path,
-        enable_progress_bar=shows_progress,
+        enable_progress_bar=has_bar,
         enable_model_summary=False,
         num_sanity_val_steps=0,
         use_distributed_sampler=False,  # batches.py distributes the texts, each exactly once

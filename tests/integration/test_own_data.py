@@ -29,8 +29,10 @@ def folder(command: Command, tmp_path_factory: pytest.TempPathFactory) -> Path:
     for row in [list(ROWS[0]), *(list(row.values()) for row in ROWS[30:])]:
         book.active.append(row)
     book.save(folder / "b.xlsx")
-    done = command("train", *RUN, "data=table", "data.file=[a.jsonl.gz,b.xlsx]", "hydra.run.dir=run", cwd=folder)
+    files = ["data=table", "data.file=[a.jsonl.gz,b.xlsx]"]
+    done = command("train", *RUN, *files, "trainer.progress_bar=true", "hydra.run.dir=run", cwd=folder)
     assert done.returncode == 0, done.stderr
+    (folder / "log.txt").write_bytes((done.stdout + done.stderr).encode())
     return folder
 
 
@@ -41,6 +43,11 @@ def test_the_texts_of_both_files_are_used(folder: Path) -> None:
     assert len(scored) == 12 and all(labels[row["id"]] == row["label"] for row in scored)
     data = json.loads((folder / "run" / "run.json").read_text())["data"]
     assert data["name"] == "table" and data["labels"] == sorted(WORDS) and data["n_train"] == 48
+
+
+def test_a_log_has_no_progress_bar(folder: Path) -> None:
+    log = (folder / "log.txt").read_bytes()
+    assert b"Epoch 1/1: train loss" in log and b"\r" not in log and b"it/s" not in log
 
 
 def test_the_same_texts_from_the_hub_are_the_same_run(folder: Path, command: Command) -> None:

@@ -79,6 +79,14 @@ def row_fault(row: Row, number: int, path: Path, fault: str, fix: str = "") -> s
     return f"{path}: row {number} {fault}{line}" + (f". {fix}" if fix else "")
 
 
+def row_place(row: Row, number: int, beside: Row) -> str:
+    """Where a row is, as part of a line about the row ``beside``: "row 3", of another file "row 3 of b.csv"."""
+    if not isinstance(row, TableRow):
+        return f"row {number}"
+    same = isinstance(beside, TableRow) and beside.file == row.file
+    return f"row {row.number}" + ("" if same else f" of {row.file}")
+
+
 def check_unique(names: Sequence[str]) -> None:
     """Refuses two columns of one name.
 

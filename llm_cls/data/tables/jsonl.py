@@ -49,8 +49,20 @@ def _rows(values: Iterable[tuple[int | None, Any]], path: Path) -> Iterator[Tabl
     for number, (line, value) in enumerate(values, 1):
         if not isinstance(value, dict):
             place = "" if line is None else f" (line {line})"
-            raise ValueError(f"row {number}{place} must be an object, found a {type(value).__name__}")
+            raise ValueError(
+                f'row {number}{place} must be an object such as {{"text": "...", "label": "..."}}, '
+                f"found {_kind(value)}. Write the rows as objects"
+            )
         yield TableRow(value.items(), str(path), number, line)
+
+
+def _kind(value: object) -> str:
+    """What a value that is no object is called in JSON."""
+    if value is None or isinstance(value, bool):
+        return json.dumps(value)
+    if isinstance(value, list):
+        return "a list"
+    return "a number" if isinstance(value, JsonValue) else "a string"
 
 
 def _decoder() -> json.JSONDecoder:

@@ -410,6 +410,24 @@ def test_class_weights_that_are_refused_in_one_line(typed: str) -> None:
     assert "\n" not in line and "Try loss.class_weights=balanced" in line
 
 
+@pytest.mark.parametrize(("wrong", "shown"), [("-1", "'-1'"), ("many", "'many'"), ("0", "'0'")])
+def test_the_wrong_weight_of_many_is_named(wrong: str, shown: str) -> None:
+    with pytest.raises(ConfigError, match=rf"or null, got {shown} for '映画'\. Try loss"):
+        parse(f"loss.class_weights={{a:1,映画:{wrong},b:2}}")
+
+
+def test_a_limit_below_the_batch_is_told_with_the_other_faults() -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse("data=table", "data.limit=10", "data.fold=3", "data.text=text", "lora.r=0")
+    assert str(caught.value).splitlines() == [
+        "data.fold=3 needs data.folds. Try data.folds=5",
+        "data.limit must be >= data.batch_size (32), got 10. Try data.limit=32",
+        "data.file is missing. Try data.file=texts.csv",
+        "data.label is missing. Try data.label=COLUMN",
+        "lora.r must be >= 1, got 0. Try lora=r32.",
+    ]
+
+
 def test_focal_loss_has_no_smoothing() -> None:
     assert parse("loss=focal", "loss.gamma=3").loss.gamma == 3
     with pytest.raises(

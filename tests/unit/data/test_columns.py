@@ -54,22 +54,22 @@ def test_columns_that_cannot_be_read(keys: dict[str, object], text: str, part: s
 
 def test_the_columns_of_another_table() -> None:
     def found(data: DataConfig, shown: str, **names: str) -> tuple[object, ...]:
-        given = dict.fromkeys(("text", "title", "body", "id")) | names
+        given = dict.fromkeys(("text", "title", "body")) | names
         other = with_columns(data, template(shown), **given)
         return other.text, other.title, other.body, other.id
 
     news = config(text=None, name="livedoor", label=None, file=None)
     assert found(news, "{title} {body}") == (None, "title", "body", None)
-    assert found(news, "{title} {body}", title="t", body="b", id="i") == (None, "t", "b", "i")
+    assert found(news, "{title} {body}", title="t", body="b") == (None, "t", "b", None)
     assert found(news, "{body}", text="b") == (None, None, "b", None)
-    assert found(config(text="q"), "{body}") == ("q", None, None, None)
+    assert found(config(text="q", id="i"), "{body}") == ("q", None, None, None)
     assert found(config(text="q"), "{body}", text="x") == ("x", None, None, None)
     assert found(config(text=["p", "h"]), "{body}") == (["p", "h"], None, None, None)
-    assert found(config(columns=["p", "h"]), "{p} {h}", id="i") == (None, None, None, "i")
+    assert found(config(columns=["p", "h"]), "{p} {h}") == (None, None, None, None)
 
 
 def test_prediction_needs_no_columns_but_those_of_the_template() -> None:
     """``data.columns`` may have more, so that runs with several templates are on the same data."""
     shown = template("{p}")
-    data = with_columns(config(columns=["p", "h"]), shown, text=None, title=None, body=None, id=None)
+    data = with_columns(config(columns=["p", "h"]), shown, text=None, title=None, body=None)
     assert TextColumns(data, shown, "").read([{"p": "A"}]) == ([("", "A", "", "")], [""])

@@ -126,7 +126,7 @@ def test_csv_with_the_index_that_pandas_writes(tmp_path: Path) -> None:
         ("t.jsonl", b'{"text": "\xff"}', "must be UTF-8, found byte 0xff at position 10"),
         ("t.jsonl", '{"text": "a"}\n\n{"text": "x', "could not be read as json: line 3: Unterminated string"),
         ("t.json", '[{"text": "a"}', "could not be read as json: line 1: Expecting"),
-        ("t.jsonl", '{"text": "a"}\n[1]\n', "row 2 (line 2) must be an object, found a list"),
+        ("t.jsonl", '{"text": "a"}\n[1]\n', "found a list. Write"),
         ("t.jsonl", "[" * 100_000, "could not be read as json"),
         ("t.json", "[]", "has no rows"),
         ("t.parquet", "not parquet", "could not be read as parquet"),
@@ -219,6 +219,10 @@ def test_json_objects_may_share_lines_or_extend_over_several(tmp_path: Path, tex
         ('{"a": 1}\n{"a": }', "line 2: Expecting value"),
         ('{"a": 1}\n{"a": "b\nc"}\n{"a": 2}', "line 2: Invalid control character"),
         ('{"a":\n\n[1,\n}', "line 4: Expecting value"),
+        ('{"a": 1}\n[1]', r"row 2 \(line 2\) must be an object such as .*, found a list\. Write the rows as objects$"),
+        ('1\n"a"', r"t\.jsonl could not be read as json: row 1 \(line 1\) must be an object .*, found a number\."),
+        ("\ntrue", r"row 1 \(line 2\) must be an object .*, found true\."),
+        ('["a"]', r"row 1 must be an object .*, found a string\."),
     ],
 )
 def test_json_that_would_lose_values_is_refused(tmp_path: Path, text: str, part: str) -> None:

@@ -1,5 +1,9 @@
 """Matrix products, against PyTorch's."""
 
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -20,3 +24,29 @@ def test_a_slice_is_multiplied_as_its_copy_is(weight: torch.Tensor) -> None:
 def test_the_product_over_rows_takes_slices(p: int, q: int) -> None:
     a, b = COLUMNS[:, :p], COLUMNS[:, -q:]
     torch.testing.assert_close(product_over_rows(a, b), a.t() @ b)
+
+
+_GROWTH = """
+import torch
+from llm_cls.engine.products import limit_caches, linear
+{limit}
+def resident():
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * 4 // 1024  # MiB, of pages of 4 KiB
+weight, before = torch.ones(64, 64), 0
+for rows in range(100, 1000):
+    linear(torch.ones(rows, 64), weight)
+    before = before or (resident() if rows == 300 else 0)
+print(resident() - before)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs Linux to count memory")
+def test_products_of_ever_new_shapes_take_bounded_memory() -> None:
+    """A process of its own, because the limit holds from the first product on."""
+
+    def growth(limit: str) -> int:
+        code = _GROWTH.format(limit=limit)
+        return int(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)
+
+    assert growth("limit_caches()") <= 20

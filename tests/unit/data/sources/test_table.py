@@ -77,7 +77,26 @@ def test_ids_are_row_numbers_or_a_column(tmp_path: Path) -> None:
         (GOOD + ",x\n", {}, "row 13 of column 'text' is empty"),
         (GOOD + "a,\n", {}, "row 13 of column 'label' is empty"),
         (GOOD + "a,\nb,\nc,z\nd,\n", {}, "row 13 of column 'label' is empty (and 2 more rows) (line 14). Fill it in"),
-        (GOOD, {"id": "label"}, "data.id=label must be unique, but 'x' occurs twice"),
+        (
+            GOOD,
+            {"id": "label"},
+            "t.csv: row 3 has the data.id=label of row 1, 'x'; in all, 2 ids occur more than once, in 12 rows (line 4)",
+        ),
+        (
+            "id,text,label\na,t,x\nb,u,y\na,v,x\n",
+            {"id": "id"},
+            "t.csv: row 3 has the data.id=id of row 1, 'a'; in all, 1 id occurs more than once, in 2 rows (line 4). "
+            "Correct them, or choose another column",
+        ),
+        *(
+            (
+                "text,label,by\n" + "".join(f"t{i},{'xy'[i % 2]},me\n" for i in range(12)),
+                {"group": "by", "rare_labels": rare},
+                "data.group=by must have at least 3 groups, one for each part of the split, found 1, 'me', in all "
+                "rows. Choose another column, or leave data.group out",
+            )
+            for rare in ("error", "drop", "merge")
+        ),
         (GOOD + "z,rare\n", {}, "label 'rare' has 1 text,"),
         (GOOD.replace(",y", ",x"), {}, "data.label=label must have at least two labels, found 1"),
     ],
