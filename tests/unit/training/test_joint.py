@@ -151,7 +151,7 @@ def test_an_interruption_ends_all_runs() -> None:
 @pytest.mark.parametrize("fastest", [1, 2])
 def test_auto_leaves_the_others_where_one_run_is_as_fast(monkeypatch: pytest.MonkeyPatch, fastest: int) -> None:
     """The clock says that a round of any number of runs takes as long as one, or as long as each of them alone."""
-    monkeypatch.setattr("tests.unit.training.test_joint.STEPS", 12)
+    monkeypatch.setitem(globals(), "STEPS", 12)
     clock = [0.0]
 
     def now() -> float:
