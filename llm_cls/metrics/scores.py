@@ -79,6 +79,17 @@ def macro_f1(confusion: npt.NDArray[np.int64]) -> Floats:
     return means
 
 
+def resampled_macro_f1(resamples: npt.NDArray[np.int64], original: npt.NDArray[np.int64]) -> Floats:
+    """Macro F1 of bootstrap resamples: ``(..., n_labels, n_labels)`` to ``(...)``.
+
+    A label that has a text in ``original`` and none in a resample does not count there. Its F1 is undefined, and as 0
+    it would pull the resamples of data with few texts per label far below the score of the original.
+    """
+    columns = per_class(resamples)
+    lost = (_occurs(original) & ~_occurs(resamples)).sum(axis=-1)
+    return _ratio(columns.f1.sum(axis=-1), original.shape[-1] - lost)
+
+
 def accuracy(confusion: npt.NDArray[np.int64]) -> Floats:
     """Share of right predictions: ``(..., n_labels, n_labels)`` to ``(...)``."""
     return _ratio(_hits(confusion), confusion.sum(axis=(-2, -1)))
@@ -114,6 +125,12 @@ SCORES: Mapping[str, Score] = {
     "weighted_f1": weighted_f1,
     "mcc": mcc,
 }
+
+
+def _occurs(confusion: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+    """Whether each label is that of a text, or predicted: ``(..., n_labels, n_labels)`` to ``(..., n_labels)``."""
+    found: npt.NDArray[np.bool_] = confusion.sum(axis=-1) + confusion.sum(axis=-2) > 0
+    return found
 
 
 def _hits(confusion: npt.NDArray[np.int64]) -> Floats:

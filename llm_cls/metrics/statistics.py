@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from llm_cls.metrics.scores import Floats, Score, macro_f1
+from llm_cls.metrics.scores import Floats, Score, confusion_matrix, macro_f1, resampled_macro_f1
 
 Ints = npt.NDArray[np.int64]
 
@@ -34,7 +34,7 @@ def ci95(confusion: Ints, score: Score = macro_f1, seed: int = 0, n_resamples: i
     """
     n_texts = int(confusion.sum())
     draws = np.random.default_rng(seed).multinomial(n_texts, confusion.ravel() / n_texts, size=n_resamples)
-    return percentile_ci95(score(draws.reshape(-1, *confusion.shape)))
+    return percentile_ci95(_of_resamples(score, draws.reshape(-1, *confusion.shape), confusion))
 
 
 def percentile_ci95(resampled: Floats) -> tuple[float, float]:
@@ -68,7 +68,12 @@ def resampled(draws: Ints, labels: Ints, predictions: Ints, n_labels: int, score
     member = (cell[:, None] == np.arange(len(occurring))).astype(np.float32)  # exact below 2**24 texts
     counts = np.zeros((len(draws), n_labels * n_labels), dtype=np.int64)
     counts[:, occurring] = np.rint(draws.astype(np.float32) @ member)
-    return score(counts.reshape(-1, n_labels, n_labels))
+    original = confusion_matrix(labels, predictions, n_labels)
+    return _of_resamples(score, counts.reshape(-1, n_labels, n_labels), original)
+
+
+def _of_resamples(score: Score, resamples: Ints, original: Ints) -> Floats:
+    return resampled_macro_f1(resamples, original) if score is macro_f1 else score(resamples)
 
 
 def bootstrap_p_value(differences: Floats) -> float:

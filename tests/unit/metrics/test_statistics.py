@@ -52,6 +52,24 @@ def test_ci95_of_a_perfect_classifier_has_no_width() -> None:
     assert statistics.ci95(np.diag([90, 90, 90, 90])) == (1.0, 1.0)
 
 
+@pytest.mark.parametrize(("n_labels", "per_label", "right"), [(77, 1, 0.97), (150, 1, 0.5), (40, 2, 0.8)])
+def test_intervals_of_few_texts_per_label_contain_the_score(n_labels: int, per_label: int, right: float) -> None:
+    """Most resamples lack a third of such labels; the macro mean is over those that a resample has."""
+    rng = np.random.default_rng(0)
+    labels = np.repeat(np.arange(n_labels), per_label)
+    predictions = np.where(rng.random(len(labels)) < right, labels, rng.integers(0, n_labels, len(labels)))
+    own = float(f1_score(labels, predictions, labels=range(n_labels), average="macro", zero_division=0))
+    low, high = statistics.ci95(confusion_matrix(labels, predictions, n_labels))
+    assert low < own < high and high - low < 0.3
+    draws = statistics.draw_texts(len(labels), n_resamples=50)
+    occurring = set(labels) | set(predictions)
+    for row, found in zip(draws, statistics.resampled(draws, labels, predictions, n_labels), strict=True):
+        drawn, answers = np.repeat(labels, row), np.repeat(predictions, row)
+        kept = set(drawn) | set(answers) | (set(range(n_labels)) - occurring)
+        expected = f1_score(drawn, answers, labels=sorted(kept), average="macro", zero_division=0)
+        assert found == pytest.approx(expected, abs=1e-12)
+
+
 def test_resampled_f1_is_sklearns_f1_of_the_drawn_texts() -> None:
     labels, predictions = _texts(3)
     draws = statistics.draw_texts(len(labels), n_resamples=20)

@@ -35,7 +35,7 @@ def decoders(n: int) -> list[FusedDecoder]:
 
 
 def texts(run: int, step: int) -> tuple[Tensor, list[int]]:
-    lengths = [3 + run, 5, 1 + step % 2]
+    lengths = [20 + run, 30, 10 + step % 2]
     return torch.arange(sum(lengths)) * (run + 7) % 11_000, lengths
 
 
