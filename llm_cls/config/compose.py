@@ -16,6 +16,8 @@ from omegaconf import DictConfig
 from llm_cls.config.groups import CONF, GROUPS
 from llm_cls.errors import ConfigError
 
+_LABELS = ("loss.class_weights", "data.label_names", "data.label_order")
+
 
 def accept_plain_values() -> None:
     """Lets people type ``template=2`` and ``data.text=本文``.
@@ -126,11 +128,25 @@ def to_type_list(key: str, value: str) -> str:
 
 
 def _quote_other_letters(override: str) -> str:
-    """``override`` with quotes around each value that Hydra's grammar lacks: other letters, or labels as keys."""
+    """``override`` with quotes around what Hydra's grammar lacks or would change: other letters, and labels.
+
+    >>> print(_quote_other_letters("data.text=[前提, b]"), _quote_other_letters("data.label_order=[1e3,no]"))
+    data.text=['前提', b] data.label_order=['1e3','no']
+    """
     key, equals, value = override.partition("=")
-    if key.lstrip("+") == "loss.class_weights" and not re.search("['\"]", value):  # labels stay as typed: 1, no, 映画
-        return f"{key}={re.sub(r'{[^{}]*}', lambda match: quoted(match[0]), value)}"
-    if value.isascii() or re.search(r"[\[\]{}()'\"\\]", value):
-        return override  # a list or quotes: the value is written in Hydra's grammar
-    values = [part if part.isascii() else quoted(part) for part in value.split(",")]
-    return f"{key}{equals}{','.join(values)}"
+    if re.search(r"['\"]", value):
+        return override  # it is written in Hydra's grammar
+    if key.lstrip("+") in _LABELS:  # which stay as typed: 1, no, 1e3
+        value = re.sub(r"{[^{}]*}|(?<=[\[,])[^\[\],{}]+(?=[^\[\]{}]*\])", lambda m: _quoted_inside(m[0]), value)
+    elif not value.isascii() and not re.search(r"[\[\](){}\\]", value):
+        value = ",".join(part if part.isascii() else quoted(part) for part in value.split(","))
+    elif not value.isascii() and "\\" not in value:
+        between = r"[^\[\](),{}:]+" if "{" in value else r"[^\[\](),]+"
+        value = re.sub(between, lambda m: m[0] if m[0].isascii() else _quoted_inside(m[0]), value)
+    return f"{key}{equals}{value}"
+
+
+def _quoted_inside(part: str) -> str:
+    """``part`` in quotes, with the blanks around it outside of them."""
+    text = part.strip()
+    return part.replace(text, quoted(text)) if text else part

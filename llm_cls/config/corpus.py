@@ -5,14 +5,15 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field
 
 from llm_cls.config.fields import Name
+from llm_cls.config.mappings import read_mapping
 from llm_cls.config.texts import TextsConfig
 
 
 def _names_by_value(value: Any) -> Any:
-    """A list of names as a mapping from 0, 1, 2, ...; the values of a mapping as text."""
+    """A list of names as a mapping from 0, 1, 2, ...; the keys of a mapping as text."""
     if isinstance(value, list):
         return {str(i): name for i, name in enumerate(value)}
-    return {str(key): name for key, name in value.items()} if isinstance(value, dict) else value
+    return read_mapping(value, last_colon=False)
 
 
 class CorpusConfig(TextsConfig):
@@ -64,11 +65,12 @@ class CorpusConfig(TextsConfig):
         description="All labels, in their order in tables and in the confusion matrix (data=table); null sorts them.",
         examples=["data.label_order=[bad,fair,good]"],
     )
-    label_names: Annotated[dict[str, Name], BeforeValidator(_names_by_value)] | None = Field(
+    label_names: Annotated[dict[str, Name], Field(min_length=1), BeforeValidator(_names_by_value)] | None = Field(
         None,
         description="Names of the values in the label column (data=table): a list for the values 0, 1, 2, ..., or a "
         "mapping.",
         examples=["data.label_names=[negative,positive]", "'data.label_names={-1:negative,1:positive}'"],
+        json_schema_extra={"must_be": "a list of names, or a mapping of values to names"},
     )
     keep_texts: bool = Field(
         True,

@@ -1,30 +1,11 @@
 """The section that chooses what training minimises."""
 
-import re
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
 from llm_cls.config.fields import Section
-
-# A label, in quotes where it has commas, and its weight; weights have no colons, labels may.
-_ENTRY = re.compile(r"""\s*(?:"([^"]*)"|'([^']*)'|([^,]+?))\s*:\s*([^,:]+?)\s*(?:,|$)""")
-
-
-def _read_mapping(value: Any) -> Any:
-    """A mapping whose keys are text, also where it is written out as text: a label may be ``1``, ``no`` or ``a:b``.
-
-    >>> _read_mapping("{spam:3, no: 1}"), _read_mapping({1: 0.5})
-    ({'spam': '3', 'no': '1'}, {'1': 0.5})
-    """
-    if isinstance(value, str) and (inside := re.fullmatch(r"\s*\{(.*)\}\s*", value, re.DOTALL)):
-        entries = list(_ENTRY.finditer(inside[1]))
-        complete = "".join(entry[0] for entry in entries) == inside[1]
-        return {entry[1] or entry[2] or entry[3]: entry[4] for entry in entries} if complete else value
-    if isinstance(value, dict):  # true and null in a file may have been any of several words, and are refused
-        return {str(key) if type(key) in (int, float) else key: weight for key, weight in value.items()}
-    return value
-
+from llm_cls.config.mappings import read_mapping
 
 _Weight = Annotated[float, Field(gt=0)]
 
@@ -39,7 +20,7 @@ class LossConfig(Section):
         examples=["loss=focal"],
     )
     class_weights: Annotated[
-        Literal["balanced"] | Annotated[dict[str, _Weight], Field(min_length=1)] | None, BeforeValidator(_read_mapping)
+        Literal["balanced"] | Annotated[dict[str, _Weight], Field(min_length=1)] | None, BeforeValidator(read_mapping)
     ] = Field(
         None,
         description="Weight of the texts of each label. balanced: inversely proportional to the label's number of "

@@ -4,7 +4,8 @@ import difflib
 import re
 import sys
 from collections.abc import Sequence
-from typing import Any, TypeVar
+from types import NoneType, UnionType
+from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
@@ -92,10 +93,22 @@ def _describe(schema: type[BaseModel], fault: ErrorDetails) -> list[str]:
 
 
 def _entry(schema: type[BaseModel], fault: ErrorDetails) -> str:
-    """The entry of a mapping that a fault of one of several types is about; "" where it is about the whole value."""
-    path, _ = _locate(schema, [str(part) for part in fault["loc"]])
-    last = fault["loc"][-1] if len(fault["loc"]) > len(path) + 1 else ""
-    return last if isinstance(last, str) and last != "[key]" else ""
+    """The entry of a mapping that a fault is about; "" where it is about the whole value."""
+    path, field = _locate(schema, [str(part) for part in fault["loc"]])
+    if field is None:
+        return ""
+    has_several = len(_types(field.annotation)) > 1  # pydantic then puts the one that it tried before the entry
+    rest = fault["loc"][len(path) + has_several :]
+    return rest[0] if len(rest) == 1 and isinstance(rest[0], str) else ""
+
+
+def _types(annotation: Any) -> list[Any]:
+    """The types that a value may have besides null."""
+    if get_origin(annotation) is Annotated:
+        return _types(get_args(annotation)[0])
+    if get_origin(annotation) in (Union, UnionType):
+        return [kind for part in get_args(annotation) for kind in _types(part)]
+    return [annotation] if annotation is not NoneType else []
 
 
 def _shown(value: Any) -> str:

@@ -416,6 +416,44 @@ def test_the_wrong_weight_of_many_is_named(wrong: str, shown: str) -> None:
         parse(f"loss.class_weights={{a:1,映画:{wrong},b:2}}")
 
 
+@pytest.mark.parametrize(
+    ("typed", "names"),
+    [
+        ("[否定,肯定]", {"0": "否定", "1": "肯定"}),
+        ("[007,1e3,true]", {"0": "007", "1": "1e3", "2": "true"}),
+        ("{true:yes,false:no}", {"true": "yes", "false": "no"}),
+        ("{いいえ: 1.10, -1:a:b}", {"いいえ": "1.10", "-1": "a:b"}),
+        ("'{0:\"a, b\"}'", {"0": "a, b"}),
+        ("{0:'a, b'}", {"0": "a, b"}),
+    ],
+)
+def test_names_of_labels_are_text_as_typed(typed: str, names: object, tmp_path: Path) -> None:
+    """So that they are the strings of the file, which may be ``true`` or ``1e3``."""
+    config = parse("data=table", "data.file=a.csv", "data.text=[前提,b]", "data.label=l", f"data.label_names={typed}")
+    assert config.data.label_names == names and config.data.text == ["前提", "b"]
+    (tmp_path / "config.yaml").write_text(dump_config(config), encoding="utf-8")
+    assert read_config(tmp_path / "config.yaml") == config
+    if typed.startswith("["):
+        ordered = parse("data=table", "data.file=a.csv", "data.text=t", "data.label=l", f"data.label_order={typed}")
+        assert isinstance(names, dict) and ordered.data.label_order == list(names.values())
+
+
+@pytest.mark.parametrize(
+    ("typed", "found"),
+    [
+        ("{a:b,c:,d:e}", "'' for 'c'"),
+        ("{a:b,c,d:e}", "'' for 'c'"),
+        ("[a,[b],c]", r"\['b'\] for '1'"),
+        ("{}", "{}"),
+        ("3", "3"),
+    ],
+)
+def test_the_wrong_one_of_many_names_is_named(typed: str, found: str) -> None:
+    line = rf"^data\.label_names must be a list of names, or a mapping of values to names, got {found}\. Try data\.la"
+    with pytest.raises(ConfigError, match=line):
+        parse("data=table", "data.file=a.csv", "data.text=t", "data.label=l", f"data.label_names={typed}")
+
+
 def test_a_limit_below_the_batch_is_told_with_the_other_faults() -> None:
     with pytest.raises(ConfigError) as caught:
         parse("data=table", "data.limit=10", "data.fold=3", "data.text=text", "lora.r=0")
