@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
+from llm_cls.config.messages import echo
 from llm_cls.reporting.runs import Run
 from llm_cls.reporting.tables import Column, Table
 
@@ -83,7 +84,7 @@ def _counted(found: Counter[str]) -> str:
 
 
 def _shown(value: Any) -> str:
-    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else echo(str(value))
 
 
 def _time(text: str | None) -> str | None:

@@ -19,6 +19,8 @@ from llm_cls.runs.predictions import check_scores
 from llm_cls.runs.schema import Metrics, RunRecord, Scores
 from llm_cls.runs.state import find_run_directories
 
+_BY_LABEL = ("data.label_names", "loss.class_weights")  # mappings that are one value, whatever labels they have
+
 
 @dataclass(frozen=True)
 class Run:
@@ -83,7 +85,7 @@ def _read_run(path: Path, name: str) -> Run:
     try:
         values = read_values(path / layout.CONFIG)
         if values:  # what an older run lacks had the effect of the neutral value
-            run = replace(run, config=blank_unused({**NEUTRAL, **dict(flatten(values, whole=("loss.class_weights",)))}))
+            run = replace(run, config=blank_unused({**NEUTRAL, **dict(flatten(values, whole=_BY_LABEL))}))
         if values is None and run.metrics is not None:
             raise ArtifactError(f"{path / layout.CONFIG} is missing. Restore it, or remove {path}")
         if run.scored and run.record is not None and run.metrics is not None:

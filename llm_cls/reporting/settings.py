@@ -138,11 +138,7 @@ def _can_differ(key: str) -> bool:
 
     All are of one corpus, so the names of its files do not matter; and none was ended by its pruner.
     """
-    return (
-        changes_result(key)
-        and RESOLVED.get(key) != "data.digest"
-        and not key.startswith(("pruner.", "data.label_names."))
-    )
+    return changes_result(key) and RESOLVED.get(key) != "data.digest" and not key.startswith("pruner.")
 
 
 def group(runs: Sequence[Run]) -> list[Setting]:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from sklearn.metrics import matthews_corrcoef
 
 from llm_cls.errors import ArtifactError, ConfigError
@@ -146,6 +147,21 @@ def test_data_sets_are_listed_and_chosen_by_the_name_of_their_file(tmp_path: Pat
     one = analyse(tmp_path / "b", None, with_baseline=False)
     assert not [note for note in one.notes if "data sets" in note]
     assert "data_sets" not in {table.name for table in one.tables}
+
+
+def test_a_mapping_of_many_labels_is_one_value_in_the_provenance(tmp_path: Path) -> None:
+    for name, mapping in (("a", {str(i): label for i, label in enumerate(names(150))}), ("b", None)):
+        run = make_run(tmp_path / name, lr=1e-4 if mapping else 2e-4)
+        config = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
+        config["data"]["label_names"] = mapping
+        (run / "config.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
+    found = analyse(tmp_path, None, with_baseline=False)
+    page = section(found, "provenance")
+    (headings,) = (row for row in page.iter("tr") if "data.label_names" in [c.text for c in row.iter("th")])
+    assert len([c for c in headings if "label_names" in (c.text or "")]) == 1
+    cells = {cell for row in rows(page, "Runs") for cell in row if cell.startswith("{'0': 'label_000'")}
+    assert len(cells) == 1 and max(map(len, cells)) < 250, "shortened"
+    assert all(not setting.extras for setting in found.settings), "the digest of the data counts instead"
 
 
 def by_monitor(path: Path, monitor: str) -> Analysis:
