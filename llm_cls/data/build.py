@@ -8,7 +8,7 @@ from llm_cls.config.schema import DataConfig
 from llm_cls.data.columns import alias_columns, text_columns
 from llm_cls.data.corpus import SPLITS, Corpus, Text, digest_splits, texts_in_two_splits
 from llm_cls.data.groups import check_groups
-from llm_cls.data.labels import named, normalize_labels, order_labels
+from llm_cls.data.labels import ALL_NAMED, named, normalize_labels, order_labels
 from llm_cls.data.split import Split, carve_val, check_counts, split_texts, stratified_split
 from llm_cls.errors import DataError
 
@@ -80,8 +80,8 @@ def _without_rare(
     needed = (config.folds or 3) if len(splits) == 1 else 2
     counts = _counts(splits[base], config)
     rare = {text.label for texts in splits.values() for text in texts if counts.get(text.label, 0) < needed}
-    if not rare:
-        return splits
+    if not rare or (config.rare_labels == "merge" and not counts.keys() & {*rare, config.other_label}):
+        return splits  # no training text has one: they are refused under their own names
     found.append(_of_rare(rare, config))
     if config.rare_labels == "drop":
         return {name: [text for text in texts if text.label not in rare] for name, texts in splits.items()}
@@ -126,7 +126,7 @@ def _of_rare(rare: set[str], config: DataConfig) -> str:
         "drop": "their texts are left out",
         "merge": f"they are one label, {config.other_label!r}",
     }[config.rare_labels]
-    return f"too few texts of {named(sorted(rare))}: {what} (data.rare_labels={config.rare_labels})"
+    return f"too few texts of {named(sorted(rare), most=ALL_NAMED)}: {what} (data.rare_labels={config.rare_labels})"
 
 
 def _check_known_labels(splits: Split, sources: Mapping[str, str], config: DataConfig) -> None:

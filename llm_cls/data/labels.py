@@ -11,17 +11,19 @@ from llm_cls.data.corpus import Text
 from llm_cls.errors import DataError
 
 _NAMED = 10  # labels in a message
+ALL_NAMED = 100  # where each has to be treated; with more of them, the column is probably a wrong one
 
 
-def named(labels: Iterable[str], counts: Mapping[str, int] | None = None) -> str:
-    """Labels as part of a line; of many the first ones.
+def named(labels: Iterable[str], counts: Mapping[str, int] | None = None, most: int = _NAMED) -> str:
+    """Labels as part of a line; of more than ``most`` the first ones.
 
     >>> named(["b", "a"]), named(["b", "a"], {"a": 1, "b": 2})
     ("'b', 'a'", "'b' 2, 'a' 1")
     """
     known = [echo(repr(label)) + (f" {counts[label]}" if counts else "") for label in labels]
-    more = f" and {len(known) - _NAMED} more" if len(known) > _NAMED else ""
-    return ", ".join(known[:_NAMED]) + more
+    if len(known) <= most:
+        return ", ".join(known)
+    return f"{', '.join(known[:_NAMED])} and {len(known) - _NAMED} more"
 
 
 def name_labels(values: Sequence[str], config: DataConfig, path: object) -> list[str]:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from llm_cls.config.schema import DataConfig
 from llm_cls.data.corpus import Text
 from llm_cls.data.groups import split_groups
-from llm_cls.data.labels import named
+from llm_cls.data.labels import ALL_NAMED, named
 from llm_cls.errors import DataError
 
 
@@ -195,5 +195,5 @@ def check_counts(
         label, n = rare[0]
         found = f"label {label!r} has {n} {unit}{'s' * (n > 1)}"
     else:
-        found = f"{len(rare)} labels have too few {unit}s ({named(dict(rare), counts)})"
+        found = f"{len(rare)} labels have too few {unit}s ({named(dict(rare), counts, ALL_NAMED)})"
     raise DataError(f"{source}: {found}, but {why}. Add texts, {fix}")

@@ -201,8 +201,13 @@ def test_rare_labels(keys: dict[str, object], needed: int) -> None:
 def test_rare_labels_that_are_still_rare_when_merged() -> None:
     table = rows({"a": 30, "b": 30, "c": 1})
     assert "label 'other' has 1 text, but" in refused([table], rare_labels="merge")
-    many = rows({f"l{i:02d}": 1 for i in range(14)} | {"a": 9})
-    assert "'l08' 1, 'l09' 1 and 4 more)" in refused([many]), "the list is bounded"
+
+
+@pytest.mark.parametrize(("n", "end"), [(100, "'l98' 1, 'l99' 1), but"), (101, "'l08' 1, 'l09' 1 and 91 more), but")])
+def test_all_rare_labels_are_named_unless_the_column_is_a_wrong_one(n: int, end: str) -> None:
+    many = rows({f"l{i:02d}": 1 for i in range(n)} | {"a": 9, "b": 9})
+    assert end in refused([many])
+    assert end.replace(" 1", "").partition(")")[0] in build([many], rare_labels="drop").warnings[0]
 
 
 def test_labels_of_given_splits() -> None:
@@ -210,6 +215,9 @@ def test_labels_of_given_splits() -> None:
     message = refused(tables, ALL_THREE)
     assert "row 2 has the label 'z', which no training text has, and 1 more rows have such labels ('z')" in message
     assert "Add texts of it to train.csv" in message
+    assert "row 2 has the label 'z', which no" in refused(
+        [rows({"a": 5, "b": 5}), tables[2]], TRAIN_TEST, rare_labels="merge"
+    )
 
 
 def test_drop_and_merge_treat_all_given_splits_alike() -> None:
