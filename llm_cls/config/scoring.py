@@ -6,7 +6,8 @@ from typing import Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from llm_cls.config.decisions import DecisionArguments
-from llm_cls.config.fields import Location, Name, PositiveInt, Section
+from llm_cls.config.fields import Location, Name, PositiveInt
+from llm_cls.config.table import OtherTable
 
 STANDARD = "-"  # standard input or output, where a file may be named
 OUTPUT_FORMATS = {".csv": "csv", ".tsv": "tsv", ".jsonl": "jsonl", ".parquet": "parquet"}  # that predict writes
@@ -40,8 +41,8 @@ class PredictArguments(ScoringArguments):
     """Labels new texts with a finished run."""
 
     input: Location = Field(
-        description="CSV, TSV, JSONL or Parquet file with the text columns of the training table, or - for standard "
-        "input. For a run on another corpus, such as livedoor: with the columns title and body.",
+        description="File with the text columns of the training table, in any format that training reads, or - for "
+        "standard input. For a run on another corpus, such as livedoor: with the columns title and body.",
         examples=["input=texts.csv", "input=-"],
     )
     output: Location = Field(
@@ -84,6 +85,7 @@ class PredictArguments(ScoringArguments):
         examples=["body=content"],
         json_schema_extra={"default": "as in training, or body"},
     )
+    data: OtherTable = OtherTable()
 
     @field_validator("output")
     @classmethod
@@ -115,12 +117,12 @@ class PredictArguments(ScoringArguments):
         return self.format or _INPUT_FORMATS.get(self.input.suffix.lower(), "jsonl")
 
 
-class EvaluatedData(Section):
+class EvaluatedData(OtherTable):
     """The texts to evaluate a run on."""
 
     file: Name = Field(
-        description="CSV, TSV, JSONL or Parquet file with labelled texts; several are separated by commas, and "
-        "evaluated one by one.",
+        description="File with labelled texts, in any format that training reads; several are separated by commas, "
+        "and evaluated one by one.",
         examples=["data.file=new.csv", "data.file=2025.csv,2026.csv"],
     )
     text: Name | None = Field(

@@ -3,7 +3,7 @@
 import codecs
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field, JsonValue
 
 from llm_cls.config.fields import Location, Name, Section
 
@@ -33,10 +33,14 @@ def _check_encoding(value: str) -> str:
     raise ValueError("must be an encoding that Python knows")
 
 
+_Separator = Annotated[str, BeforeValidator(_unescape), AfterValidator(_check_separator)]
+_Encoding = Annotated[str, AfterValidator(_check_encoding)]
+
+
 class TableKeys(Section):
     """How table files are read."""
 
-    separator: Annotated[str, BeforeValidator(_unescape), AfterValidator(_check_separator)] | None = Field(
+    separator: _Separator | None = Field(
         None,
         description="Character between the cells of a CSV or TSV file; tab is one. null: a comma, in TSV a tab.",
         examples=["'data.separator=\";\"'"],
@@ -53,7 +57,7 @@ class TableKeys(Section):
         "names are their numbers, from 1.",
         examples=["data.header=false"],
     )
-    encoding: Annotated[str, AfterValidator(_check_encoding)] = Field(
+    encoding: _Encoding = Field(
         "utf-8",
         description="Encoding of CSV, TSV and JSON files.",
         examples=["data.encoding=cp932"],
@@ -66,6 +70,34 @@ class TableKeys(Section):
     sheet: Name | None = Field(
         None, description="Name of the sheet of an Excel file that has several.", examples=["data.sheet=Sheet1"]
     )
+
+
+def _as_in_training(description: str, example: str, **more: str) -> Any:
+    extra: dict[str, JsonValue] = {"default": "as in training", **more}
+    return Field(None, description=description, examples=[example], json_schema_extra=extra)
+
+
+class OtherTable(Section):
+    """How a table file is read that is not like those of the training."""
+
+    separator: _Separator | None = _as_in_training(
+        "Character between the cells of a CSV or TSV file; tab is one.",
+        "data.separator=tab",
+        must_be="one character, and no quote or line break",
+    )
+    quoting: bool | None = _as_in_training(
+        "Whether double quotes enclose cells of a CSV or TSV file.", "data.quoting=false"
+    )
+    header: bool | None = _as_in_training(
+        "Whether the first row of a CSV, TSV or Excel file has the names of the columns.", "data.header=true"
+    )
+    encoding: _Encoding | None = _as_in_training("Encoding of CSV, TSV and JSON files.", "data.encoding=utf-8")
+    field: str | None = _as_in_training(
+        "Field of a JSON file that holds the list of rows, with dots between nested ones; empty where there are rows "
+        "alone.",
+        "data.field=rows",
+    )
+    sheet: Name | None = _as_in_training("Name of the sheet of an Excel file.", "data.sheet=Sheet1")
 
 
 class HubKeys(Section):

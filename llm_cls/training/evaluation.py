@@ -103,7 +103,7 @@ def evaluate_files(arguments: EvaluateArguments) -> Iterator[tuple[Path, Evaluat
 
 
 def _source(arguments: EvaluateArguments, opened: OpenedRun, columns: TextColumns, path: Path) -> _Source:
-    chunks = iter_rows(path, TableFormat.of(opened.config.data), chunk_rows(arguments.batch_size))
+    chunks = iter_rows(path, TableFormat.of(opened.config.data, arguments.data), chunk_rows(arguments.batch_size))
     if not (first := next(chunks, [])):
         raise DataError(f"{path} has no rows. Give a file with rows")
     columns.check(first[0], path)

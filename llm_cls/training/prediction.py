@@ -65,7 +65,7 @@ def predict(arguments: PredictArguments) -> Summary:
     hardware = scoring_hardware(arguments.accelerator, arguments.devices)
     columns = TextColumns.of(opened.config, arguments.text, arguments.title, arguments.body, section="")
     with input_file(arguments.input, arguments.format) as source:
-        rows = iter_rows(source, TableFormat.of(opened.config.data), chunk_rows(arguments.batch_size))
+        rows = iter_rows(source, TableFormat.of(opened.config.data, arguments.data), chunk_rows(arguments.batch_size))
         if not (first := next(rows, [])):
             raise DataError(f"{source} has no rows. Give a file with rows")
         columns.check(first[0], source)
@@ -136,7 +136,7 @@ def _output(arguments: PredictArguments, opened: OpenedRun, hardware: Hardware, 
 
 def _origin(arguments: PredictArguments, opened: OpenedRun, hardware: Hardware, source: Path) -> dict[str, Any]:
     """Everything that can change a byte of the output; the rows of another origin are not continued."""
-    keys = {"text", "title", "body", "top_k", "probabilities", "batch_size", "decide", "none_label", "sets"}
+    keys = {"text", "title", "body", "top_k", "probabilities", "batch_size", "decide", "none_label", "sets", "data"}
     named = arguments.model_dump(mode="json", include=keys)
     return {
         "run": [opened.record.run_id, opened.record.finished_at],

@@ -85,9 +85,9 @@ def test_scores_are_those_of_scikit_learn(
     """On wrong labels, one of which never occurs; and an evaluation replaces an earlier one."""
     kinds = json.loads((run / "run.json").read_text())["data"]["labels"]
     (tmp_path / "new.jsonl").write_text(
-        "".join(json.dumps(row | {"kind": kinds[i % 2]}) + "\n" for i, row in enumerate(rows)), encoding="utf-8"
+        "".join(json.dumps(row | {"kind": kinds[i % 2]}) + "\n" for i, row in enumerate(rows)), encoding="utf-16"
     )
-    line = ("data.file=new.jsonl", "data.title=headline", "data.label=kind", "output=out/here")
+    line = ("data.file=new.jsonl", "data.encoding=utf-16", "data.title=headline", "data.label=kind", "output=out/here")
     for _ in range(2):
         done = command("evaluate", "run=run", *line, cwd=tmp_path)
         assert done.returncode == 0, done.stderr

@@ -102,8 +102,10 @@ def test_pairs_with_a_split_column(runs: Path, command: Command) -> None:
             assert line["columns"] == {name: row[name] for name in ("premise", "hypothesis")}
             assert line["label"] == row["relation"] and "title" not in line
     inputs = [{**row, "hypothesis": "" if i == 1 else row["hypothesis"]} for i, row in enumerate(pairs(12)[9:])]
-    write_rows(runs / "new.csv", [{key: row[key] for key in ("premise", "hypothesis")} for row in inputs])
-    done = command("predict", f"run={run}", "input=new.csv", "output=out.jsonl", "probabilities=true", cwd=runs)
+    lines = [f"{row['premise']};{row['hypothesis']}\n" for row in inputs]
+    (runs / "new.csv").write_text("premise;hypothesis\n" + "".join(lines), encoding="cp932")
+    table = ("input=new.csv", "data.encoding=cp932", "data.separator=;")  # which the table of the training had not
+    done = command("predict", f"run={run}", *table, "output=out.jsonl", "probabilities=true", cwd=runs)
     assert done.returncode == 0, done.stderr
     known = {line["id"]: line["probabilities"] for line in read_jsonl(run / "predictions" / "val.jsonl")}
     found = read_jsonl(runs / "out.jsonl")

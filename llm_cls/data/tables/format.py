@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Self
 
-from llm_cls.config.table import TableKeys
+from llm_cls.config.table import OtherTable, TableKeys
 
 Row = dict[str, Any]
 
@@ -57,9 +57,12 @@ class TableFormat:
     sheet: str | None = None
 
     @classmethod
-    def of(cls, keys: TableKeys) -> Self:
-        """The format that a configuration describes."""
-        return cls(**{field.name: getattr(keys, field.name) for field in fields(cls)})
+    def of(cls, keys: TableKeys, other: OtherTable | None = None) -> Self:
+        """The format that a configuration describes; ``other`` has what differs from it."""
+        values = {field.name: getattr(keys, field.name) for field in fields(cls)}
+        given = {} if other is None else {name: getattr(other, name) for name in values}
+        values |= {name: value for name, value in given.items() if value is not None}
+        return cls(**values | {"field": values["field"] or None})
 
 
 def row_fault(row: Row, number: int, path: Path, fault: str, fix: str = "") -> str:

@@ -17,7 +17,7 @@ LONGEST = 2**27  # characters of one line, cell or object
 _MAGIC = {".gz": b"\x1f\x8b", ".zst": b"\x28\xb5\x2f\xfd"}
 _BLOCK = 2**20
 # The strict ones first: most bytes are valid in the last.
-_OTHER_ENCODINGS = ("euc_jp", "cp932", "gb18030", "cp1252")
+_OTHER_ENCODINGS = ("utf-8", "euc_jp", "cp932", "gb18030", "cp1252")
 
 
 @contextmanager

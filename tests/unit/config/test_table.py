@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from llm_cls.config.schema import DataConfig
+from llm_cls.config.table import OtherTable
 from llm_cls.data.rows import TableFormat
 from llm_cls.errors import ConfigError
 
@@ -19,6 +20,13 @@ def table(*arguments: str) -> DataConfig:
 
 def test_the_defaults_are_those_of_the_reader() -> None:
     assert TableFormat.of(table()) == TableFormat()
+
+
+def test_a_table_that_is_not_like_that_of_the_training() -> None:
+    of_training = table("data.separator=';'", "data.encoding=cp932", "data.field=a.b", "data.header=false")
+    assert TableFormat.of(of_training, OtherTable()) == TableFormat.of(of_training)
+    other = OtherTable.model_validate({"separator": "tab", "header": "true", "field": ""})
+    assert TableFormat.of(of_training, other) == TableFormat("\t", encoding="cp932")
 
 
 @pytest.mark.parametrize(

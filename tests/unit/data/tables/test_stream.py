@@ -73,6 +73,11 @@ def test_files_that_cannot_be_read(tmp_path: Path, name: str, content: bytes, pa
     assert part in str(caught.value) and name in str(caught.value) and "\n" not in str(caught.value)
 
 
+def test_utf_8_is_suggested_where_another_encoding_is_wrong(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"must be CP932, .* \(line 2\)\. Try data\.encoding=utf-8$"):
+        read_rows(write(tmp_path / "t.csv", "text,label\n文章,a\n".encode()), TableFormat(encoding="cp932"))
+
+
 @pytest.mark.parametrize("where", [0, 2**20 - 1, 2**20, 2**20 + 1, 3 * 2**20 + 7])
 @pytest.mark.parametrize("encoding", ["utf-8", "cp932"])
 def test_position_of_a_byte_in_any_block(tmp_path: Path, where: int, encoding: str) -> None:
