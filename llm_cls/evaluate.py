@@ -5,6 +5,7 @@ import sys
 from llm_cls.cli import printable, quiet_libraries, run_command, say, shown_path
 from llm_cls.config.arguments import read_arguments
 from llm_cls.config.scoring import EvaluateArguments
+from llm_cls.data.labels import named
 from llm_cls.metrics.percent import percent
 from llm_cls.runs.evaluations import EvaluationRecord
 from llm_cls.training.launch import check_launcher
@@ -68,8 +69,7 @@ def remarks(record: EvaluationRecord) -> list[str]:
         reasons = ", ".join(f"{reason} {count}" for reason, count in record.without_text.items())
         lines.append(f"Not scored: {sum(record.without_text.values())} of {record.rows} rows have no text: {reasons}")
     if record.absent_labels:
-        names = [repr(label) for label in record.absent_labels]
-        lines.append(f"Labels without texts, which count as 0 in macro averages: {', '.join(names)}")
+        lines.append(f"Labels without texts, which count as 0 in macro averages: {named(record.absent_labels)}")
     return lines
 
 
