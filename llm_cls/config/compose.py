@@ -131,7 +131,7 @@ def _quote_other_letters(override: str) -> str:
     """``override`` with quotes around what Hydra's grammar lacks or would change: other letters, and labels.
 
     >>> print(_quote_other_letters("data.text=[前提, b]"), _quote_other_letters("data.label_order=[1e3,no]"))
-    data.text=['前提', b] data.label_order=['1e3','no']
+    data.text=['前提', b] data.label_order=['1e3',no]
     """
     key, equals, value = override.partition("=")
     if re.search(r"['\"]", value):
@@ -147,6 +147,7 @@ def _quote_other_letters(override: str) -> str:
 
 
 def _quoted_inside(part: str) -> str:
-    """``part`` in quotes, with the blanks around it outside of them."""
+    """``part`` in quotes, with the blanks around it outside of them; a word of ASCII letters needs none."""
     text = part.strip()
-    return part.replace(text, quoted(text)) if text else part
+    is_word = re.fullmatch(r"[A-Za-z_]+", text) and text.lower() not in ("null", "true", "false", "nan", "inf")
+    return part if is_word or not text else part.replace(text, quoted(text))
