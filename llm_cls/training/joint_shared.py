@@ -27,8 +27,8 @@ class JointShared(Shared):
         self._frozen: FusedLayers | None = None
 
     def over(self, shared: Shared) -> "JointShared":
-        """This object, which from now on keeps what it reads and loads where ``shared`` does."""
-        self._kept = shared._kept
+        """This object, which from now on keeps what it reads and loads where ``shared`` does, and ends its ranks."""
+        self._kept, self.ranks = shared._kept, shared.ranks
         return self
 
     def take_decoder(
