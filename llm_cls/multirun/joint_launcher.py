@@ -135,8 +135,8 @@ def _frozen_key(config: Config) -> str | None:
     Those over several devices have processes of their own, the reference engine and full fine-tuning no adapters apart
     from the network.
     """
-    trainer, sweep = config.trainer, config.sweep
-    if trainer.devices != 1 or trainer.num_nodes != 1 or sweep.isolate or config.lora.full:
+    trainer = config.trainer
+    if trainer.devices != 1 or trainer.num_nodes != 1 or config.lora.full:
         return None
     if config.engine.name == "reference":
         return None

@@ -1,5 +1,6 @@
 """Runs that take turns: each computes what it computes alone, whatever the others do."""
 
+import weakref
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -15,7 +16,9 @@ from llm_cls.model.classifier import build_classifier
 from llm_cls.model.decoder import load_architecture, load_decoder, shared_copy
 from llm_cls.training import joint as joint_module
 from llm_cls.training.joint import JointTraining
+from llm_cls.training.joint_shared import JointShared
 from llm_cls.training.run_thread import JointEncoder, RunThread
+from llm_cls.training.shared import Shared
 from tests.unit.model.test_model import config
 
 STEPS = 4
@@ -100,10 +103,15 @@ def test_what_does_not_fit_is_computed_in_parts(monkeypatch: pytest.MonkeyPatch,
     original: Any = getattr(JointPass, where)
     sizes = []
 
+    freed = []
+
     def limited(self: Any, *arguments: Any, **more: Any) -> Any:
+        assert all(tensor() is None for tensor in freed), "what an earlier pass has allocated"
         n = len(arguments[1]) if where == "__init__" else len(arguments[0])
         sizes.append(n)
         if n > 2:
+            saved = torch.zeros(1)
+            freed.append(weakref.ref(saved))
             raise RuntimeError("CUDA out of memory")
         return original(self, *arguments, **more)
 
@@ -146,6 +154,28 @@ def test_an_interruption_ends_all_runs() -> None:
     with pytest.raises(RunInterrupted, match="SIGTERM"):
         JointTraining(3).run(runs)
     assert len(ended) == 2 and not any(run.is_alive() for run in runs)
+
+
+def test_a_run_that_has_ended_leaves_no_memory() -> None:
+    class Weights:
+        own: "Weights"
+
+    made: list[weakref.ref[Weights]] = []
+
+    def cycle() -> None:
+        assert not made or made[-1]() is None
+        weights = Weights()
+        weights.own = weights
+        made.append(weakref.ref(weights))
+
+    runs = [RunThread(f"run {i}", cycle) for i in range(3)]
+    JointTraining(2).run(runs)
+    assert len(made) == 3 and [run.error for run in runs] == [None] * 3
+
+
+def test_a_pass_ends_the_ranks_of_earlier_runs() -> None:
+    earlier = Shared()
+    assert JointShared().over(earlier).ranks is earlier.ranks
 
 
 @pytest.mark.parametrize("fastest", [1, 2])
