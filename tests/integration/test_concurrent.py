@@ -143,8 +143,8 @@ def test_a_damaged_run_is_reported_and_left(
 ) -> None:
     shutil.copytree(undisturbed, tmp_path / "sweep")
     damaged = tmp_path / "sweep" / NAMES[1] / "predictions" / "val.jsonl"
-    damaged.write_bytes(damaged.read_bytes().replace(b"0.1", b"0.2", 1))
-    before = damaged.read_bytes()
+    before = damaged.read_bytes()[:-2] + b"\n"
+    damaged.write_bytes(before)
     for concurrent in (1, 4):
         done = command("train", *sweep, *GRID, f"sweep.concurrent={concurrent}", cwd=tmp_path)
         assert done.returncode == 6 and "Error: 1 of 4 runs of sweep failed" in done.stderr, done.stderr
