@@ -113,9 +113,9 @@ def _log_to_console(config: DictConfig) -> None:
 
 def _job_return(run: "RunThread") -> JobReturn:
     """The result of a run that has ended; an error outside of the task, as in making its folder, is that of one run."""
-    if run.error is not None:
-        return JobReturn(_return_value=run.error, status=JobStatus.FAILED)
-    result: JobReturn = run.result
+    result: JobReturn = run.result or JobReturn(_return_value=run.error, status=JobStatus.FAILED)
+    if isinstance(error := result._return_value, BaseException):
+        error.__traceback__ = error.__context__ = None  # they would keep the decoder of the pass
     return result
 
 

@@ -52,3 +52,4 @@ def test_an_error_before_the_task_is_that_of_one_run() -> None:
         run.resume()
     failed, other = map(_job_return, runs)
     assert failed.status == JobStatus.FAILED and isinstance(failed._return_value, PermissionError) and other is done
+    assert failed._return_value.__traceback__ is None, "it would keep what the pass has loaded"
