@@ -1,5 +1,6 @@
 """``python -m llm_cls.benchmark [overrides] [engine=fast,reference]``: speed and memory on this machine."""
 
+import itertools
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
@@ -40,15 +41,18 @@ def main() -> None:
     check_output(path)
     hardware = inputs[0].hardware
     ceiling = matmul_tflops(hardware.device, hardware.frozen_dtype)
-    for given in inputs:
-        row = measure(given, arguments.steps, arguments.warmup)
+    for given, runs in itertools.product(inputs, map(int, arguments.concurrent.split(","))):
+        if runs > 1 and given.config.engine.name == "reference":
+            continue  # its runs do not train together
+        row = measure(given, arguments.steps, arguments.warmup, runs)
         row["matmul_fraction"] = row["tflops"] / ceiling
-        if arguments.fit:
+        if arguments.fit and runs == 1:
             row["largest_micro_batch"] = largest_micro_batch(given)
         results.append(row)
     reference = next((row for row in results if row["engine"] == "reference"), None)
     for row in results:
-        row["times_reference"] = reference["step_seconds"] / row["step_seconds"] if reference else None
+        alone = reference and reference["step_seconds"] / reference["runs"]
+        row["times_reference"] = alone / row["step_seconds"] * row["runs"] if alone else None
     record = {
         "results": results,
         "overrides": overrides,
@@ -83,17 +87,18 @@ def _versions() -> dict[str, str]:
 def _table(record: dict[str, Any]) -> str:
     lines = [
         f"{record['device']}, {record['precision']}, matrix products {record['matmul_tflops']:.1f} TFLOP/s",
-        f"{'engine':<10} {'layers':<7} {'s/step':>8} {'spread':>15} {'texts/s':>8} {'tokens/s':>9} {'s/epoch':>8} "
-        f"{'eval tok/s':>10} {'GiB':>6} {'first step':>10} {'of ceiling':>10} {'fits':>5} {'x reference':>11}",
+        f"{'engine':<10} {'runs':>4} {'layers':<7} {'s/step':>8} {'spread':>15} {'texts/s':>8} {'tokens/s':>9} "
+        f"{'s/epoch':>8} {'eval tok/s':>10} {'GiB':>6} {'first step':>10} {'of ceiling':>10} {'fits':>5} "
+        f"{'x reference':>11}",
     ]
     for row in record["results"]:
         low, high = row["step_seconds_spread"]
         ratio = f"{row['times_reference']:.2f}" if row["times_reference"] else "-"
         lines.append(
-            f"{row['engine']:<10} {row['layers']:<7} {row['step_seconds']:>8.4f} {f'{low:.3f}-{high:.3f}':>15} "
-            f"{row['texts_per_second']:>8.1f} {row['tokens_per_second']:>9.0f} {row['epoch_seconds']:>8.1f} "
-            f"{row['evaluation_tokens_per_second']:>10.0f} {row['peak_memory_gib']:>6.1f} "
-            f"{row['first_step_seconds']:>10.1f} {row['matmul_fraction']:>10.0%} "
+            f"{row['engine']:<10} {row['runs']:>4} {row['layers']:<7} {row['step_seconds']:>8.4f} "
+            f"{f'{low:.3f}-{high:.3f}':>15} {row['texts_per_second']:>8.1f} {row['tokens_per_second']:>9.0f} "
+            f"{row['epoch_seconds']:>8.1f} {row['evaluation_tokens_per_second']:>10.0f} "
+            f"{row['peak_memory_gib']:>6.1f} {row['first_step_seconds']:>10.1f} {row['matmul_fraction']:>10.0%} "
             f"{row.get('largest_micro_batch', '-'):>5} {ratio:>11}"
         )
     return "\n".join(lines)

@@ -60,6 +60,13 @@ class BenchmarkArguments(Section):
     engine: Name = Field(
         "fast,reference", description="Engines to measure, separated by commas.", examples=["engine=fast,fp8"]
     )
+    concurrent: Name = Field(
+        "1",
+        description="Numbers of runs that train at the same time, as with sweep.concurrent, separated by commas.",
+        examples=["concurrent=1,2,4"],
+        pattern="^[1-9][0-9]{0,3}(,[1-9][0-9]{0,3})*$",
+        json_schema_extra={"must_be": "whole numbers >= 1, separated by commas"},
+    )
     steps: PositiveInt = Field(20, description="Optimizer steps that are measured.", examples=["steps=50"])
     warmup: PositiveInt = Field(5, description="Optimizer steps before the measurement.", examples=["warmup=10"])
     fit: bool = Field(

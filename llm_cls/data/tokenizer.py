@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import sentencepiece
+from sentencepiece import sentencepiece_model_pb2
 from transformers import AutoTokenizer
 
 from llm_cls.config.schema import ModelConfig
@@ -26,6 +27,8 @@ log = logging.getLogger(__name__)
 # transformers 5 loads rinna's files as a T5Tokenizer: a fixed unk id, no byte fallback, newlines lost.
 _SENTENCEPIECE_FILES = ("spiece.model", "tokenizer.model")
 _MISREAD_CLASSES = ("T5Tokenizer", "T5TokenizerFast")
+# It reads every model of these classes as one of byte pairs, and gives a unigram model other ids.
+_BYTE_PAIR_CLASSES = ("LlamaTokenizer", "LlamaTokenizerFast")
 
 
 class Tokenizer(Protocol):
@@ -206,12 +209,12 @@ def _load_tokenizer(config: ModelConfig, eos_id: int | list[int] | None) -> Toke
     if name.endswith(".model") and Path(name).is_file():
         return SentencePieceTokenizer(Path(name), config.add_bos)
     revision = config.revision if config.tokenizer is None else None
-    if config.tokenizer_kind == "sentencepiece" or _is_misread(name, revision, key):
-        for file in _SENTENCEPIECE_FILES:
-            if path := local_file(name, file, revision, key):
-                return SentencePieceTokenizer(path, config.add_bos)
-        if config.tokenizer_kind == "sentencepiece":
-            raise ConfigError(f"{name} has no SentencePiece model ({' or '.join(_SENTENCEPIECE_FILES)})")
+    models = [path for file in _SENTENCEPIECE_FILES if (path := local_file(name, file, revision, key)) is not None]
+    if config.tokenizer_kind == "sentencepiece" and not models:
+        raise ConfigError(f"{name} has no SentencePiece model ({' or '.join(_SENTENCEPIECE_FILES)})")
+    own_bos = False if config.tokenizer_kind == "sentencepiece" else _bos_if_misread(name, revision, key, models)
+    if models and own_bos is not None:
+        return SentencePieceTokenizer(models[0], own_bos if config.add_bos is None else config.add_bos)
     with hub_errors(name, key):
         tokenizer = AutoTokenizer.from_pretrained(
             source_name(name),
@@ -222,17 +225,23 @@ def _load_tokenizer(config: ModelConfig, eos_id: int | list[int] | None) -> Toke
         return HubTokenizer(tokenizer, config.add_bos, eos_id)  # the first use shows some faults of its files
 
 
-def _is_misread(name: str, revision: str | None, key: str) -> bool:
-    """Whether transformers would load the SentencePiece model of ``name`` as a T5 tokenizer."""
+def _bos_if_misread(name: str, revision: str | None, key: str, models: Sequence[Path]) -> bool | None:
+    """Whether texts start with BOS, where transformers gives other ids than ``models``; None where it does not."""
     if local_file(name, "tokenizer.json", revision, key) is not None:
-        return False
+        return None
     path = local_file(name, "tokenizer_config.json", revision, key)
     if path is None:
-        return local_file(name, "config.json", revision, key) is None and any(
-            local_file(name, file, revision, key) for file in _SENTENCEPIECE_FILES
-        )
+        return False if models and local_file(name, "config.json", revision, key) is None else None
     with hub_errors(name, key):
         described = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(described, dict):
             raise ValueError(f"{path.name} is not a JSON object")
-    return described.get("tokenizer_class") in _MISREAD_CLASSES
+    kind = described.get("tokenizer_class")
+    if kind in _MISREAD_CLASSES:
+        return False
+    if kind in _BYTE_PAIR_CLASSES and models:
+        proto: Any = sentencepiece_model_pb2
+        trainer = proto.ModelProto.FromString(SentencePieceTokenizer(models[0]).proto).trainer_spec
+        if trainer.model_type == proto.TrainerSpec.UNIGRAM:
+            return bool(described.get("add_bos_token", True))
+    return None

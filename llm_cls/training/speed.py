@@ -4,6 +4,7 @@ import gc
 import statistics
 import time
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -16,7 +17,10 @@ from transformers.pytorch_utils import Conv1D
 
 from llm_cls.data.batches import Batch, Step, collate
 from llm_cls.data.datamodule import TextDataModule
+from llm_cls.errors import ConfigError
 from llm_cls.training.devices import peak_memory_gib, reset_peak_memory
+from llm_cls.training.joint import JointTraining
+from llm_cls.training.joint_shared import JointRun, JointShared
 from llm_cls.training.module import ClassifierModule
 from llm_cls.training.prepare import Inputs
 from llm_cls.training.run import build_module
@@ -85,16 +89,17 @@ def _now(device: torch.device) -> float:
     return time.perf_counter()
 
 
-def measure(inputs: Inputs, steps: int, warmup: int) -> dict[str, Any]:
+def measure(inputs: Inputs, steps: int, warmup: int, runs: int = 1) -> dict[str, Any]:
     """Speed and memory of one engine.
 
     Args:
         inputs: The run; its first steps are trained, nothing is written.
         steps: Steps that are measured.
         warmup: Steps before them: compilation, the allocator, the clocks of the device.
+        runs: How many such runs train at the same time; see ``joint.py``.
 
     Returns:
-        A row of the benchmark's results.
+        A row of the benchmark's results. A step is one of each run.
     """
     config, hardware = inputs.config, inputs.hardware
     device = hardware.device
@@ -102,10 +107,66 @@ def measure(inputs: Inputs, steps: int, warmup: int) -> dict[str, Any]:
         torch.cuda.empty_cache()
         reset_peak_memory(device)
     began = time.perf_counter()
+    if runs == 1:
+        trained = _train(inputs, Shared(), steps, warmup)
+    else:
+        shared = JointShared()
+        given = [replace(inputs, config=config.model_copy(update={"seed": config.seed + i})) for i in range(runs)]
+        threads = [
+            JointRun(f"run {i}", partial(_train, one, shared, steps, warmup), shared) for i, one in enumerate(given)
+        ]
+        JointTraining(runs).run(threads)
+        for thread in threads:
+            if thread.error is not None:
+                raise thread.error
+        trained = threads[0].result
+        del threads, shared
+    module, clock = trained.module, trained.clock
+    if runs > 1 and module.classifier.encoder.layers != "fused":
+        raise ConfigError(
+            f"concurrent={runs} needs the fused layers, and {config.model.name} has {module.classifier.encoder.layers} "
+            "ones here. Try concurrent=1"
+        )
+    seconds, tokens = clock.seconds[warmup:], clock.tokens[warmup:]
+    rate = runs * sum(tokens) / sum(seconds)
+    row = {
+        "engine": config.engine.name,
+        "runs": runs,
+        "layers": module.classifier.encoder.layers,
+        "step_seconds": statistics.median(seconds),
+        "step_seconds_spread": [min(seconds), max(seconds)],
+        "steps": len(seconds),
+        "texts_per_second": runs * sum(clock.texts[warmup:]) / sum(seconds),
+        "tokens_per_second": rate,
+        "epoch_seconds": statistics.median(seconds) * trained.steps_per_epoch,
+        "evaluation_tokens_per_second": runs * trained.evaluation_rate,
+        "peak_memory_gib": trained.memory,
+        "first_step_seconds": clock.first_step_ended - began,
+        "tflops": _flops_per_token(module) * rate / 1e12,
+    }
+    del module, trained
+    gc.collect()
+    torch.compiler.reset()
+    return row
+
+
+@dataclass(frozen=True)
+class _Trained:
+    """A network after its first steps, and what was measured."""
+
+    module: ClassifierModule
+    clock: StepClock
+    steps_per_epoch: int
+    memory: float
+    evaluation_rate: float
+
+
+def _train(inputs: Inputs, shared: Shared, steps: int, warmup: int) -> _Trained:
+    config, hardware = inputs.config, inputs.hardware
     data = TextDataModule(
         inputs.corpus, inputs.tokenizer, config.template, config.data, config.seed, inputs.class_weights
     )
-    module = build_module(inputs, data, Shared())
+    module = build_module(inputs, data, shared)
     clock = StepClock()
     trainer = Trainer(
         accelerator=hardware.accelerator, devices=1, precision=hardware.precision,  # type: ignore[arg-type]
@@ -114,27 +175,8 @@ def measure(inputs: Inputs, steps: int, warmup: int) -> dict[str, Any]:
         reload_dataloaders_every_n_epochs=1, use_distributed_sampler=False,
     )  # fmt: skip
     trainer.fit(module, datamodule=data)
-    seconds, tokens = clock.seconds[warmup:], clock.tokens[warmup:]
-    memory = peak_memory_gib(device)
-    rate = sum(tokens) / sum(seconds)
-    row = {
-        "engine": config.engine.name,
-        "layers": module.classifier.encoder.layers,
-        "step_seconds": statistics.median(seconds),
-        "step_seconds_spread": [min(seconds), max(seconds)],
-        "steps": len(seconds),
-        "texts_per_second": sum(clock.texts[warmup:]) / sum(seconds),
-        "tokens_per_second": rate,
-        "epoch_seconds": statistics.median(seconds) * data.steps_per_epoch,
-        "evaluation_tokens_per_second": _evaluate(module, data, trainer, clock),
-        "peak_memory_gib": memory,
-        "first_step_seconds": clock.first_step_ended - began,
-        "tflops": _flops_per_token(module) * rate / 1e12,
-    }
-    del module, trainer
-    gc.collect()
-    torch.compiler.reset()
-    return row
+    memory = peak_memory_gib(hardware.device)
+    return _Trained(module, clock, data.steps_per_epoch, memory, _evaluate(module, data, trainer, clock))
 
 
 def _evaluate(module: ClassifierModule, data: TextDataModule, trainer: Trainer, clock: StepClock) -> float:

@@ -20,13 +20,19 @@ from .conftest import TINY, Command
 
 
 def test_benchmark(command: Command, archive: Path, tmp_path: Path) -> None:
-    line = [*TINY, f"data.archive={archive}", "engine=fast,reference", "steps=3", "warmup=1", "data.batch_size=5"]
+    line = [*TINY, f"data.archive={archive}", "engine=fast,reference", "concurrent=1,3"]
+    line += ["steps=3", "warmup=1", "data.batch_size=5"]
     done = command("benchmark", *line, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     (path,) = (tmp_path / "outputs" / "benchmark").iterdir()
     assert done.stdout.strip().endswith(f"Written to {path.relative_to(tmp_path)}")
     record = json.loads(path.read_text())
-    fast, reference = record["results"]
+    fast, together, reference = record["results"]
+    assert [row["runs"] for row in record["results"]] == [1, 3, 1] and together["layers"] == "fused"
+    assert together["tokens_per_second"] * together["step_seconds"] == pytest.approx(
+        3 * fast["tokens_per_second"] * fast["step_seconds"], rel=0.3
+    ), "a step is one of each run"
+    assert together["times_reference"] == pytest.approx(3 * reference["step_seconds"] / together["step_seconds"])
     assert (fast["engine"], reference["engine"], reference["times_reference"]) == ("fast", "reference", 1)
     assert (fast["layers"], reference["layers"]) == ("fused", "padded")
     assert fast["times_reference"] == pytest.approx(reference["step_seconds"] / fast["step_seconds"])
@@ -42,7 +48,7 @@ def test_benchmark(command: Command, archive: Path, tmp_path: Path) -> None:
         assert 4 * layers < row["tflops"] * 1e12 / row["tokens_per_second"] < 4.5 * layers
     assert record["versions"]["torch"] == torch.__version__ and "CPU" in record["device"]
     table = done.stdout.splitlines()
-    assert [text.split()[0] for text in table[1:4]] == ["engine", "fast", "reference"]
+    assert [text.split()[0] for text in table[1:4]] == ["engine", "fast", "fast"]
     assert not (tmp_path / "outputs" / "runs").exists()
 
 
@@ -50,6 +56,7 @@ def test_benchmark(command: Command, archive: Path, tmp_path: Path) -> None:
     ("arguments", "part"),
     [
         (["steps=0"], "steps must be >= 1, got '0'"),
+        (["concurrent=1,0"], "concurrent must be whole numbers >= 1, separated by commas, got '1,0'"),
         (["warmup=²"], "warmup must be a whole number, got '²'"),
         (["output=.", "data=sample"], "output=. is a folder"),
         (["fit=maybe"], "fit must be true or false, got 'maybe'"),

@@ -75,6 +75,24 @@ def test_sentencepiece_reads_what_transformers_would_misread(spiece: Path) -> No
     check_against_sentencepiece(load_tokenizer(ModelConfig(name=str(spiece))), spiece / "spiece.model")
 
 
+@pytest.mark.parametrize(("described", "bos"), [({}, True), ({"add_bos_token": False}, False)])
+def test_a_unigram_model_under_the_name_of_a_class_of_byte_pairs(
+    spiece: Path, tmp_path: Path, described: dict[str, bool], bos: bool
+) -> None:
+    model = tmp_path / "tokenizer.model"
+    shutil.copy(spiece / "spiece.model", model)
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "LlamaTokenizer", **described}))
+    tokenizer = load_tokenizer(ModelConfig(name=str(tmp_path)))
+    check_against_sentencepiece(tokenizer, model)
+    assert tokenizer.prefix == ((1,) if bos else ())
+    model.write_bytes(b"damaged")
+    with pytest.raises(ConfigError, match=r"tokenizer\.model is not a SentencePiece model"):
+        load_tokenizer(ModelConfig(name=str(tmp_path)))
+    shutil.copy(spiece / "spiece.model", model)
+    assert load_tokenizer(ModelConfig(name=str(tmp_path), add_bos=not bos)).prefix == (() if bos else (1,))
+
+
 @pytest.mark.parametrize("content", ["{", "[]", "\xff"])
 def test_damaged_description_of_a_tokenizer(tmp_path: Path, content: str) -> None:
     (tmp_path / "tokenizer_config.json").write_bytes(content.encode("latin-1"))

@@ -23,6 +23,8 @@ RUNS = (
     ["lora.r=4", "lora.lora_dropout=0", ALL, "seed=3"],
     ["lora=none", "seed=4"],
 )
+# The mechanism knows no family; these have every form of a layer that it sees.
+DEFAULT = ("neox-parallel", "llama-biased", "gemma3-local-last")
 LENGTHS = ([5, 1, 17], [3], [9, 9, 2, 30], [4, 4])
 FORWARD = ([0, 1, 2], [3, 2], [1], [2, 0, 3, 1])  # the runs of some joint passes
 
@@ -58,7 +60,9 @@ def alone(network: FusedLayers, share: Share, grad: Tensor) -> tuple[Tensor, lis
     return pooled, [] if saved is None else backward(network, inputs, saved, grad)
 
 
-@pytest.mark.parametrize("architecture", FUSED)
+@pytest.mark.parametrize(
+    "architecture", [pytest.param(a, marks=() if a in DEFAULT else pytest.mark.slow) for a in FUSED]
+)
 def test_each_run_gets_what_it_gets_alone(architecture: str) -> None:
     networks = runs(architecture)
     for seed, chosen in enumerate(FORWARD):

@@ -15,6 +15,7 @@ from llm_cls.engine.kernels import ACTIVATIONS
 from llm_cls.engine.spec import Scores
 
 from . import kernel_checks as checks
+from . import test_joint
 from .networks import batch, build, compare, fused
 
 pytestmark = pytest.mark.skipif(
@@ -101,6 +102,14 @@ def test_a_network_of_kernels_is_the_reference(architecture: str) -> None:
 @pytest.mark.parametrize("architecture", ["qwen3-windowed", "gemma2", "gemma3-local-last"])
 def test_kernels_of_head_norms_and_post_norms_are_the_reference(architecture: str) -> None:
     compare(architecture, [[3, 9, 1]], "fused", "lora.lora_dropout=0", "lora.target_modules=all-linear", "lora.r=8")
+
+
+@pytest.mark.slow  # the interpreter takes a minute for each
+@pytest.mark.usefixtures("interpreted")
+@pytest.mark.parametrize("architecture", ["neox-parallel", "llama-biased", "gemma3"])
+def test_several_runs_in_one_pass_of_kernels(architecture: str) -> None:
+    """Each with the masks that it has alone, also in the last layer, and with the columns that lie beside weights."""
+    test_joint.test_each_run_gets_what_it_gets_alone(architecture)
 
 
 @pytest.mark.usefixtures("interpreted")
