@@ -6,7 +6,6 @@ their texts go through the decoder together (``engine.joint``), and each run con
 it does alone, in the same order, whatever happens to the others; one that ends makes room for the next.
 """
 
-import gc
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -88,7 +87,6 @@ class JointTraining:
         active = [run for run in runs if run.request is not None]
         if len(active) < len(runs):
             self._joints.clear()  # it would keep their weights
-            gc.collect()  # as would reference cycles, of which Lightning has many
         return active
 
     def _round(self, runs: Sequence[RunThread], pace: Concurrency) -> None:

@@ -1,5 +1,6 @@
 """What the runs of a pass share; ``joint.py`` trains them."""
 
+import gc
 from collections.abc import Callable
 from typing import Any
 
@@ -39,6 +40,8 @@ class JointShared(Shared):
             self._decoder = super().take_decoder(config, architecture, dtype, device)
             if not unsupported_reason(self._decoder, config.model.pooling):
                 self._frozen = build_layers(self._decoder, config.data.max_length, config.engine.name == "fp8")
+        else:
+            gc.collect()  # what a finished run left in reference cycles takes memory that this run needs
         return shared_copy(self._decoder)
 
     def return_decoder(self, decoder: PreTrainedModel, config: Config) -> None:

@@ -1,5 +1,6 @@
 """Runs that take turns: each computes what it computes alone, whatever the others do."""
 
+import gc
 import weakref
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -156,21 +157,23 @@ def test_an_interruption_ends_all_runs() -> None:
     assert len(ended) == 2 and not any(run.is_alive() for run in runs)
 
 
-def test_a_run_that_has_ended_leaves_no_memory() -> None:
-    class Weights:
-        own: "Weights"
+def test_a_run_begins_without_the_memory_of_those_that_have_ended() -> None:
+    class Trainer:
+        own: "Trainer"
 
-    made: list[weakref.ref[Weights]] = []
-
-    def cycle() -> None:
-        assert not made or made[-1]() is None
-        weights = Weights()
-        weights.own = weights
-        made.append(weakref.ref(weights))
-
-    runs = [RunThread(f"run {i}", cycle) for i in range(3)]
-    JointTraining(2).run(runs)
-    assert len(made) == 3 and [run.error for run in runs] == [None] * 3
+    one, shared = config("data.max_length=32"), JointShared()
+    architecture = load_architecture(one.model)
+    shared.take_decoder(one, architecture, torch.float32, torch.device("cpu"))
+    gc.disable()  # Python may do it by itself
+    try:
+        ended = Trainer()
+        ended.own = ended
+        left = weakref.ref(ended)
+        del ended
+        shared.take_decoder(one, architecture, torch.float32, torch.device("cpu"))
+        assert left() is None
+    finally:
+        gc.enable()
 
 
 def test_a_pass_ends_the_ranks_of_earlier_runs() -> None:
