@@ -111,7 +111,11 @@ def test_a_run_that_fails_or_diverges_affects_no_other(
 
 @pytest.mark.parametrize(
     ("number", "code"),
-    [(signal.SIGKILL, -9), (signal.SIGTERM, 75), pytest.param(signal.SIGINT, 75, marks=pytest.mark.slow)],
+    [
+        (signal.SIGKILL, -9),
+        pytest.param(signal.SIGTERM, 75, marks=pytest.mark.slow),  # see also tests/unit/training/test_joint.py
+        pytest.param(signal.SIGINT, 75, marks=pytest.mark.slow),
+    ],
 )
 def test_a_pass_that_was_ended_continues(
     command: Command,

@@ -276,7 +276,12 @@ def test_every_key_of_the_main_choices_can_be_given() -> None:
         tree = compose("config", overrides=["data=table", "model=hf", "logger=wandb", "pruner=median"])
         hub = compose("config", overrides=["data=hub"])
     livedoor = {"data.url", "data.archive", "data.download_timeout_seconds", "data.download_stall_seconds"}
-    elsewhere = livedoor | {"pruner.min_epochs", "pruner.reduction_factor", "loss.gamma"}  # of hyperband and focal
+    elsewhere = livedoor | {
+        "pruner.min_epochs",
+        "pruner.reduction_factor",
+        "pruner.alpha",
+        "loss.gamma",
+    }  # of other choices
     composed = {f"{group}.{key}" for group in (*GROUPS[:-1], "sweep") for key in tree[group]}
     composed |= {f"data.{key}" for key in hub.data}
     assert {key for key in keys() if "." in key} - elsewhere - composed == set()

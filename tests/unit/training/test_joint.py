@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from llm_cls.config.schema import ModelConfig
 from llm_cls.engine.joint import JointPass
 from llm_cls.engine.layers import build_layers
 from llm_cls.engine.runner import FusedDecoder
@@ -20,6 +21,7 @@ from llm_cls.training.joint import JointTraining
 from llm_cls.training.joint_shared import JointShared
 from llm_cls.training.run_thread import JointEncoder, RunThread
 from llm_cls.training.shared import Shared
+from tests.unit.engine.networks import ARCHITECTURES
 from tests.unit.model.test_model import config
 
 STEPS = 4
@@ -27,11 +29,13 @@ STEPS = 4
 
 def decoders(n: int) -> list[FusedDecoder]:
     """Those of ``n`` runs over one network, with dropout."""
-    made = [config("data.max_length=32", f"seed={i}", "lora.r=4", "lora.lora_dropout=0.2") for i in range(n)]
-    decoder = load_decoder(made[0].model, load_architecture(made[0].model), torch.float32, torch.device("cpu"), 0)
-    frozen = build_layers(decoder, 32)
+    model = ModelConfig(name="tiny", weights="random", architecture=ARCHITECTURES["neox"])
+    decoder = load_decoder(model, load_architecture(model), torch.float32, torch.device("cpu"), 0)
+    frozen = build_layers(decoder, 64)
+    made = config("data.max_length=64", "lora.r=4", "lora.lora_dropout=0.2").model_copy(update={"model": model})
     found = []
-    for one in made:
+    for seed in range(n):
+        one = made.model_copy(update={"seed": seed})
         encoder = build_classifier(shared_copy(decoder), one, 3, gradient_checkpointing=False, frozen=frozen).encoder
         assert isinstance(encoder, FusedDecoder)
         found.append(encoder)
@@ -40,7 +44,7 @@ def decoders(n: int) -> list[FusedDecoder]:
 
 def texts(run: int, step: int) -> tuple[Tensor, list[int]]:
     lengths = [20 + run, 30, 10 + step % 2]
-    return torch.arange(sum(lengths)) * (run + 7) % 11_000, lengths
+    return torch.arange(sum(lengths)) * (run + 7) % 99, lengths
 
 
 def train(run: int, own: FusedDecoder, encoder: Any, fails_at: int | None = None) -> list[Tensor]:
