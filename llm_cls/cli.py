@@ -145,17 +145,22 @@ def redacted_stdout() -> Iterator[None]:
     say(shown.getvalue().removesuffix("\n"))
 
 
-def print_error(error: BaseException) -> int:
+def print_error(error: BaseException, run: str = "") -> int:
     """Prints ``error``, one line per fault, and returns its exit code.
 
     Only an unexpected error is shown with its traceback.
+
+    Args:
+        error: What was raised.
+        run: The name of the run in which it was, where there are several.
     """
+    where = f"{run}: " if run else ""
     known = _known(error)
     if known is None:
-        sys.stderr.write(redact("".join(traceback.format_exception(error))))
+        sys.stderr.write(redact("".join([where, *traceback.format_exception(error)])))
         return EXIT_UNEXPECTED
     for line in str(known).splitlines():
-        print(f"Error: {printable(line)}", file=sys.stderr)
+        print(f"Error: {printable(where + line)}", file=sys.stderr)
     return known.exit_code
 
 
@@ -221,11 +226,19 @@ def _known(raised: BaseException) -> LlmClsError | RunInterrupted | None:
     return None
 
 
-def file_log(path: Path) -> logging.FileHandler:
-    """A handler that appends to the log of a run, in Hydra's format; without lines there is no file."""
+@contextmanager
+def logging_to(path: Path) -> Iterator[None]:
+    """Appends what this thread logs to the log of a run, in Hydra's format; without lines there is no file."""
     handler = logging.FileHandler(path, encoding="utf-8", delay=True)
     handler.setFormatter(logging.Formatter("[%(asctime)s][%(name)s][%(levelname)s] - %(message)s"))
-    return handler
+    this_thread = threading.get_ident()
+    handler.addFilter(lambda record: record.thread == this_thread)
+    logging.getLogger().addHandler(handler)
+    try:
+        yield
+    finally:
+        logging.getLogger().removeHandler(handler)
+        handler.close()
 
 
 def quiet_libraries() -> None:

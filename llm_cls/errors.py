@@ -80,7 +80,7 @@ class SweepError(LlmClsError):
     """A sweep ended with failed runs.
 
     Attributes:
-        refused: By the folders of runs, why they could not begin: another run is there.
+        refused: By the folders of runs, why they were left as they are: another run is there, or a damaged one.
         reasons: By the folders of runs, why their processes failed.
     """
 

@@ -125,6 +125,15 @@ class SweepConfig(Section):
             raise ValueError(f"sweep.name must be the name of a folder, without slashes, got {self.name!r}")
         return self
 
+    @model_validator(mode="after")
+    def _one_way_to_share(self) -> Self:
+        if self.isolate and self.concurrent != 1:
+            raise ValueError(
+                f"sweep.concurrent must be 1 with sweep.isolate=true, which gives each run its own process, got "
+                f"{self.concurrent}. Leave one of the two out"
+            )
+        return self
+
 
 class PrunerConfig(Section):
     """Which runs of a sweep end early."""

@@ -28,7 +28,7 @@ def conclude(
     Args:
         directory: The folder of the sweep.
         runs: Its runs.
-        refused: By their folders, why they could not begin: another run is there.
+        refused: By their folders, why they were left as they are: another run is there, or a damaged one.
         reasons: By their folders, why their processes failed, where it is not in the folder.
 
     Raises:

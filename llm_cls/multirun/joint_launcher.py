@@ -2,21 +2,23 @@
 
 import logging
 import threading
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from hydra._internal.core_plugins.basic_launcher import BasicLauncher
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.utils import JobReturn, configure_log, run_job
+from hydra.core.utils import JobReturn, JobStatus, configure_log, run_job
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
-from llm_cls.cli import file_log
+from llm_cls.cli import logging_to
 from llm_cls.config.schema import Config, parse_config
 from llm_cls.files import sha256_json
 from llm_cls.runs import layout
+
+if TYPE_CHECKING:  # it imports torch
+    from llm_cls.training.run_thread import RunThread
 
 
 class JointLauncher:
@@ -31,7 +33,7 @@ class JointLauncher:
         configs = [self._compose(overrides, initial_job_idx + i) for i, overrides in enumerate(job_overrides)]
         groups: dict[str, list[int]] = {}
         for i, config in enumerate(configs):
-            groups.setdefault(_frozen_key(_parsed(config)) or f"alone {i}", []).append(i)
+            groups.setdefault(_pass_key(config) or f"alone {i}", []).append(i)
         done: dict[int, JobReturn] = {}
         for numbers in groups.values():
             if len(numbers) > 1:
@@ -67,16 +69,13 @@ class JointLauncher:
         finally:
             HydraConfig.instance().cfg = of_sweep  # each run has set its own
             configure_log(launcher.config.hydra.hydra_logging, launcher.config.hydra.verbose)
-        for run in runs.values():
-            if run.error is not None:
-                raise run.error
-        return {i: run.result for i, run in runs.items() if run not in left}
+        return {i: _job_return(run) for i, run in runs.items() if run not in left}
 
     def _run(self, config: DictConfig, folder: Path) -> JobReturn:
         """One run, in its thread."""
         launcher = self._one_by_one
         assert launcher.hydra_context is not None and launcher.task_function is not None
-        with _own_log(folder / layout.LOG):
+        with logging_to(folder / layout.LOG):
             return run_job(
                 hydra_context=launcher.hydra_context, task_function=launcher.task_function, config=config,
                 job_dir_key="hydra.sweep.dir", job_subdir_key="hydra.sweep.subdir", configure_logging=False,
@@ -98,20 +97,6 @@ class _NamedLines(logging.Formatter):
         return line if main else f"{record.threadName}: {line}"
 
 
-@contextmanager
-def _own_log(path: Path) -> Iterator[None]:
-    """Writes what this thread logs into the log of its run."""
-    handler = file_log(path)
-    this_thread = threading.get_ident()
-    handler.addFilter(lambda record: record.thread == this_thread)
-    logging.getLogger().addHandler(handler)
-    try:
-        yield
-    finally:
-        logging.getLogger().removeHandler(handler)
-        handler.close()
-
-
 def _log_to_console(config: DictConfig) -> None:
     """Logs as the configuration of a run says, but into no file: the runs have their own."""
     with read_write(config.hydra.runtime), open_dict(config.hydra.runtime):
@@ -126,19 +111,32 @@ def _log_to_console(config: DictConfig) -> None:
             handler.setFormatter(_NamedLines(handler.formatter or logging.Formatter()))
 
 
-def _parsed(config: DictConfig) -> Config:
-    tree = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
-    return parse_config(tree)
+def _job_return(run: "RunThread") -> JobReturn:
+    """The result of a run that has ended; an error outside of the task, as in making its folder, is that of one run."""
+    result: JobReturn = run.result or JobReturn(_return_value=run.error, status=JobStatus.FAILED)
+    if isinstance(error := result._return_value, BaseException):
+        error.__traceback__ = error.__context__ = None  # they would keep the decoder of the pass
+    return result
+
+
+def _pass_key(config: DictConfig) -> str | None:
+    """Equal for runs that can train together; None for one that cannot train with another.
+
+    The working directory and the environment, which Hydra changes for each job, are those of the whole process.
+    """
+    if config.hydra.job.chdir or config.hydra.job.env_set:
+        return None
+    return _frozen_key(parse_config(OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])))
 
 
 def _frozen_key(config: Config) -> str | None:
-    """Equal for runs that can train together; None for one that cannot train with another.
+    """See ``_pass_key``.
 
     Those over several devices have processes of their own, the reference engine and full fine-tuning no adapters apart
     from the network.
     """
-    trainer, sweep = config.trainer, config.sweep
-    if trainer.devices != 1 or trainer.num_nodes != 1 or sweep.isolate or config.lora.full:
+    trainer = config.trainer
+    if trainer.devices != 1 or trainer.num_nodes != 1 or config.lora.full:
         return None
     if config.engine.name == "reference":
         return None

@@ -20,7 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 from llm_cls.cli import shown_path, summarize
 from llm_cls.config.compose import quoted, raised_by_hydra, to_type
 from llm_cls.config.schema import Config, parse_config
-from llm_cls.errors import ConfigError, OtherRunError, RunInterrupted
+from llm_cls.errors import ArtifactError, ConfigError, OtherRunError, RunInterrupted
 from llm_cls.files import write_text
 from llm_cls.multirun.conclusion import conclude, current_states
 from llm_cls.multirun.grid import check_values, latest, own_grid, plan, spread
@@ -138,7 +138,7 @@ class GridSweeper(Sweeper):
                 reasons.pop(entry.directory, None)
                 if error is not None:
                     reasons[entry.directory] = summarize(error)[0]
-                    if isinstance(error, OtherRunError):
+                    if isinstance(error, OtherRunError | ArtifactError):  # the task records all other faults
                         refused.add(entry.directory)
             launched += len(left)
             runs, waited = self._wait_for_others(directory, entries, HolderWatch(config.trainer.timeout_seconds))

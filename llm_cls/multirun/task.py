@@ -143,7 +143,7 @@ def _run_of_sweep(tree: DictConfig, kept: "list[Shared]") -> float | None:
             if isinstance(error, ArtifactError):
                 raise  # the damaged run is left as it is, for inspection
             raise OtherRunError(f"{directory} holds another run, which is finished: {summarize(error)[0]}") from None
-        print_error(error)
+        print_error(error, directory.name)
         if not (isinstance(error, RankError) and run_directory.state.name == "failed"):  # the rank has recorded it
             run_directory.record_failure(*summarize(error))
         metrics = None

@@ -126,10 +126,8 @@ class JointTraining:
 
     def _train(self, group: Sequence[RunThread]) -> None:
         requests = [_request(thread) for thread in group]
-        try:
-            joint = self._forward(requests, save=True)
-        except Exception as error:
-            self._in_halves(group, error, self._train)
+        joint = self._forward_of(group, True, self._train)
+        if joint is None:
             return
         for thread, pooled in zip(group, joint.pooled, strict=True):
             thread.resume(pooled)
@@ -148,13 +146,29 @@ class JointTraining:
                 thread.resume(answer)
 
     def _evaluate(self, group: Sequence[RunThread]) -> None:
-        try:
-            joint = self._forward([_request(thread) for thread in group], save=False)
-        except Exception as error:
-            self._in_halves(group, error, self._evaluate)
-            return
-        for thread, pooled in zip(group, joint.pooled, strict=True):
+        joint = self._forward_of(group, False, self._evaluate)
+        for thread, pooled in zip(group, joint.pooled, strict=True) if joint else ():
             thread.resume(pooled)
+
+    def _forward_of(
+        self, group: Sequence[RunThread], save: bool, action: Callable[[Sequence[RunThread]], None]
+    ) -> JointPass | _SinglePass | None:
+        """The forward pass of a group; None where it has failed.
+
+        ``action`` then gets each half of a group that does not fit; where that is not the reason, its runs fail.
+        """
+        try:
+            return self._forward([_request(thread) for thread in group], save)
+        except Exception as error:
+            fault = None if lacks_memory(error) and len(group) > 1 else error
+        if fault is not None:
+            for thread in group:
+                thread.resume(fault)
+            return None
+        # Here the error is gone: its traceback would keep the memory of the pass.
+        action(group[: len(group) // 2])
+        action(group[len(group) // 2 :])
+        return None
 
     def _forward(self, requests: Sequence[Forward], save: bool) -> JointPass | _SinglePass:
         if len(requests) == 1 and save:
@@ -177,17 +191,6 @@ class JointTraining:
         middle = len(requests) // 2
         halves = [(requests[:middle], grads[:middle]), (requests[middle:], grads[middle:])]
         return [run for some, own in halves for run in self._gradients(self._forward(some, save=True), some, own)]
-
-    def _in_halves(
-        self, group: Sequence[RunThread], error: Exception, action: Callable[[Sequence[RunThread]], None]
-    ) -> None:
-        """Tries each half of a group that does not fit; where that is not the reason, its runs fail with ``error``."""
-        if lacks_memory(error) and len(group) > 1:
-            action(group[: len(group) // 2])
-            action(group[len(group) // 2 :])
-            return
-        for thread in group:
-            thread.resume(error)
 
     def _joint(self, runs: Sequence[FusedDecoder]) -> _Joint:
         key = tuple(map(id, runs))

@@ -1,5 +1,6 @@
 """What the runs of a pass share; ``joint.py`` trains them."""
 
+import gc
 from collections.abc import Callable
 from typing import Any
 
@@ -27,8 +28,8 @@ class JointShared(Shared):
         self._frozen: FusedLayers | None = None
 
     def over(self, shared: Shared) -> "JointShared":
-        """This object, which from now on keeps what it reads and loads where ``shared`` does."""
-        self._kept = shared._kept
+        """This object, which from now on keeps what it reads and loads where ``shared`` does, and ends its ranks."""
+        self._kept, self.ranks = shared._kept, shared.ranks
         return self
 
     def take_decoder(
@@ -39,6 +40,8 @@ class JointShared(Shared):
             self._decoder = super().take_decoder(config, architecture, dtype, device)
             if not unsupported_reason(self._decoder, config.model.pooling):
                 self._frozen = build_layers(self._decoder, config.data.max_length, config.engine.name == "fp8")
+        else:
+            gc.collect()  # what a finished run left in reference cycles takes memory that this run needs
         return shared_copy(self._decoder)
 
     def return_decoder(self, decoder: PreTrainedModel, config: Config) -> None:

@@ -8,12 +8,11 @@ import logging
 import os
 import socket
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from llm_cls.cli import end_now, file_log, quiet_libraries, run_command, summarize
+from llm_cls.cli import end_now, logging_to, quiet_libraries, run_command, summarize
 from llm_cls.errors import EXIT_INTERRUPTED, LostRankError, RunInterrupted
 from llm_cls.training.failures import EXIT_LOST
 from llm_cls.training.launch import is_first_process
@@ -68,7 +67,7 @@ def _train(path: Path, shared: "Shared") -> None:
     directory = RunDirectory(path, writes=is_first_process())
     record = read_files(directory.path).record
     assert record is not None  # the process that started this one has written it
-    with _log_file(directory.path / layout.LOG):
+    with logging_to(directory.path / layout.LOG) if is_first_process() else nullcontext():
         try:
             inputs = prepare(read_config(directory.path / layout.CONFIG), shared)
             train(directory, inputs, record, shared, find_checkpoint(directory, run_id(inputs.identity)))
@@ -76,21 +75,6 @@ def _train(path: Path, shared: "Shared") -> None:
             if not isinstance(error, LostRankError) and is_sweep(directory.path.parent):
                 directory.record_failure(*summarize(error))
             raise
-
-
-@contextmanager
-def _log_file(path: Path) -> Iterator[None]:
-    """Writes the log of the first rank to ``path`` as well."""
-    if not is_first_process():
-        yield
-        return
-    file = file_log(path)
-    logging.getLogger().addHandler(file)
-    try:
-        yield
-    finally:
-        logging.getLogger().removeHandler(file)
-        file.close()
 
 
 if __name__ == "__main__":

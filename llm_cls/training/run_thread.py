@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from queue import SimpleQueue
 from typing import Any
 
 import torch
@@ -47,8 +48,9 @@ class RunThread(threading.Thread):
         """Starts with the first ``resume``."""
         super().__init__(name=name, daemon=True)
         self._action = action
-        self._go, self._paused = threading.Semaphore(0), threading.Semaphore(0)
-        self._answer: Any = None
+        # A signal may come at any moment. It leaves a queue whole, but may leave a semaphore locked for ever.
+        self._answers: SimpleQueue[Any] = SimpleQueue()
+        self._requests: SimpleQueue[Forward | Backward | None] = SimpleQueue()
         self._random_state = torch.get_rng_state()
         self.request: Forward | Backward | None = None
         self.result: Any = None
@@ -56,41 +58,39 @@ class RunThread(threading.Thread):
 
     def resume(self, answer: Any = None) -> None:
         """Lets the run continue with ``answer``, which it raises if it is an exception, until its next request."""
-        self._answer, self.request = answer, None
+        self.request = None
         if self.ident is None:
             self.start()
         torch.set_rng_state(self._random_state)
-        self._go.release()
-        self._paused.acquire()
+        self._answers.put(answer)
+        self.request = self._requests.get()
         self._random_state = torch.get_rng_state()
 
     def ask(self, request: Forward | Backward) -> Any:
         """Called by the run: the answer to ``request``."""
-        self.request = request
-        self._paused.release()
-        self._go.acquire()
-        if isinstance(self._answer, BaseException):
-            raise self._answer
-        return self._answer
+        self._requests.put(request)
+        return self._next_answer()
+
+    def _next_answer(self) -> Any:
+        answer = self._answers.get()
+        if isinstance(answer, BaseException):
+            raise answer
+        return answer
 
     def run(self) -> None:
         """The life of the thread."""
-        self._go.acquire()
         try:
-            if isinstance(self._answer, BaseException):
-                raise self._answer
+            self._next_answer()
             self.result = self._action()
         except BaseException as error:
             self.error = error
         finally:
-            self.request = None
-            self._paused.release()
+            self._requests.put(None)
 
     def end(self, error: BaseException) -> None:
         """Makes the run end with ``error``, wherever it is; it may be computing after an interrupted ``resume``."""
         while self.is_alive():
-            self._answer = error
-            self._go.release()
+            self._answers.put(error)
             self.join(timeout=1.0)
 
 

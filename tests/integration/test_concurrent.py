@@ -1,6 +1,7 @@
 """``sweep.concurrent``: runs that train together have the results that they have alone."""
 
 import json
+import shutil
 import signal
 from pathlib import Path
 from typing import Any
@@ -99,7 +100,11 @@ def test_a_run_that_fails_or_diverges_affects_no_other(
     for name, state in states.items():
         expected = "failed" if "nothing" in name else "diverged" if "1e+30" in name else "finished"
         assert state == expected, name
-    assert done.stderr.count("no layer of this model is named 'nothing'") == 4  # when it failed, and at the end
+    said = [line for line in done.stderr.splitlines() if "no layer of this model is named 'nothing'" in line]
+    for name in states:
+        if "nothing" in name:  # when it failed, and at the end
+            assert [line.startswith(f"Error: {name}: ") for line in said].count(True) == 2
+    assert len(said) == 4
     healthy = next(name for name in states if "0.002" in name and "all-linear" in name)
     assert_close(tmp_path / "sweep" / healthy, undisturbed / "optimizer.lr=0.002,template=1")
 
@@ -135,6 +140,20 @@ def test_a_pass_that_was_ended_continues(
     assert done.returncode == 0, done.stderr
     for name in NAMES:
         assert_close(tmp_path / "sweep" / name, undisturbed / name)
+
+
+def test_a_damaged_run_is_reported_and_left(
+    command: Command, undisturbed: Path, sweep: list[str], tmp_path: Path
+) -> None:
+    shutil.copytree(undisturbed, tmp_path / "sweep")
+    damaged = tmp_path / "sweep" / NAMES[1] / "predictions" / "val.jsonl"
+    before = damaged.read_bytes()[:-2] + b"\n"
+    damaged.write_bytes(before)
+    for concurrent in (1, 4):
+        done = command("train", *sweep, *GRID, f"sweep.concurrent={concurrent}", cwd=tmp_path)
+        assert done.returncode == 6 and "Error: 1 of 4 runs of sweep failed" in done.stderr, done.stderr
+        assert str(damaged.relative_to(tmp_path)) in done.stderr and "3 of 3 runs are done" in done.stdout
+        assert damaged.read_bytes() == before
 
 
 def test_another_launcher_has_its_own_processes(command: Command, sweep: list[str], tmp_path: Path) -> None:

@@ -144,6 +144,7 @@ def test_templates() -> None:
         (["model.architecture.vocab_size=1" + "0" * 30], ["must not have numbers above 1000000000 (here vocab_size)"]),
         (["data.folds=2"], ["data.folds must be >= 3"]),
         (["sweep.name=../x"], ["sweep.name must be the name of a folder"]),
+        (["sweep.isolate=true", "sweep.concurrent=2"], ["sweep.concurrent must be 1 with sweep.isolate=true"]),
         (["sweep.name=..", "seed=-1"], ["sweep.name must be", "seed must be >= 0"]),
         (["seed=true"], ["seed must be a number, got True"]),
         (["optimizer.lr=nan"], ["optimizer.lr must be"]),

@@ -1,5 +1,7 @@
 """Runs that take turns: each computes what it computes alone, whatever the others do."""
 
+import gc
+import weakref
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -16,7 +18,9 @@ from llm_cls.model.classifier import build_classifier
 from llm_cls.model.decoder import load_architecture, load_decoder, shared_copy
 from llm_cls.training import joint as joint_module
 from llm_cls.training.joint import JointTraining
+from llm_cls.training.joint_shared import JointShared
 from llm_cls.training.run_thread import JointEncoder, RunThread
+from llm_cls.training.shared import Shared
 from tests.unit.engine.networks import ARCHITECTURES
 from tests.unit.model.test_model import config
 
@@ -104,10 +108,15 @@ def test_what_does_not_fit_is_computed_in_parts(monkeypatch: pytest.MonkeyPatch,
     original: Any = getattr(JointPass, where)
     sizes = []
 
+    freed = []
+
     def limited(self: Any, *arguments: Any, **more: Any) -> Any:
+        assert all(tensor() is None for tensor in freed), "what an earlier pass has allocated"
         n = len(arguments[1]) if where == "__init__" else len(arguments[0])
         sizes.append(n)
         if n > 2:
+            saved = torch.zeros(1)
+            freed.append(weakref.ref(saved))
             raise RuntimeError("CUDA out of memory")
         return original(self, *arguments, **more)
 
@@ -150,6 +159,30 @@ def test_an_interruption_ends_all_runs() -> None:
     with pytest.raises(RunInterrupted, match="SIGTERM"):
         JointTraining(3).run(runs)
     assert len(ended) == 2 and not any(run.is_alive() for run in runs)
+
+
+def test_a_run_begins_without_the_memory_of_those_that_have_ended() -> None:
+    class Trainer:
+        own: "Trainer"
+
+    one, shared = config("data.max_length=32"), JointShared()
+    architecture = load_architecture(one.model)
+    shared.take_decoder(one, architecture, torch.float32, torch.device("cpu"))
+    gc.disable()  # Python may do it by itself
+    try:
+        ended = Trainer()
+        ended.own = ended
+        left = weakref.ref(ended)
+        del ended
+        shared.take_decoder(one, architecture, torch.float32, torch.device("cpu"))
+        assert left() is None
+    finally:
+        gc.enable()
+
+
+def test_a_pass_ends_the_ranks_of_earlier_runs() -> None:
+    earlier = Shared()
+    assert JointShared().over(earlier).ranks is earlier.ranks
 
 
 @pytest.mark.parametrize("fastest", [1, 2])
