@@ -17,7 +17,7 @@ Start = Callable[..., ForkedProcess]
 
 TINY = [
     "model=ja-mini",
-    "data.max_length=32",
+    "data.max_length=16",
     "data.batch_size=16",
     "trainer=cpu",
     "trainer.max_epochs=2",

@@ -122,10 +122,10 @@ def test_the_same_command_again_trains_nothing(
     assert done.returncode == 0 and "Epoch" not in done.stdout, done.stderr
     assert done.stdout.count("is already finished") == len(NAMES)
     assert snapshot(undisturbed) == before
-    wider = [*line, "optimizer.lr=1e-3,2e-3,5e-3", "trainer.max_epochs=3"]
+    wider = [*line, "optimizer.lr=1e-3,2e-3,5e-3", "trainer.max_epochs=1"]
     refused = command("train", *wider, cwd=tmp_path)
     assert refused.returncode == 6
-    assert "holds a run of another configuration (trainer.max_epochs: 2 there, 3 here)" in refused.stderr
+    assert "holds a run of another configuration (trainer.max_epochs: 2 there, 1 here)" in refused.stderr
     assert "in a sweep another sweep.name" in refused.stderr
     planned = snapshot(undisturbed)
     unknown = command("train", *line, "model=hf", "model.name=some/model", cwd=tmp_path)

@@ -16,6 +16,7 @@ from .test_sweep import assert_same_results
 TWO = "sweep.workers=2"
 
 
+@pytest.mark.slow  # it starts three fresh processes; tests/unit/multirun/test_workers.py has the parts
 def test_two_workers_share_a_sweep_with_failures(command: Command, sweep: list[str], tmp_path: Path) -> None:
     grid = ["data.limit=30", "trainer.max_epochs=1", "optimizer.lr=1e-3,2e-3", "data.max_length=32,4096"]
     done = command("train", *sweep, *grid, TWO, cwd=tmp_path)
