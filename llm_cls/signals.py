@@ -41,6 +41,11 @@ def remove_handlers() -> None:
             signal.signal(number, signal.SIG_DFL)
 
 
+def signal_name(number: int) -> str:
+    """``SIGKILL`` for 9; real-time signals have no name."""
+    return next((known.name for known in signal.Signals if known == number), f"signal {number}")
+
+
 def raise_if_received() -> None:
     """Raises a signal's exception that Python dropped because it was raised in a destructor or a callback.
 

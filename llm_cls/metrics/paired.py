@@ -20,7 +20,7 @@ _MOST_CELLS = 4_000_000  # of the arrays of one block of swaps
 def is_worse(labels: Ints, own: Ints, other: Ints, n_labels: int, score: Score, level: float, seed: int = 0) -> bool:
     """Whether the score of ``own`` is significantly lower than that of ``other``, by a one-sided test.
 
-    Of two that are equally good it says so with a probability of at most ``level``.
+    Of two that are equally good, one is found to be worse with a probability of at most ``level``.
 
     Args:
         labels: Class indices, shape ``(n_texts,)``.

@@ -136,9 +136,7 @@ def _frozen_key(config: Config) -> str | None:
     from the network.
     """
     trainer = config.trainer
-    if trainer.devices != 1 or trainer.num_nodes != 1 or config.lora.full:
-        return None
-    if config.engine.name == "reference":
+    if trainer.devices != 1 or trainer.num_nodes != 1 or config.lora.full or config.engine.name == "reference":
         return None
     seed = config.seed if config.model.weights == "random" else None
     sections = [section.model_dump(mode="json") for section in (config.model, config.engine)]

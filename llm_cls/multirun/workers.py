@@ -7,7 +7,6 @@ commands that a user starts: the locks of the runs are all that they have in com
 import json
 import logging
 import os
-import signal
 import subprocess
 import sys
 import tempfile
@@ -20,7 +19,8 @@ from llm_cls.cli import say
 from llm_cls.config.schema import Config
 from llm_cls.errors import EXIT_INTERRUPTED, ConfigError, SweepError
 from llm_cls.runs.sweep import PlannedRun, progress_line
-from llm_cls.training.launch import end_processes, usable_cores
+from llm_cls.signals import signal_name
+from llm_cls.training.launch import end_processes, threads_of_each
 from llm_cls.training.rank_process import PARENT
 
 log = logging.getLogger(__name__)
@@ -53,9 +53,7 @@ def environments(configs: Sequence[Config], launcher: str) -> list[dict[str, str
     needed = max(len(devices) if (n := config.trainer.devices) == "auto" else n for config in configs) or 1
     groups = [devices[i : i + needed] for i in range(0, len(devices) - needed + 1, needed)] or [devices]
     count = len(groups) if workers == "auto" else workers
-    threads = os.environ.get("OMP_NUM_THREADS", "")
-    cores = int(threads) if threads.isdecimal() else usable_cores()
-    shared = {"OMP_NUM_THREADS": str(max(1, cores // count))}  # more threads than cores would wait for one another
+    shared = {"OMP_NUM_THREADS": threads_of_each(count)}
     return [
         shared | ({"CUDA_VISIBLE_DEVICES": ",".join(groups[i % len(groups)])} if devices else {}) for i in range(count)
     ]
@@ -150,6 +148,5 @@ class _Shown:
 
 def _end_of(code: int) -> str:
     if code < 0:
-        name = next((known.name for known in signal.Signals if known == -code), f"signal {-code}")
-        return f"was killed by {name}"
+        return f"was killed by {signal_name(-code)}"
     return "was interrupted" if code == EXIT_INTERRUPTED else "has failed, as reported above"

@@ -4,7 +4,7 @@ import signal
 from collections.abc import Sequence
 
 from llm_cls.errors import EXIT_INTERRUPTED, EXIT_UNEXPECTED, LostRankError, RankError, RunInterrupted
-from llm_cls.signals import is_stopped
+from llm_cls.signals import is_stopped, signal_name
 
 EXIT_LOST = 76  # of a rank that has lost another one; the process that started it knows why
 _OUT_OF_MEMORY = (
@@ -35,9 +35,8 @@ def failure(
         return RunInterrupted("Interrupted") if code == EXIT_INTERRUPTED else RankError(ended[code], code)
     if killed := [code for code in ended if code < 0]:
         number = -killed[0]
-        name = next((known.name for known in signal.Signals if known == number), f"signal {number}")
         why = _OUT_OF_MEMORY if number == signal.SIGKILL else ""
-        return LostRankError(f"{ended[killed[0]]} was killed by {name}{why}")
+        return LostRankError(f"{ended[killed[0]]} was killed by {signal_name(number)}{why}")
     if EXIT_UNEXPECTED in ended:
         return RankError(ended[EXIT_UNEXPECTED], EXIT_UNEXPECTED)
     if EXIT_LOST not in ended:

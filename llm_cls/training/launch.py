@@ -172,11 +172,18 @@ class Ranks:
         self._ranks = []
 
 
-def _environment(devices: int) -> dict[str, str]:
-    """The variables of each rank, apart from those in which they differ."""
-    # OMP_NUM_THREADS is for the whole run: more threads than cores would wait for one another.
+def threads_of_each(processes: int) -> str:
+    """OMP_NUM_THREADS of each of so many processes that work side by side.
+
+    That of this process is for all of them: more threads than cores would wait for one another.
+    """
     threads = os.environ.get("OMP_NUM_THREADS", "")
     cores = int(threads) if threads.isdecimal() else usable_cores()
+    return str(max(1, cores // processes))
+
+
+def _environment(devices: int) -> dict[str, str]:
+    """The variables of each rank, apart from those in which they differ."""
     # Without SLURM's variables, from which Lightning would conclude that SLURM has started the ranks.
     inherited = {key: value for key, value in os.environ.items() if not key.startswith("SLURM_")}
     return inherited | {
@@ -184,7 +191,7 @@ def _environment(devices: int) -> dict[str, str]:
         "WORLD_SIZE": str(devices),
         "NODE_RANK": "0",
         PARENT: str(os.getpid()),
-        "OMP_NUM_THREADS": str(max(1, cores // devices)),
+        "OMP_NUM_THREADS": threads_of_each(devices),
     }
 
 

@@ -25,6 +25,7 @@ from llm_cls.config.schema import Config
 from llm_cls.data.tokens import Tokens
 from llm_cls.errors import LostRankError, RankError, ResourceError
 from llm_cls.model.decoder import load_architecture
+from llm_cls.signals import signal_name
 from llm_cls.training.devices import Hardware
 from llm_cls.training.loaded import OpenedRun, load_run
 from llm_cls.training.scoring import load_classifier, log_probabilities
@@ -122,7 +123,7 @@ def _rank(
 def _lost(rank: int, code: int | None) -> LostRankError:
     if code is not None and code < 0:
         why = " (the system may have run out of main memory)" if code == -signal.SIGKILL else ""
-        return LostRankError(f"The process of device {rank} was killed by {signal.Signals(-code).name}{why}")
+        return LostRankError(f"The process of device {rank} was killed by {signal_name(-code)}{why}")
     return LostRankError(f"The process of device {rank} has ended with exit code {code}")
 
 

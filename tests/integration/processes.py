@@ -1,5 +1,6 @@
 """Helpers that wait for and inspect running processes and sweeps."""
 
+import signal
 import time
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,15 @@ def wait_for(path: Path, process: Any) -> None:
             process.kill()
             pytest.fail(f"{path} was not written: {process.communicate()[1]}")
         time.sleep(0.005)
+
+
+def assert_interrupted(process: Any, number: signal.Signals, code: int) -> None:
+    """The command of the sweep in ``sweep`` ends with ``code`` after a signal; one line tells how to resume."""
+    _, errors = process.communicate(timeout=TIMEOUT)
+    assert process.returncode == code, errors
+    if code == 75:
+        said = f"Error: Interrupted by {number.name}. Resume with the same command and hydra.sweep.dir=sweep"
+        assert errors.splitlines() == [said]
 
 
 def sweep_states(sweep: Path) -> dict[str, RunState]:

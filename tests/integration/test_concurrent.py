@@ -12,8 +12,8 @@ from safetensors.torch import load_file
 
 from tests.jsonl import read_jsonl
 
-from .conftest import GRID, NAMES, TIMEOUT, Command, Start
-from .processes import state_names, sweep_states, wait_for
+from .conftest import GRID, NAMES, Command, Start
+from .processes import assert_interrupted, state_names, sweep_states, wait_for
 from .test_sweep import results
 
 # Runs that differ in what a pass allows: also in the number and the size of their steps, and in their data.
@@ -130,11 +130,7 @@ def test_a_pass_that_was_ended_continues(
     for name in NAMES:
         wait_for(tmp_path / "sweep" / name / "checkpoints" / "epoch-*-*.ckpt", process)
     process.send_signal(number)
-    _, errors = process.communicate(timeout=TIMEOUT)
-    assert process.returncode == code, errors
-    if code == 75:
-        said = f"Error: Interrupted by {number.name}. Resume with the same command and hydra.sweep.dir=sweep"
-        assert errors.splitlines() == [said]
+    assert_interrupted(process, number, code)
     assert "planned" not in state_names(tmp_path / "sweep")
     done = command("train", *sweep, *GRID, "sweep.concurrent=4", cwd=tmp_path)
     assert done.returncode == 0, done.stderr

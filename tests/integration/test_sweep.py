@@ -15,7 +15,7 @@ from llm_cls.runs import layout
 from tests.jsonl import read_jsonl
 
 from .conftest import GRID, NAMES, TIMEOUT, TINY, WORDS, Command, Program, Start
-from .processes import state_names, sweep_states, wait_for
+from .processes import assert_interrupted, state_names, sweep_states, wait_for
 from .wandb_files import read_wandb
 
 RESULTS = ("predictions/val.jsonl", "predictions/test.jsonl", "model/adapter_model.safetensors")
@@ -288,11 +288,7 @@ def test_an_interrupted_sweep_resumes(
     process = start(*sweep, *GRID, cwd=tmp_path, own_group=True)
     wait_for(tmp_path / "sweep" / NAMES[1] / "checkpoints" / "epoch-*-*.ckpt", process)
     os.killpg(process.pid, number)  # as a terminal sends Ctrl-C
-    _, errors = process.communicate(timeout=TIMEOUT)
-    assert process.returncode == code, errors
-    if code == 75:
-        said = f"Error: Interrupted by {number.name}. Resume with the same command and hydra.sweep.dir=sweep"
-        assert errors.splitlines() == [said]
+    assert_interrupted(process, number, code)
     names = state_names(tmp_path / "sweep")
     assert names == ["finished", "interrupted", "planned", "planned"]
     done = command("train", *sweep, *GRID, cwd=tmp_path)

@@ -10,7 +10,7 @@ import pytest
 from llm_cls.multirun.workers import WORKER
 
 from .conftest import GRID, NAMES, TIMEOUT, Command, Start
-from .processes import alive, children, state_names, sweep_states, wait_for
+from .processes import alive, assert_interrupted, children, state_names, sweep_states, wait_for
 from .test_sweep import assert_same_results
 
 TWO = "sweep.workers=2"
@@ -68,11 +68,7 @@ def test_workers_end_with_the_command(
     workers = children(process.pid)
     assert len(workers) == 2
     os.killpg(process.pid, number)  # as a terminal sends Ctrl-C
-    _, errors = process.communicate(timeout=TIMEOUT)
-    assert process.returncode == code, errors
-    if code == 75:
-        said = f"Error: Interrupted by {number.name}. Resume with the same command and hydra.sweep.dir=sweep"
-        assert errors.splitlines() == [said]
+    assert_interrupted(process, number, code)
     deadline = time.monotonic() + TIMEOUT
     while any(alive(pid) for pid in workers):
         assert time.monotonic() < deadline, "the workers outlive their parent"

@@ -11,6 +11,7 @@ from llm_cls.multirun import conclusion, workers
 from llm_cls.multirun.workers import WORKER, environments, run_workers
 from llm_cls.runs.state import RunState, StateName
 from llm_cls.runs.sweep import Entry, PlannedRun
+from llm_cls.training import launch
 from tests.integration.processes import alive
 
 BASIC = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"
@@ -61,7 +62,7 @@ def test_workers_get_devices_of_their_own(
 
 def test_threads_are_those_of_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    monkeypatch.setattr(workers, "usable_cores", lambda: 7)
+    monkeypatch.setattr(launch, "usable_cores", lambda: 7)
     assert environments(configs(3, "cpu", 1), BASIC) == [{"OMP_NUM_THREADS": "2"}] * 3
     assert environments(configs(9, "cpu", 1), BASIC) == [{"OMP_NUM_THREADS": "1"}] * 9
 
