@@ -21,8 +21,6 @@ from llm_cls.training.loss import training_loss
 from llm_cls.training.optimizer import build_optimizer, build_schedule
 from llm_cls.training.run_thread import JointEncoder
 
-LOG_EVERY_STEPS = 10  # reading the loss waits for the device
-
 
 class ClassifierModule(LightningModule):
     """Trains and scores a ``TextClassifier``.
@@ -32,6 +30,7 @@ class ClassifierModule(LightningModule):
 
     Attributes:
         evaluations: The latest evaluation of "val" and "test".
+        latest_loss: Of the latest optimizer step, a float32 scalar on the device; reading it waits for the device.
     """
 
     def __init__(self, classifier: TextClassifier, config: Config, data: TextDataModule) -> None:
@@ -42,6 +41,7 @@ class ClassifierModule(LightningModule):
         self.classifier, self._config, self._data = classifier, config, data
         self._train_loss = SumMetric(nan_strategy="disable")  # a NaN must reach the result
         self.evaluations: dict[str, Evaluation] = {}
+        self.latest_loss: Tensor | None = None
         self._logits: list[Tensor] = []
         self._indices: list[int] = []
         self._class_weights: Tensor | None = None
@@ -96,8 +96,8 @@ class ClassifierModule(LightningModule):
         schedule: Any = self.lr_schedulers()
         schedule.step()
         self._train_loss.update(total * step.weight)
-        if batch_idx % LOG_EVERY_STEPS == 0:
-            self.log("loss", total * self.trainer.world_size, prog_bar=True, logger=False)
+        # Not by ``self.log``: Lightning reads what it has to show after every step, and would wait for the device.
+        self.latest_loss = total * self.trainer.world_size
 
     def take_train_loss(self) -> float:
         """Mean of what training minimises since the last call, over all devices; an epoch has each text once.

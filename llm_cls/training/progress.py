@@ -5,7 +5,9 @@ from typing import Any
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import TQDMProgressBar
 
-from llm_cls.training.module import LOG_EVERY_STEPS
+from llm_cls.training.module import ClassifierModule
+
+_STEPS = 10  # from one loss that is shown to the next: reading it waits for the device
 
 
 class ProgressBar(TQDMProgressBar):
@@ -17,13 +19,12 @@ class ProgressBar(TQDMProgressBar):
         super().__init__(leave=False)
 
     def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
-        """Loss and val score, without the version number of a logger.
-
-        Between the steps that log a loss it repeats the latest values, because reading a loss waits for the device.
-        """
+        """Loss and val score, without the version number of a logger; between some steps the latest values."""
         amid_steps = trainer.training and not trainer.fit_loop.epoch_loop.batch_progress.is_last_batch
-        if not amid_steps or trainer.fit_loop.batch_idx % LOG_EVERY_STEPS == 0:
-            self._shown = super().get_metrics(trainer, pl_module)
+        if not amid_steps or trainer.fit_loop.batch_idx % _STEPS == 0:
+            assert isinstance(pl_module, ClassifierModule)
+            loss = {} if pl_module.latest_loss is None else {"loss": float(pl_module.latest_loss)}
+            self._shown = loss | super().get_metrics(trainer, pl_module)
             self._shown.pop("v_num", None)
         return self._shown
 

@@ -12,8 +12,10 @@ import pytest
 import torch
 from lightning.pytorch.plugins.precision import MixedPrecision
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from llm_cls.config.schema import OptimizerConfig
+from llm_cls.config.compose import compose_tree
+from llm_cls.config.schema import OptimizerConfig, parse_config
 from llm_cls.data.batches import EvalBatches, TrainSteps, step_indices
 from llm_cls.data.tokens import Tokens
 from llm_cls.errors import ArtifactError, OtherRunError
@@ -23,8 +25,11 @@ from llm_cls.training.checkpoints import AtomicCheckpointIO, find_checkpoint
 from llm_cls.training.devices import Hardware
 from llm_cls.training.module import ClassifierModule
 from llm_cls.training.optimizer import build_optimizer, build_schedule
+from llm_cls.training.prepare import prepare
 from llm_cls.training.recorder import RunRecorder
 from llm_cls.training.run import _compilation_pays
+from llm_cls.training.shared import Shared
+from llm_cls.training.speed import _train
 from tests.jsonl import read_jsonl
 
 
@@ -229,3 +234,25 @@ def test_a_checkpoint_of_another_run_is_never_used(tmp_path: Path) -> None:
     assert found == first and faults == [f"{second} belongs to a run of another configuration"]
     with pytest.raises(OtherRunError, match="belongs to a run of another configuration"):
         find_checkpoint(directory, "third")
+
+
+class ReadNumbers(TorchDispatchMode):
+    """The dtypes of the tensors of which the host reads the number; on a GPU it waits for the device then."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.dtypes: list[torch.dtype] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.ops.aten._local_scalar_dense.default:
+            self.dtypes.append(args[0].dtype)
+        return func(*args, **(kwargs or {}))
+
+
+def test_a_step_reads_no_number_from_the_device() -> None:
+    overrides = ["experiment=quickstart", "data.limit=24", "data.max_length=8", "data.batch_size=2", "logger=none"]
+    inputs = prepare(parse_config(compose_tree(overrides)), Shared())
+    with ReadNumbers() as read:
+        _train(inputs, Shared(), steps=12, warmup=0)
+    assert torch.int64 in read.dtypes, "lengths and seeds are on the host"
+    assert [dtype for dtype in read.dtypes if dtype.is_floating_point] == []
