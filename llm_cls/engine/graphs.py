@@ -20,6 +20,7 @@ from torch import Tensor
 from llm_cls.engine import network
 from llm_cls.engine.layer_pass import PackedInputs
 from llm_cls.engine.layers import FusedLayers
+from llm_cls.engine.lora import AdapterGradients
 from llm_cls.engine.packing import PackedLayout, packed_positions
 
 log = logging.getLogger(__name__)
@@ -63,7 +64,7 @@ class Graphs:
         self._graphs: dict[tuple[int, int, bool], _Graph] = {}
         self._pool: Any = None
         self._stream: Any = None
-        self._gradients: list[Tensor] = []
+        self._gradients: AdapterGradients | None = None
         self._latest: object = None
         projections = [x for layer in network.layers for x in layer.projections]
         elements = sum(projection.weight.numel() for projection in projections)
@@ -104,9 +105,10 @@ class Graphs:
         static = torch.zeros(tokens + len(host), dtype=torch.int64, device=input_ids.device)
         _fill(static, host, input_ids)
         ids, position_ids, cu_seqlens, last_tokens, rng = static.split([tokens, tokens, n + 1, n, 2])
-        if self._pool is None:
-            self._gradients = [torch.empty_like(p) for p in self._network.parameters]
-            self._pool, self._stream = torch.cuda.graph_pool_handle(), torch.cuda.Stream()
+        if self._gradients is None:
+            self._gradients, self._stream = AdapterGradients(self._network.adapters), torch.cuda.Stream()
+        if not self._graphs:  # a pool ends with its last graph, also where the first capture has failed
+            self._pool = torch.cuda.graph_pool_handle()
         torch.cuda.synchronize()
         forward, backward = torch.cuda.CUDAGraph(), torch.cuda.CUDAGraph()
         max_seqlen = max(self._max_seqlen, tokens // 16 + 16)  # the text that fills up may be the longest
@@ -117,7 +119,7 @@ class Graphs:
         assert saved is not None
         grad = torch.zeros_like(pooled)
         with self._captured(backward):
-            torch._foreach_copy_(self._gradients, network.backward(self._network, inputs, saved, grad))
+            network.backward(self._network, inputs, saved, grad, self._gradients)
         return _Graph(static, inputs, forward, pooled, backward, grad)
 
     @contextmanager
@@ -141,7 +143,7 @@ class Graphs:
         return torch.cat([position_ids, cu_seqlens, cu_seqlens[1:] - 1, torch.tensor(rng or (0, 0))]).pin_memory()
 
     def backward(self, replay: "Replay", grad: Tensor) -> list[Tensor]:
-        """Gradients in the order of ``FusedLayers.parameters``, valid until the next backward pass.
+        """Gradients in the order of ``FusedLayers.parameters``.
 
         Raises:
             RuntimeError: Another batch has been through the network since.
@@ -150,7 +152,8 @@ class Graphs:
             raise RuntimeError("a batch's backward pass must come before the next batch's forward pass")
         replay.graph.grad[:-1].copy_(grad)
         replay.graph.backward.replay()
-        return self._gradients
+        assert self._gradients is not None
+        return self._gradients.copy().in_order()
 
 
 class Replay:

@@ -10,11 +10,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from llm_cls.engine import network
 from llm_cls.engine.layer_pass import PackedInputs
 from llm_cls.engine.layers import FusedLayers, Layer
+from llm_cls.engine.lora import AdapterGradients
 from llm_cls.engine.lora_products import SavedDown
 from llm_cls.engine.network import SavedForward
 from llm_cls.engine.packing import PackedLayout, to_device
@@ -107,7 +108,7 @@ class JointProjection(Projection):
         grad: Tensor,
         saved: SavedAdapters,
         dropout_state: RowState,
-        gradients: dict[nn.Parameter, Tensor],
+        gradients: AdapterGradients,
         total: Tensor | None,
         down_grad: Tensor | None = None,
     ) -> None:

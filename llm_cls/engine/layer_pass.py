@@ -4,12 +4,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from llm_cls.engine.attention import SavedAttention, attend, attend_backward
 from llm_cls.engine.head_norms import SavedHeads, rotate_heads, rotate_heads_backward
 from llm_cls.engine.kernels import activate, activate_backward, as_operand, norm, norm_backward
 from llm_cls.engine.layers import Layer
+from llm_cls.engine.lora import AdapterGradients
 from llm_cls.engine.packing import PackedLayout
 from llm_cls.engine.projection import SavedAdapters
 from llm_cls.engine.tensors import UNQUANTIZED, DropoutState, Norm, Operand, OperandFormat, RowState
@@ -131,7 +132,7 @@ def layer_backward(
     inputs: PackedInputs,
     only_last: bool,
     need_input: bool,
-    gradients: dict[nn.Parameter, Tensor],
+    gradients: AdapterGradients,
 ) -> Operand | None:
     """From ``d``, the gradient with respect to a layer's output, to that with respect to its input."""
     spec, layout, (dropout_state, mlp_dropout_state) = layer.spec, inputs.layout, inputs.dropout_states(only_last)

@@ -1,6 +1,7 @@
 """The layers that ``network.py`` computes, built from a decoder's spec; and which decoders can be built so."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from torch import Tensor, nn
@@ -8,7 +9,7 @@ from transformers import MODEL_MAPPING, PreTrainedModel
 
 from llm_cls.engine.architectures import ARCHITECTURES
 from llm_cls.engine.kernels import ACTIVATIONS
-from llm_cls.engine.lora import Adapter, base_layer, is_plain
+from llm_cls.engine.lora import Adapter, Casts, base_layer, is_plain
 from llm_cls.engine.projection import Projection
 from llm_cls.engine.spec import DecoderSpec, LayerSpec
 from llm_cls.engine.tensors import Norm
@@ -72,6 +73,11 @@ class FusedLayers:
     def parameters(self) -> list[nn.Parameter]:
         """The adapters' master weights."""
         return [parameter for adapter in self.adapters for parameter in (adapter.a, adapter.b)]
+
+    @cached_property
+    def casts(self) -> Casts:
+        """Those of all adapters."""
+        return Casts(self.adapters)
 
     @property
     def first_trained(self) -> int:

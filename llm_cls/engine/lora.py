@@ -2,11 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Any, NamedTuple
 
 import torch
 from peft.tuners.lora.layer import Linear as PeftLinear
 from torch import Tensor, nn
+
+from llm_cls.engine import kernels
 
 
 class LoraParts(NamedTuple):
@@ -87,10 +90,66 @@ def is_plain(layer: nn.Module) -> bool:
     )
 
 
-def cast_adapters(adapters: Sequence[Adapter]) -> None:
-    """Updates the casts of all adapters from their master weights."""
-    if not adapters:
-        return
-    torch._foreach_copy_([x.a_cast for x in adapters], [x.a.detach() for x in adapters])
-    scaled = torch._foreach_mul([x.b.detach() for x in adapters], [x.scaling for x in adapters])
-    torch._foreach_copy_([x.b_cast for x in adapters], scaled)
+class Casts:
+    """The casts of some adapters, which follow their master weights."""
+
+    def __init__(self, adapters: Sequence[Adapter]) -> None:
+        """Takes the adapters; casts nothing yet."""
+        self._adapters = adapters
+        self._addresses: list[int] = []
+        self._table: Any = None
+
+    def update(self) -> None:
+        """Casts all of them."""
+        adapters = self._adapters
+        if not adapters:
+            return
+        if kernels.uses_triton(adapters[0].a_cast):
+            self._update_by_triton()
+            return
+        torch._foreach_copy_([x.a_cast for x in adapters], [x.a.detach() for x in adapters])
+        scaled = torch._foreach_mul([x.b.detach() for x in adapters], [x.scaling for x in adapters])
+        torch._foreach_copy_([x.b_cast for x in adapters], scaled)
+
+    def _update_by_triton(self) -> None:
+        casts = import_module("llm_cls.engine.triton.casts")  # only torch's CUDA build brings Triton
+        addresses = [x.data_ptr() for adapter in self._adapters for x in (adapter.a, adapter.b)]
+        if addresses != self._addresses:  # the weights have moved
+            self._addresses, self._table = addresses, casts.table(self._adapters)
+        casts.cast(*self._table, self._adapters[0])
+
+
+class AdapterGradients:
+    """The gradients of all adapters as parts of one tensor, so that one copy moves them all."""
+
+    def __init__(self, adapters: Sequence[Adapter], memory: Tensor | None = None) -> None:
+        """Takes the adapters of a network, and the tensor to use; None: new memory."""
+        self._adapters = adapters
+        weights = [x.a for x in adapters] + [x.b for x in adapters]  # those of one projection are next to one another
+        sizes = [weight.numel() for weight in weights]
+        self._memory = weights[0].new_empty(sum(sizes)) if memory is None else memory
+        parts = self._memory.detach().split(sizes)
+        self._of: dict[int, Tensor] = {
+            id(weight): part.view_as(weight) for weight, part in zip(weights, parts, strict=True)
+        }
+
+    def of_a(self, adapters: Sequence[Adapter]) -> Tensor:
+        """Those of ``A`` of all adapters of one projection, one below the other: shape ``(n * r, in_features)``."""
+        first = self._of[id(adapters[0].a)]
+        return first.as_strided((len(adapters) * first.shape[0], first.shape[1]), first.stride())
+
+    def of_b(self, adapter: Adapter) -> Tensor:
+        """That of ``B``, shape ``(rows, r)``; until ``scale`` it lacks the factor ``s``."""
+        return self._of[id(adapter.b)]
+
+    def scale(self) -> None:
+        """Multiplies those of ``B`` by ``s``."""
+        torch._foreach_mul_([self.of_b(x) for x in self._adapters], [x.scaling for x in self._adapters])
+
+    def copy(self) -> "AdapterGradients":
+        """A copy in memory of its own."""
+        return AdapterGradients(self._adapters, self._memory.clone())
+
+    def in_order(self) -> list[Tensor]:
+        """In the order of ``FusedLayers.parameters``."""
+        return [self._of[id(weight)] for x in self._adapters for weight in (x.a, x.b)]

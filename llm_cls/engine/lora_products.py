@@ -54,9 +54,9 @@ def down(x: Tensor, a: Tensor, n: int, mask: DropoutMask | None, out: Tensor | N
 
 
 def down_backward(
-    saved: SavedDown, grad: Tensor, a: Tensor, n: int, mask: DropoutMask | None, total: Tensor | None
-) -> Sequence[Tensor]:
-    """The gradients of the ``n`` weights ``A``, each of shape ``(r, in_features)``.
+    saved: SavedDown, grad: Tensor, a: Tensor, n: int, mask: DropoutMask | None, total: Tensor | None, out: Tensor
+) -> None:
+    """The gradients of the ``n`` weights ``A``.
 
     Args:
         saved: What ``down`` returned.
@@ -65,22 +65,21 @@ def down_backward(
         n: Likewise.
         mask: Likewise.
         total: Receives the gradient with respect to ``x``, which is added to it; None: it is not needed.
+        out: Receives those of ``A``, one below the other: shape ``(n * r, in_features)``.
     """
     if kernels.uses_triton(saved.x):
         if total is not None:
             _triton().add_input_grad(total, grad, a, n, saved.keep, _factor(mask))
-        found: Tensor = _triton().weight_grad(saved.x, grad, n, saved.keep, _factor(mask))
-        return found.chunk(n)
-    gradients = []
-    for i, (part, weight) in enumerate(zip(grad.chunk(n, 1), a.chunk(n), strict=True)):
-        gradients.append(product_over_rows(part, saved.dropped[i]))
+        _triton().weight_grad(saved.x, grad, n, saved.keep, _factor(mask), out)
+        return
+    for i, (part, weight, target) in enumerate(zip(grad.chunk(n, 1), a.chunk(n), out.chunk(n), strict=True)):
+        product_over_rows(part, saved.dropped[i], target)
         if total is None:
             continue
         if mask is None:
             total.addmm_(part, weight)
         else:
             add_dropout(total, linear(part, weight.t()), _of(mask, i))
-    return gradients
 
 
 def dropout(x: Tensor, mask: DropoutMask) -> Tensor:

@@ -14,13 +14,12 @@ The residual stream has the dtype of the weights, as in ``transformers``; sums a
 
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from llm_cls.engine.kernels import norm, norm_backward
 from llm_cls.engine.layer_pass import PackedInputs, SavedLayer, layer_backward, layer_forward
 from llm_cls.engine.layers import FusedLayers
-from llm_cls.engine.lora import cast_adapters
+from llm_cls.engine.lora import AdapterGradients
 from llm_cls.engine.tensors import Operand
 
 
@@ -47,7 +46,7 @@ def forward(
     Returns:
         ``(pooled, saved)`` with ``pooled`` of shape ``(n, hidden_size)``.
     """
-    cast_adapters(network.adapters)
+    network.casts.update()
     first = network.first_trained
     x: Tensor = network.embedding[inputs.input_ids]
     if network.embedding_scale != 1:
@@ -68,7 +67,13 @@ def forward(
     return final.normed.tensor, SavedForward(saved, final.total, final.stats) if save else None
 
 
-def backward(network: FusedLayers, inputs: PackedInputs, saved: SavedForward, grad: Tensor) -> list[Tensor]:
+def backward(
+    network: FusedLayers,
+    inputs: PackedInputs,
+    saved: SavedForward,
+    grad: Tensor,
+    gradients: AdapterGradients | None = None,
+) -> list[Tensor]:
     """Gradients of all adapter weights, in the order of ``network.parameters``.
 
     Args:
@@ -76,8 +81,9 @@ def backward(network: FusedLayers, inputs: PackedInputs, saved: SavedForward, gr
         inputs: The batch that ``forward`` was given.
         saved: What ``forward`` returned; its memory is released layer by layer.
         grad: With respect to ``pooled``, in the dtype of the weights.
+        gradients: Where they go; None: into new memory.
     """
-    gradients: dict[nn.Parameter, Tensor] = {}
+    gradients = gradients or AdapterGradients(network.adapters)
     first = network.first_trained
     d: Operand | None = norm_backward(grad, saved.final, saved.final_stats, network.final_norm, None)
     for i in reversed(range(first, len(network.layers))):
@@ -87,9 +93,5 @@ def backward(network: FusedLayers, inputs: PackedInputs, saved: SavedForward, gr
             saved_layer = layer_forward(layer, saved_layer.x, [], None, inputs, only_last, save=True, recompute=True)[2]
         saved.layers[i] = None  # so that its memory is free for the layers below
         d = layer_backward(layer, saved_layer, d, inputs, only_last, need_input=i > first, gradients=gradients)
-    adapters = network.adapters
-    scaled = [torch.empty_like(adapter.b) for adapter in adapters]
-    torch._foreach_copy_(scaled, [gradients[adapter.b] for adapter in adapters])  # autograd would cast one by one
-    torch._foreach_mul_(scaled, [adapter.scaling for adapter in adapters])
-    gradients.update(zip((adapter.b for adapter in adapters), scaled, strict=True))
-    return [gradients[parameter] for parameter in network.parameters]
+    gradients.scale()
+    return gradients.in_order()

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from llm_cls.engine import kernels
-from llm_cls.engine.lora import Adapter, base_layer, lora_parts
+from llm_cls.engine.lora import Adapter, AdapterGradients, base_layer, lora_parts
 from llm_cls.engine.lora_products import SavedDown, down, down_backward
 from llm_cls.engine.products import fp8_product, linear, product_over_rows, quantized
 from llm_cls.engine.tensors import DropoutMask, JointState, Operand, OperandFormat, RowState
@@ -138,7 +138,7 @@ class Projection:
         grad: Operand,
         saved: SavedAdapters,
         dropout_state: RowState,
-        gradients: dict[nn.Parameter, Tensor],
+        gradients: AdapterGradients,
         need_input: bool,
     ) -> Tensor | None:
         """Gradient with respect to the input, where it is needed; those of the adapters go into ``gradients``.
@@ -147,7 +147,7 @@ class Projection:
             grad: With respect to the output, shape ``(rows, out_features)``.
             saved: What ``forward`` returned.
             dropout_state: That of ``forward``.
-            gradients: Receives the gradient of every adapter weight; those of ``b`` still lack the factor ``s``.
+            gradients: Receives the gradient of every adapter weight.
             need_input: Whether a trained weight lies before this layer.
         """
         in_features = self.weight.shape[1]
@@ -170,7 +170,7 @@ class Projection:
         grad: Tensor,
         saved: SavedAdapters,
         dropout_state: RowState,
-        gradients: dict[nn.Parameter, Tensor],
+        gradients: AdapterGradients,
         total: Tensor | None,
         down_grad: Tensor | None = None,
     ) -> None:
@@ -187,11 +187,10 @@ class Projection:
         assert isinstance(saved, SavedDown)
         if down_grad is None:
             down_grad = self._down_gradient(grad)
-        found = down_backward(saved, down_grad, self._a_cast, len(self.adapters), self._mask(dropout_state), total)
-        downs = saved.down.chunk(len(self.adapters), 1)
-        for adapter, part, a_gradient in zip(self.adapters, downs, found, strict=True):
-            gradients[adapter.a] = a_gradient
-            gradients[adapter.b] = product_over_rows(grad[:, adapter.rows], part)
+        mask, target = self._mask(dropout_state), gradients.of_a(self.adapters)
+        down_backward(saved, down_grad, self._a_cast, len(self.adapters), mask, total, target)
+        for adapter, part in zip(self.adapters, saved.down.chunk(len(self.adapters), 1), strict=True):
+            product_over_rows(grad[:, adapter.rows], part, gradients.of_b(adapter))
 
     def _down_gradient(self, grad: Tensor) -> Tensor:
         """Through ``B``: with respect to ``A dropout(x)``."""

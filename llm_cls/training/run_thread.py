@@ -133,7 +133,6 @@ class JointEncoder:
         assert pooled.grad is not None
         gradients = _this_run().ask(Backward(pooled.grad))
         for parameter, gradient in zip(self._own.network.parameters, gradients, strict=True):
-            gradient = gradient.to(parameter.dtype, copy=True)  # the memory of a CUDA graph is used again
             parameter.grad = gradient if parameter.grad is None else parameter.grad.add_(gradient)
 
     def release(self) -> None:

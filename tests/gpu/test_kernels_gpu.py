@@ -6,6 +6,7 @@ import torch
 from llm_cls.engine.attention import TRITON_HEAD_SIZES, attend, attend_backward, packed_sdpa
 from llm_cls.engine.kernels import ACTIVATIONS
 from llm_cls.engine.packing import PackedLayout
+from llm_cls.engine.products import product_over_rows
 from llm_cls.engine.spec import Scores
 from tests.unit.engine import kernel_checks as checks
 
@@ -94,6 +95,20 @@ def test_dropout() -> None:
 @pytest.mark.parametrize(("rows", "cols", "n", "r"), [(700, 640, 3, 32), (1000, 2816, 1, 64), (33, 1100, 2, 12)])
 def test_lora_products(rows: int, cols: int, n: int, r: int, p: float, dtype: torch.dtype) -> None:
     checks.check_lora("cuda", dtype, rows, cols, n, r, p)
+
+
+@dtypes
+def test_casts(dtype: torch.dtype) -> None:
+    checks.check_casts("cuda", dtype)
+
+
+@dtypes
+def test_the_product_over_rows_keeps_all_bits(dtype: torch.dtype) -> None:
+    a, b = (checks.normal(3000, 96, dtype=dtype, seed=i).cuda()[:, i : i + 32 * i + 32] for i in range(2))
+    out = torch.full((34, 64), torch.nan, device="cuda")
+    product_over_rows(a, b, out[1:-1])
+    checks.check(out[1:-1], a.double().cpu().t() @ b.double().cpu(), torch.float32)
+    assert out[0].isnan().all() and out[-1].isnan().all()
 
 
 @pytest.mark.parametrize("cols", [256, 11264])

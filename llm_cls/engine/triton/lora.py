@@ -156,8 +156,8 @@ def add_input_grad(total: Tensor, grad: Tensor, a: Tensor, n: int, keep: Tensor 
     )  # fmt: skip
 
 
-def weight_grad(x: Tensor, grad: Tensor, n: int, keep: Tensor | None, factor: float) -> Tensor:
-    """The gradients of the weights, float32 of shape ``(n * r, in_features)``; see ``lora_products.down_backward``.
+def weight_grad(x: Tensor, grad: Tensor, n: int, keep: Tensor | None, factor: float, out: Tensor) -> None:
+    """The gradients of the weights; see ``lora_products.down_backward``.
 
     The rows are shared out among programs, whose sums are added in a fixed order.
     """
@@ -165,12 +165,12 @@ def weight_grad(x: Tensor, grad: Tensor, n: int, keep: Tensor | None, factor: fl
     tiles = triton.cdiv(cols, _TILE)
     splits = max(1, min(_PROGRAMS // (tiles * n), triton.cdiv(rows, 256)))
     share = triton.cdiv(triton.cdiv(rows, splits), 32) * 32
-    out = x.new_empty(splits, grad.shape[1], cols, dtype=torch.float32)
+    sums = x.new_empty(splits, grad.shape[1], cols, dtype=torch.float32)
     _weight_grad_kernel[(tiles, n, splits)](
-        x, grad, keep, out, rows, cols, x.stride(0), grad.stride(0), _width(keep), factor, share,
+        x, grad, keep, sums, rows, cols, x.stride(0), grad.stride(0), _width(keep), factor, share,
         M=32, num_stages=4, **_options(grad.t(), n, keep),
     )  # fmt: skip
-    return out.sum(0)
+    torch.sum(sums, 0, out=out)
 
 
 def _options(a: Tensor, n: int, keep: Tensor | None) -> dict[str, Any]:

@@ -7,11 +7,12 @@ from importlib import import_module
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from llm_cls.engine import kernels
 from llm_cls.engine.attention import packed_sdpa
 from llm_cls.engine.head_norms import rotate_heads, rotate_heads_backward
+from llm_cls.engine.lora import Adapter
 from llm_cls.engine.packing import packed_positions
 from llm_cls.engine.spec import AttentionSpec, RotaryTable, Scores
 from llm_cls.engine.tensors import UNQUANTIZED, DropoutMask, DropoutState, Norm, OperandFormat
@@ -193,10 +194,30 @@ def check_lora(device: str, dtype: torch.dtype, rows: int, cols: int, n: int, r:
     check(out[:, : n * r], torch.cat([wide[0] * f @ w.t() for f, w in zip(factors, weights, strict=True)], 1), dtype)
     assert not out[:, n * r :].any()
     expected = torch.cat([g.t() @ (wide[0] * f) for f, g in zip(factors, grads, strict=True)])
-    check(lora.weight_grad(x, grad, n, keep, mask.factor), expected, torch.float32)
+    found = torch.full((n * r, cols), torch.nan, device=device)
+    lora.weight_grad(x, grad, n, keep, mask.factor, found)
+    check(found, expected, torch.float32)
     lora.add_input_grad(total, grad, a, n, keep, mask.factor)
     added = sum((g @ w) * f for f, g, w in zip(factors, grads, weights, strict=True))
     check(total, wide[3] + added, dtype)
+
+
+def check_casts(device: str, dtype: torch.dtype) -> None:
+    """Weights of more than a program's elements, of which some casts are columns of wider tensors."""
+    casts = triton("casts")
+    adapters = []
+    for seed, (rows, cols, r) in enumerate([(300, 1000, 12), (7, 40, 1), (64, 4096, 32)]):
+        a, b = (
+            nn.Parameter(normal(*shape, dtype=torch.float32, seed=seed).to(device)) for shape in ((r, cols), (rows, r))
+        )
+        wide = torch.zeros(rows + 2, r + 8, dtype=dtype, device=device)
+        a_cast = torch.zeros(r, cols, dtype=dtype, device=device)
+        adapters.append((Adapter(a, b, 0.5 + seed, 0.0, slice(rows), a_cast, wide[1:-1, 4 : r + 4]), wide))
+    casts.cast(*casts.table([adapter for adapter, _ in adapters]), adapters[0][0])
+    for adapter, wide in adapters:
+        assert torch.equal(adapter.a_cast, adapter.a.to(dtype))
+        assert torch.equal(adapter.b_cast, (adapter.b * adapter.scaling).to(dtype))
+        assert not any(part.any() for part in (wide[0], wide[-1], wide[:, :4], wide[:, -4:])), "nothing else is written"
 
 
 def check_fp8(device: str, rows: int, cols: int, tolerance: float) -> None:

@@ -73,6 +73,10 @@ def test_dropout() -> None:
     checks.check_dropout("cpu", 32, 2000)
 
 
+def test_casts() -> None:
+    checks.check_casts("cpu", torch.float32)
+
+
 @pytest.mark.parametrize("p", [0.0, 0.25])
 @pytest.mark.parametrize(("rows", "cols", "n", "r"), [(70, 200, 3, 8), (300, 132, 1, 12), (5, 96, 2, 4)])
 def test_lora_products(rows: int, cols: int, n: int, r: int, p: float) -> None:
