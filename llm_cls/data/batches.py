@@ -84,6 +84,30 @@ def step_indices(n_texts: int, batch_size: int, seed: int, epoch: int) -> list[n
     return [order[first : first + batch_size] for first in range(0, n_texts, batch_size)]
 
 
+def balanced_shares(lengths: npt.NDArray[np.int64], n: int) -> list[npt.NDArray[np.int64]]:
+    """Shares out texts among ``n`` devices, which wait for the one with most tokens.
+
+    The longest text that is left goes to the device with the fewest tokens (Graham, 1969).
+
+    >>> [share.tolist() for share in balanced_shares(np.array([7, 2, 3, 6]), 2)]
+    [[0, 1], [2, 3]]
+
+    Args:
+        lengths: Tokens of each text.
+        n: Number of devices.
+
+    Returns:
+        Per device the positions of its texts, ascending.
+    """
+    shares: list[list[int]] = [[] for _ in range(n)]
+    tokens = [0] * n
+    for i in np.argsort(-lengths, kind="stable").tolist():
+        device = tokens.index(min(tokens))
+        shares[device].append(i)
+        tokens[device] += int(lengths[i])
+    return [np.array(sorted(share), np.int64) for share in shares]
+
+
 @dataclass
 class Step:
     """The share of one device in an optimizer step.
@@ -134,7 +158,7 @@ class TrainSteps(Dataset[Step]):
     def __getitem__(self, index: int) -> Step:
         """One step."""
         step = self._steps[index]
-        share = np.array_split(step, self._world_size)[self._rank]
+        share = step[balanced_shares(self._tokens.lengths[step], self._world_size)[self._rank]]
         size = self._micro_batch_size
         micro = [collate(self._tokens, self._labels, share[i : i + size]) for i in range(0, len(share), size)]
         for batch, following in pairwise(micro):
