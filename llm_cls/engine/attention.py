@@ -19,8 +19,7 @@ from llm_cls.engine.packing import PackedLayout
 from llm_cls.engine.spec import Scores
 
 # The Triton kernels take these head sizes. They need 112 KiB of shared memory: A100, H100, H200, B200.
-TRITON_HEAD_SIZES = (32, 64, 128)
-_TRITON_CAPPED_HEAD_SIZES = (*TRITON_HEAD_SIZES, 256)  # without a soft cap the flash kernel is faster for 256
+TRITON_HEAD_SIZES = (32, 64, 128, 256)
 _TRITON_CAPABILITIES = ((8, 0), (9, 0), (10, 0))
 
 
@@ -64,7 +63,7 @@ def has_attention_kernel(device: torch.device, dtype: torch.dtype, head_size: in
     """Whether ``attend`` is one call, which needs no lengths on the host."""
     return has_varlen_kernel(device, dtype) and (
         scores.softcap is None
-        or (head_size in _TRITON_CAPPED_HEAD_SIZES and torch.cuda.get_device_capability(device) in _TRITON_CAPABILITIES)
+        or (head_size in TRITON_HEAD_SIZES and torch.cuda.get_device_capability(device) in _TRITON_CAPABILITIES)
     )
 
 
@@ -98,7 +97,7 @@ def attend(
             q = _among_all(q, k, layout)
             output, saved = attend(q, k, v, layout, scores, False, save)
             return output[layout.last_tokens], saved
-        if not only_last and _has_triton_kernel(q, layout.max_seqlen, scores):
+        if not only_last and _has_triton_kernel(q, layout.max_seqlen):
             output, lse = _triton().attend(q, k, v, layout.cu_seqlens, layout.max_seqlen, scores, extra_columns)
             return output, _SavedByTriton(q, k, v, output, lse)
         assert scores.softcap is None, "the flash kernel has none"
@@ -207,10 +206,10 @@ def _flash_window(scores: Scores) -> dict[str, int]:
     return {} if scores.window is None else {"window_size_left": scores.window - 1, "window_size_right": 0}
 
 
-def _has_triton_kernel(q: Tensor, max_seqlen: int, scores: Scores) -> bool:
+def _has_triton_kernel(q: Tensor, max_seqlen: int) -> bool:
     """Whether the kernels of ``triton/attention.py`` take these queries; within a text their offsets have 32 bits."""
     return (
-        q.shape[-1] in (TRITON_HEAD_SIZES if scores.softcap is None else _TRITON_CAPPED_HEAD_SIZES)
+        q.shape[-1] in TRITON_HEAD_SIZES
         and torch.cuda.get_device_capability(q.device) in _TRITON_CAPABILITIES
         and max_seqlen * q.stride(0) < 2**31
     )

@@ -46,7 +46,7 @@ def test_head_norms(half: int, kv_heads: int, dtype: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize("scores", SCORES)
-@pytest.mark.parametrize(("heads", "kv_heads", "size"), [(6, 6, 128), (4, 2, 64), (4, 4, 32), (4, 2, 256)])
+@pytest.mark.parametrize(("heads", "kv_heads", "size"), [(6, 6, 128), (4, 2, 64), (4, 4, 32), (4, 1, 256)])
 def test_attention(heads: int, kv_heads: int, size: int, scores: Scores) -> None:
     checks.check_attention("cuda", torch.bfloat16, heads, kv_heads, size, [1, 200, 64, 512, 65, 31], scores)
 
@@ -73,8 +73,7 @@ def test_attend_takes_every_head_size(heads: int, kv_heads: int, size: int, scor
     target = torch.full_like(joined, float("nan")).cuda().split(sizes, 1)
     found = attend_backward(saved, grad.cuda(), layout, scores, only_last, target)
     if not only_last:
-        has_kernel = size in TRITON_HEAD_SIZES or (size == 256 and scores.softcap is not None)
-        assert (found is target) == has_kernel
+        assert (found is target) == (size in TRITON_HEAD_SIZES)
     checks.check(output, expected.detach(), torch.bfloat16)
     wanted = list(torch.autograd.grad(expected, exact, grad.double()))
     if only_last:

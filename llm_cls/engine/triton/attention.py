@@ -36,12 +36,24 @@ def _first_key(first, N: tl.constexpr, WINDOW: tl.constexpr):
     return tl.maximum(first - WINDOW + 1, 0) // N * N if WINDOW > 0 else 0
 
 
+@triton.jit
+def _turn(blocks, TOGETHER: tl.constexpr):
+    """A program's block and its pair of a text and a head.
+
+    The longest blocks of ``TOGETHER`` pairs come first: short ones at the end fill the processors more evenly.
+    """
+    first = tl.program_id(0) // (blocks * TOGETHER) * TOGETHER
+    n = tl.minimum(tl.num_programs(0) // blocks - first, TOGETHER)
+    i = tl.program_id(0) - first * blocks
+    return i // n, first + i % n
+
+
 @triton.jit(do_not_specialize=["total", "blocks"])
 def _forward_kernel(
     q, k, v, out, lse, cu_seqlens, blocks, q_row, q_head, kv_row, kv_head, out_row, heads, group, total, scale,
-    M: tl.constexpr, N: tl.constexpr, D: tl.constexpr, WINDOW: tl.constexpr, CAP: tl.constexpr,
+    M: tl.constexpr, N: tl.constexpr, D: tl.constexpr, WINDOW: tl.constexpr, CAP: tl.constexpr, TOGETHER: tl.constexpr,
 ):  # fmt: skip
-    block, pair = tl.program_id(0) % blocks, tl.program_id(0) // blocks
+    block, pair = _turn(blocks, TOGETHER)
     first = (blocks - 1 - block) * M  # the long rows first
     text, head = pair // heads, pair % heads
     start = tl.load(cu_seqlens + text).to(tl.int64)
@@ -49,8 +61,7 @@ def _forward_kernel(
     if first >= length:
         return
     r = first + tl.arange(0, M)
-    n = tl.arange(0, N)
-    d = tl.arange(0, D)
+    n, d = tl.arange(0, N), tl.arange(0, D)
     rows = r < length
     q_start = q + start * q_row + head * q_head
     query = tl.load(q_start + r[:, None] * q_row + d[None, :], mask=rows[:, None], other=0.0)
@@ -89,74 +100,13 @@ def _forward_kernel(
     tl.store(lse + head * total + start + r, top + tl.log2(norm), mask=rows)
 
 
-@triton.jit(do_not_specialize=["total"])
-def _delta_kernel(out, grad, delta, out_row, grad_row, heads, total, HEADS: tl.constexpr, D: tl.constexpr):
-    row = tl.program_id(0).to(tl.int64)
-    h = tl.arange(0, HEADS)
-    inside = (h < heads)[:, None]
-    place = h[:, None] * D + tl.arange(0, D)[None, :]
-    a = tl.load(out + row * out_row + place, mask=inside, other=0.0).to(tl.float32)
-    b = tl.load(grad + row * grad_row + place, mask=inside, other=0.0).to(tl.float32)
-    tl.store(delta + h * total + row, tl.sum(a * b, 1), mask=h < heads)
-
-
-@triton.jit(do_not_specialize=["total", "blocks"])
-def _key_value_kernel(
-    q, k, v, grad, lse, delta, dk, dv, cu_seqlens, blocks, q_row, q_head, kv_row, kv_head, d_row, d_head,
-    grad_row, heads, group, total, scale, plain_scale,
-    M: tl.constexpr, N: tl.constexpr, D: tl.constexpr, WINDOW: tl.constexpr, CAP: tl.constexpr,
-):  # fmt: skip
-    block, pair = tl.program_id(0) % blocks, tl.program_id(0) // blocks
-    first = block * N
-    kv_heads = heads // group
-    text, kv = pair // kv_heads, pair % kv_heads
-    start = tl.load(cu_seqlens + text).to(tl.int64)
-    length = (tl.load(cu_seqlens + text + 1) - start).to(tl.int32)
-    if first >= length:
-        return
-    c = first + tl.arange(0, N)
-    m = tl.arange(0, M)
-    d = tl.arange(0, D)
-    columns = c < length
-    kv_start = start * kv_row + kv * kv_head
-    place = c[:, None] * kv_row + d[None, :]
-    key = tl.load(k + kv_start + place, mask=columns[:, None], other=0.0)
-    value = tl.load(v + kv_start + place, mask=columns[:, None], other=0.0)
-    key_grad = tl.zeros((N, D), tl.float32)
-    value_grad = tl.zeros((N, D), tl.float32)
-    end = tl.minimum(length, first + N + WINDOW - 1) if WINDOW > 0 else length
-    for i in range(0, group):
-        head = kv * group + i
-        q_start = q + start * q_row + head * q_head
-        grad_start = grad + start * grad_row + head * D
-        for r0 in range((first // M) * M, end, M):
-            r = r0 + m
-            rows = r < length
-            query = tl.load(q_start + r[:, None] * q_row + d[None, :], mask=rows[:, None], other=0.0)
-            high = tl.load(lse + head * total + start + r, mask=rows, other=0.0)
-            score = _capped(tl.dot(key, tl.trans(query)) * scale, CAP)
-            p = tl.exp2(score - high[None, :])
-            p = tl.where(_visible(r[None, :], c[:, None], WINDOW) & rows[None, :], p, 0.0)
-            upper = tl.load(grad_start + r[:, None] * grad_row + d[None, :], mask=rows[:, None], other=0.0)
-            value_grad = tl.dot(p.to(upper.dtype), upper, value_grad)
-            mean = tl.load(delta + head * total + start + r, mask=rows, other=0.0)
-            ds = p * (tl.dot(value, tl.trans(upper)) - mean[None, :])
-            if CAP > 0.0:
-                ds *= 1.0 - score * score * (1.0 / (CAP * CAP))
-            key_grad = tl.dot(ds.to(query.dtype), query, key_grad)
-    kv_start = start * d_row + kv * d_head
-    place = c[:, None] * d_row + d[None, :]
-    tl.store(dk + kv_start + place, (key_grad * plain_scale).to(dk.dtype.element_ty), mask=columns[:, None])
-    tl.store(dv + kv_start + place, value_grad.to(dv.dtype.element_ty), mask=columns[:, None])
-
-
 @triton.jit(do_not_specialize=["total", "blocks"])
 def _query_kernel(
-    q, k, v, grad, lse, delta, dq, cu_seqlens, blocks, q_row, q_head, kv_row, kv_head, d_row, d_head,
-    grad_row, heads, group, total, scale, plain_scale,
-    M: tl.constexpr, N: tl.constexpr, D: tl.constexpr, WINDOW: tl.constexpr, CAP: tl.constexpr,
+    q, k, v, out, grad, lse, delta, dq, cu_seqlens, blocks, q_row, q_head, kv_row, kv_head, d_row, d_head,
+    out_row, grad_row, heads, group, total, scale, plain_scale,
+    M: tl.constexpr, N: tl.constexpr, D: tl.constexpr, WINDOW: tl.constexpr, CAP: tl.constexpr, TOGETHER: tl.constexpr,
 ):  # fmt: skip
-    block, pair = tl.program_id(0) % blocks, tl.program_id(0) // blocks
+    block, pair = _turn(blocks, TOGETHER)
     first = (blocks - 1 - block) * M
     text, head = pair // heads, pair % heads
     start = tl.load(cu_seqlens + text).to(tl.int64)
@@ -164,15 +114,18 @@ def _query_kernel(
     if first >= length:
         return
     r = first + tl.arange(0, M)
-    n = tl.arange(0, N)
-    d = tl.arange(0, D)
+    n, d = tl.arange(0, N), tl.arange(0, D)
     rows = r < length
-    q_start = q + start * q_row + head * q_head
-    query = tl.load(q_start + r[:, None] * q_row + d[None, :], mask=rows[:, None], other=0.0)
+    row_start = head * total + start
     grad_start = grad + start * grad_row + head * D
     upper = tl.load(grad_start + r[:, None] * grad_row + d[None, :], mask=rows[:, None], other=0.0)
-    high = tl.load(lse + head * total + start + r, mask=rows, other=0.0)
-    mean = tl.load(delta + head * total + start + r, mask=rows, other=0.0)
+    out_start = out + start * out_row + head * D
+    output = tl.load(out_start + r[:, None] * out_row + d[None, :], mask=rows[:, None], other=0.0)
+    mean = tl.sum(output.to(tl.float32) * upper.to(tl.float32), 1)
+    tl.store(delta + row_start + r, mean, mask=rows)
+    q_start = q + start * q_row + head * q_head
+    query = tl.load(q_start + r[:, None] * q_row + d[None, :], mask=rows[:, None], other=0.0)
+    high = tl.load(lse + row_start + r, mask=rows, other=0.0)
     kv_start = start * kv_row + (head // group) * kv_head
     acc = tl.zeros((M, D), tl.float32)
     for c in range(_first_key(first, N, WINDOW), tl.minimum(first + M, length), N):
@@ -191,20 +144,70 @@ def _query_kernel(
     tl.store(target + r[:, None] * d_row + d[None, :], (acc * plain_scale).to(dq.dtype.element_ty), mask=rows[:, None])
 
 
+@triton.jit(do_not_specialize=["total", "blocks"])
+def _key_value_kernel(
+    q, k, v, grad, lse, delta, dk, dv, cu_seqlens, blocks, q_row, q_head, kv_row, kv_head, d_row, d_head,
+    grad_row, heads, group, total, scale, plain_scale,
+    M: tl.constexpr, N: tl.constexpr, D: tl.constexpr, WINDOW: tl.constexpr, CAP: tl.constexpr, TOGETHER: tl.constexpr,
+):  # fmt: skip
+    block, pair = _turn(blocks, TOGETHER)
+    first = block * N
+    text, kv = pair // (heads // group), pair % (heads // group)
+    start = tl.load(cu_seqlens + text).to(tl.int64)
+    length = (tl.load(cu_seqlens + text + 1) - start).to(tl.int32)
+    if first >= length:
+        return
+    c, d = first + tl.arange(0, N), tl.arange(0, D)
+    columns = c < length
+    kv_start = start * kv_row + kv * kv_head
+    place = c[:, None] * kv_row + d[None, :]
+    key = tl.load(k + kv_start + place, mask=columns[:, None], other=0.0)
+    value = tl.load(v + kv_start + place, mask=columns[:, None], other=0.0)
+    key_grad = tl.zeros((N, D), tl.float32)
+    value_grad = tl.zeros((N, D), tl.float32)
+    end = tl.minimum(length, first + N + WINDOW - 1) if WINDOW > 0 else length
+    for i in range(0, group):
+        head = kv * group + i
+        q_start = q + start * q_row + head * q_head
+        grad_start = grad + start * grad_row + head * D
+        row_start = head * total + start
+        for r0 in range((first // M) * M, end, M):
+            r = r0 + tl.arange(0, M)
+            rows = r < length  # a query behind the text and its gradient are zeros and add nothing
+            query = tl.load(q_start + r[:, None] * q_row + d[None, :], mask=rows[:, None], other=0.0)
+            high = tl.load(lse + row_start + r, mask=rows, other=0.0)
+            score = _capped(tl.dot(key, tl.trans(query)) * scale, CAP)
+            p = tl.exp2(score - high[None, :])
+            p = tl.where(_visible(r[None, :], c[:, None], WINDOW), p, 0.0)
+            upper = tl.load(grad_start + r[:, None] * grad_row + d[None, :], mask=rows[:, None], other=0.0)
+            value_grad = tl.dot(p.to(upper.dtype), upper, value_grad)
+            mean = tl.load(delta + row_start + r, mask=rows, other=0.0)
+            ds = p * (tl.dot(value, tl.trans(upper)) - mean[None, :])
+            if CAP > 0.0:
+                ds *= 1.0 - score * score * (1.0 / (CAP * CAP))
+            key_grad = tl.dot(ds.to(query.dtype), query, key_grad)
+    kv_start = start * d_row + kv * d_head
+    place = c[:, None] * d_row + d[None, :]
+    tl.store(dk + kv_start + place, (key_grad * plain_scale).to(dk.dtype.element_ty), mask=columns[:, None])
+    tl.store(dv + kv_start + place, value_grad.to(dv.dtype.element_ty), mask=columns[:, None])
+
+
 _LOG2_E = 1.4426950408889634
 
-# Chosen by measurement on an H200 with 22 heads of 128 and texts of 60 to 512 tokens, and for the key-value kernel also
-# on an H100 with 24 heads in 8 groups. ``_forward_kernel`` needs an M that is a multiple of N, because it masks no key
-# below the diagonal.
-FORWARD: dict[str, Any] = {"M": 64, "N": 64, "num_warps": 4, "num_stages": 3}
-KEY_VALUE: dict[str, Any] = {"M": 32, "N": 64, "num_warps": 4, "num_stages": 3}
-QUERY: dict[str, Any] = {"M": 64, "N": 64, "num_warps": 4, "num_stages": 2}
-_LARGE_HEAD: dict[str, Any] = {"M": 32, "N": 32, "num_warps": 8, "num_stages": 2}  # of more than 128: shared memory
+# M, N, warps, stages and pairs that take turns, by the largest head size that they are for. Chosen by measurement on an
+# H100 with 14 heads of 64 in 2 groups, 16 of 128 in 8 and 22 in 22, 4 of 256 in 1, and texts of 330 to 512 tokens. The
+# forward kernel needs an M that is a multiple of N, because it masks no key below the diagonal.
+_BLOCKS = {
+    "forward": {128: (64, 64, 4, 3, 1), 256: (64, 32, 4, 2, 64)},
+    "query": {64: (64, 64, 4, 2, 32), 128: (64, 32, 4, 2, 32), 256: (64, 32, 4, 1, 32)},
+    "key_value": {128: (32, 64, 4, 3, 64), 256: (32, 32, 4, 2, 64)},
+}
 
 
-def _options(blocks: dict[str, Any], size: int, scores: Scores) -> dict[str, Any]:
-    chosen = blocks if size <= 128 else _LARGE_HEAD
-    return chosen | {"D": size, "WINDOW": scores.window or 0, "CAP": (scores.softcap or 0.0) * _LOG2_E}
+def _options(kernel: str, size: int, scores: Scores) -> dict[str, Any]:
+    m, n, warps, stages, together = next(x for largest, x in _BLOCKS[kernel].items() if size <= largest)
+    blocks = {"M": m, "N": n, "num_warps": warps, "num_stages": stages, "TOGETHER": together, "D": size}
+    return blocks | {"WINDOW": scores.window or 0, "CAP": (scores.softcap or 0.0) * _LOG2_E}
 
 
 def attend(
@@ -214,7 +217,7 @@ def attend(
     total, heads, size = q.shape
     out = q.new_empty(total, heads * size + extra_columns)[:, : heads * size].view(total, heads, size)
     lse = q.new_empty(heads, total, dtype=torch.float32)
-    options = _options(FORWARD, size, scores)
+    options = _options("forward", size, scores)
     blocks = triton.cdiv(max_seqlen, options["M"])
     _forward_kernel[(blocks * (len(cu_seqlens) - 1) * heads,)](
         q, k, v, out, lse, cu_seqlens, blocks, q.stride(0), q.stride(1), k.stride(0), k.stride(1),
@@ -231,19 +234,17 @@ def attend_backward(
     total, heads, size = q.shape
     dq, dk, dv = target
     n, group = len(cu_seqlens) - 1, heads // k.shape[1]
-    delta = torch.empty_like(lse)
-    _delta_kernel[(total,)](
-        out, grad, delta, out.stride(0), grad.stride(0), heads, total, HEADS=triton.next_power_of_2(heads), D=size
-    )
+    delta = torch.empty_like(lse)  # a query's output times its gradient; the first kernel writes it for the second
     strides = q.stride(0), q.stride(1), k.stride(0), k.stride(1)
     scales = grad.stride(0), heads, group, total, scores.scaling * _LOG2_E, scores.scaling
-    options = _options(KEY_VALUE, size, scores)
+    options = _options("query", size, scores)
+    blocks = triton.cdiv(max_seqlen, options["M"])
+    _query_kernel[(blocks * n * heads,)](
+        q, k, v, out, grad, lse, delta, dq, cu_seqlens, blocks, *strides, dq.stride(0), dq.stride(1), out.stride(0),
+        *scales, **options,
+    )  # fmt: skip
+    options = _options("key_value", size, scores)
     blocks = triton.cdiv(max_seqlen, options["N"])
     _key_value_kernel[(blocks * n * k.shape[1],)](
         q, k, v, grad, lse, delta, dk, dv, cu_seqlens, blocks, *strides, dk.stride(0), dk.stride(1), *scales, **options,
-    )  # fmt: skip
-    options = _options(QUERY, size, scores)
-    blocks = triton.cdiv(max_seqlen, options["M"])
-    _query_kernel[(blocks * n * heads,)](
-        q, k, v, grad, lse, delta, dq, cu_seqlens, blocks, *strides, dq.stride(0), dq.stride(1), *scales, **options,
     )  # fmt: skip

@@ -65,8 +65,9 @@ def test_attention_with_window_and_soft_cap(scores: Scores) -> None:
     checks.check_attention("cpu", torch.float32, 4, 2, 32, [1, 140, 64], scores)
 
 
-def test_attention_with_large_heads() -> None:
-    checks.check_attention("cpu", torch.float32, 2, 1, 256, [1, 70], Scores(0.1, softcap=0.5))
+@pytest.mark.parametrize("scores", [Scores(0.1), Scores(0.1, softcap=0.5)])
+def test_attention_with_large_heads(scores: Scores) -> None:
+    checks.check_attention("cpu", torch.float32, 2, 1, 256, [1, 70], scores)
 
 
 def test_dropout() -> None:
