@@ -117,14 +117,14 @@ def _query_kernel(
     n, d = tl.arange(0, N), tl.arange(0, D)
     rows = r < length
     row_start = head * total + start
-    place = r[:, None] * grad_row + d[None, :]
-    upper = tl.load(grad + (start * grad_row + head * D) + place, mask=rows[:, None], other=0.0)
-    place = r[:, None] * out_row + d[None, :]
-    output = tl.load(out + (start * out_row + head * D) + place, mask=rows[:, None], other=0.0)
+    grad_start = grad + start * grad_row + head * D
+    upper = tl.load(grad_start + r[:, None] * grad_row + d[None, :], mask=rows[:, None], other=0.0)
+    out_start = out + start * out_row + head * D
+    output = tl.load(out_start + r[:, None] * out_row + d[None, :], mask=rows[:, None], other=0.0)
     mean = tl.sum(output.to(tl.float32) * upper.to(tl.float32), 1)
     tl.store(delta + row_start + r, mean, mask=rows)
-    place = r[:, None] * q_row + d[None, :]
-    query = tl.load(q + (start * q_row + head * q_head) + place, mask=rows[:, None], other=0.0)
+    q_start = q + start * q_row + head * q_head
+    query = tl.load(q_start + r[:, None] * q_row + d[None, :], mask=rows[:, None], other=0.0)
     high = tl.load(lse + row_start + r, mask=rows, other=0.0)
     kv_start = start * kv_row + (head // group) * kv_head
     acc = tl.zeros((M, D), tl.float32)
@@ -194,20 +194,20 @@ def _key_value_kernel(
 
 _LOG2_E = 1.4426950408889634
 
-# Chosen by measurement on an H100: 16 heads in 8 groups and 22 heads of 128, 4 heads in one group of 256, texts of 330
-# to 512 tokens. ``_forward_kernel`` needs an M that is a multiple of N, because it masks no key below the diagonal.
-# Where many pairs take turns, keys leave the cache: the forward kernel loses more by it than it gains.
-FORWARD: dict[str, Any] = {"M": 64, "N": 64, "num_warps": 4, "num_stages": 3, "TOGETHER": 1}
-KEY_VALUE: dict[str, Any] = {"M": 32, "N": 64, "num_warps": 4, "num_stages": 3, "TOGETHER": 64}
-QUERY: dict[str, Any] = {"M": 64, "N": 32, "num_warps": 4, "num_stages": 2, "TOGETHER": 32}
-FORWARD_256: dict[str, Any] = {"M": 64, "N": 32, "num_warps": 4, "num_stages": 2, "TOGETHER": 64}
-KEY_VALUE_256: dict[str, Any] = {"M": 32, "N": 32, "num_warps": 4, "num_stages": 2, "TOGETHER": 64}
-QUERY_256: dict[str, Any] = {"M": 64, "N": 32, "num_warps": 4, "num_stages": 1, "TOGETHER": 32}
+# M, N, warps, stages and pairs that take turns, by the largest head size that they are for. Chosen by measurement on an
+# H100 with 14 heads of 64 in 2 groups, 16 of 128 in 8 and 22 in 22, 4 of 256 in 1, and texts of 330 to 512 tokens. The
+# forward kernel needs an M that is a multiple of N, because it masks no key below the diagonal.
+_BLOCKS = {
+    "forward": {128: (64, 64, 4, 3, 1), 256: (64, 32, 4, 2, 64)},
+    "query": {64: (64, 64, 4, 2, 32), 128: (64, 32, 4, 2, 32), 256: (64, 32, 4, 1, 32)},
+    "key_value": {128: (32, 64, 4, 3, 64), 256: (32, 32, 4, 2, 64)},
+}
 
 
-def _options(blocks: dict[str, Any], blocks_256: dict[str, Any], size: int, scores: Scores) -> dict[str, Any]:
-    chosen = blocks if size <= 128 else blocks_256
-    return chosen | {"D": size, "WINDOW": scores.window or 0, "CAP": (scores.softcap or 0.0) * _LOG2_E}
+def _options(kernel: str, size: int, scores: Scores) -> dict[str, Any]:
+    m, n, warps, stages, together = next(x for largest, x in _BLOCKS[kernel].items() if size <= largest)
+    blocks = {"M": m, "N": n, "num_warps": warps, "num_stages": stages, "TOGETHER": together, "D": size}
+    return blocks | {"WINDOW": scores.window or 0, "CAP": (scores.softcap or 0.0) * _LOG2_E}
 
 
 def attend(
@@ -217,7 +217,7 @@ def attend(
     total, heads, size = q.shape
     out = q.new_empty(total, heads * size + extra_columns)[:, : heads * size].view(total, heads, size)
     lse = q.new_empty(heads, total, dtype=torch.float32)
-    options = _options(FORWARD, FORWARD_256, size, scores)
+    options = _options("forward", size, scores)
     blocks = triton.cdiv(max_seqlen, options["M"])
     _forward_kernel[(blocks * (len(cu_seqlens) - 1) * heads,)](
         q, k, v, out, lse, cu_seqlens, blocks, q.stride(0), q.stride(1), k.stride(0), k.stride(1),
@@ -237,13 +237,13 @@ def attend_backward(
     delta = torch.empty_like(lse)  # a query's output times its gradient; the first kernel writes it for the second
     strides = q.stride(0), q.stride(1), k.stride(0), k.stride(1)
     scales = grad.stride(0), heads, group, total, scores.scaling * _LOG2_E, scores.scaling
-    options = _options(QUERY, QUERY_256, size, scores)
+    options = _options("query", size, scores)
     blocks = triton.cdiv(max_seqlen, options["M"])
     _query_kernel[(blocks * n * heads,)](
         q, k, v, out, grad, lse, delta, dq, cu_seqlens, blocks, *strides, dq.stride(0), dq.stride(1), out.stride(0),
         *scales, **options,
     )  # fmt: skip
-    options = _options(KEY_VALUE, KEY_VALUE_256, size, scores)
+    options = _options("key_value", size, scores)
     blocks = triton.cdiv(max_seqlen, options["N"])
     _key_value_kernel[(blocks * n * k.shape[1],)](
         q, k, v, grad, lse, delta, dk, dv, cu_seqlens, blocks, *strides, dk.stride(0), dk.stride(1), *scales, **options,

@@ -21,10 +21,7 @@ _PROGRAMS = 528  # that read the input for the gradient of ``A``: four on each o
 
 @triton.jit
 def _philox(counter, seed):
-    """What ``tl.randint4x`` draws in 7 rounds, which pass BigCrush (Salmon et al., 2011).
-
-    Here a product of 32 by 32 bits is one instruction, there it is two.
-    """
+    """What ``tl.randint4x`` draws in 7 rounds, which pass BigCrush (Salmon et al., 2011), in fewer instructions."""
     key0, key1 = seed.to(tl.uint32), (seed >> 32).to(tl.uint32)
     c0 = counter.to(tl.uint32)
     c1, c2, c3 = tl.zeros_like(c0), tl.zeros_like(c0), tl.zeros_like(c0)
@@ -96,32 +93,31 @@ def _down_kernel(
     tl.store(place, (acc * factor).to(out.dtype.element_ty), mask=(row < rows)[:, None] & (r < RANK)[None, :])
 
 
-@triton.jit(do_not_specialize=["rows", "factor", "share"])
+@triton.jit(do_not_specialize=["rows", "factor"])
 def _input_grad_kernel(
-    total, grad, a, keep, rows, cols, total_row, grad_row, mask_row, factor, share, ADAPTERS: tl.constexpr,
+    total, grad, a, keep, rows, cols, total_row, grad_row, mask_row, factor, ADAPTERS: tl.constexpr,
     DROPOUT: tl.constexpr, RANK: tl.constexpr, R: tl.constexpr, M: tl.constexpr, COLUMNS: tl.constexpr,
     PRECISION: tl.constexpr,
 ):  # fmt: skip
-    tile, split = tl.program_id(0), tl.program_id(1)
+    tile = tl.program_id(0)
+    row = tl.program_id(1).to(tl.int64) * M + tl.arange(0, M)
     c = tile * COLUMNS + tl.arange(0, COLUMNS)
     r = tl.arange(0, R)
-    for start in range(split * share, tl.minimum((split + 1) * share, rows), M):
-        row = (start + tl.arange(0, M)).to(tl.int64)
-        inside = (row < rows)[:, None] & (c < cols)[None, :]
-        target = total + row[:, None] * total_row + c[None, :]
-        value = tl.load(target, mask=inside, other=0.0).to(tl.float32)
-        added = tl.zeros((M, COLUMNS), tl.float32)
-        for i in tl.static_range(ADAPTERS):
-            place = grad + row[:, None] * grad_row + (i * RANK + r)[None, :]
-            down = tl.load(place, mask=(row < rows)[:, None] & (r < RANK)[None, :], other=0.0)
-            place = a + (i * RANK + r)[:, None] * cols + c[None, :]
-            weight = tl.load(place, mask=(r < RANK)[:, None] & (c < cols)[None, :], other=0.0)
-            part = tl.dot(down, weight, input_precision=PRECISION)
-            if DROPOUT:
-                keeps = _kept(keep + tl.full((), i, tl.int64) * rows * mask_row, row, tile, rows, mask_row, COLUMNS)
-                part = tl.where(keeps, part, 0.0)
-            added += part
-        tl.store(target, (value + added * factor).to(total.dtype.element_ty), mask=inside)
+    inside = (row < rows)[:, None] & (c < cols)[None, :]
+    added = tl.zeros((M, COLUMNS), tl.float32)
+    for adapter in tl.static_range(ADAPTERS):
+        place = grad + row[:, None] * grad_row + (adapter * RANK + r)[None, :]
+        down = tl.load(place, mask=(row < rows)[:, None] & (r < RANK)[None, :], other=0.0)
+        place = a + (adapter * RANK + r)[:, None] * cols + c[None, :]
+        weight = tl.load(place, mask=(r < RANK)[:, None] & (c < cols)[None, :], other=0.0)
+        part = tl.dot(down, weight, input_precision=PRECISION)
+        if DROPOUT:
+            keeps = _kept(keep + tl.full((), adapter, tl.int64) * rows * mask_row, row, tile, rows, mask_row, COLUMNS)
+            part = tl.where(keeps, part, 0.0)
+        added += part
+    place = total + row[:, None] * total_row + c[None, :]
+    value = tl.load(place, mask=inside, other=0.0).to(tl.float32) + added * factor
+    tl.store(place, value.to(total.dtype.element_ty), mask=inside)
 
 
 @triton.jit(do_not_specialize=["rows", "factor", "share"])
@@ -174,13 +170,9 @@ def down(x: Tensor, a: Tensor, n: int, keep: Tensor | None, factor: float, out: 
 def add_input_grad(total: Tensor, grad: Tensor, a: Tensor, n: int, keep: Tensor | None, factor: float) -> None:
     """Adds the gradient with respect to the input to ``total``; see ``lora_products.down_backward``."""
     rows, cols = total.shape
-    options = _options(a, n, keep) | ({"COLUMNS": 64, "num_stages": 3} if n > 2 else {"num_stages": 4})
-    tiles = triton.cdiv(cols, options["COLUMNS"])
-    splits = max(1, _PROGRAMS // tiles) if n > 2 else triton.cdiv(rows, 32)
-    share = triton.cdiv(triton.cdiv(rows, splits), 32) * 32
-    _input_grad_kernel[(tiles, triton.cdiv(rows, share))](
-        total, grad, a, keep, rows, cols, total.stride(0), grad.stride(0), _width(keep), factor, share,
-        ADAPTERS=n, M=32, **options,
+    _input_grad_kernel[(triton.cdiv(cols, _TILE), triton.cdiv(rows, 32))](
+        total, grad, a, keep, rows, cols, total.stride(0), grad.stride(0), _width(keep), factor,
+        ADAPTERS=n, M=32, num_stages=4, **_options(a, n, keep),
     )  # fmt: skip
 
 
@@ -191,7 +183,8 @@ def weight_grad(x: Tensor, grad: Tensor, n: int, keep: Tensor | None, factor: fl
     """
     rows, cols = x.shape
     tiles = triton.cdiv(cols, _TILE)
-    splits = max(1, min(_PROGRAMS // (tiles * n), triton.cdiv(rows, 256)))
+    programs = _PROGRAMS if n > 2 else _PROGRAMS // 2  # as measured; each one's sum is written and read again
+    splits = max(1, min(programs // (tiles * n), triton.cdiv(rows, 256)))
     share = triton.cdiv(triton.cdiv(rows, splits), 32) * 32
     sums = x.new_empty(splits, grad.shape[1], cols, dtype=torch.float32)
     _weight_grad_kernel[(tiles, n, splits)](
