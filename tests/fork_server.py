@@ -173,6 +173,7 @@ def serve(path: str) -> None:
     """Forks for each request, until all have closed stdin."""
     for name in IMPORTS:
         importlib.import_module(name)
+    _fill_caches()
     gc.freeze()  # a collection in a fork would touch, and so copy, every object
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for the watchers
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C ends the tests, which then close stdin
@@ -188,6 +189,18 @@ def serve(path: str) -> None:
             if request:
                 listener.close()
                 _run(request)
+
+
+def _fill_caches() -> None:
+    """Does once what each process would do again when it starts: the states of parsers, the patterns of names."""
+    from hydra.core.global_hydra import GlobalHydra
+    from transformers.conversion_mapping import get_checkpoint_conversion_mapping
+
+    from llm_cls.config.compose import compose_tree
+
+    compose_tree(["model=ja-mini", "data=sample", "optimizer.lr=1e-3", "lora.target_modules=[a]", "hydra.run.dir=run"])
+    GlobalHydra.instance().clear()
+    get_checkpoint_conversion_mapping("gpt_neox")
 
 
 def _watch(connection: socket.socket) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from tests.conftest import Program
 from tests.faults.disk import write_tree
 from tests.faults.operations import LOGS
 from tests.jsonl import read_jsonl
+from tests.small_model import SMALL_MODEL
 
 ALL = os.environ.get("LLM_CLS_FAULTS") == "all"
 ERRORS = (errno.ENOSPC, errno.EIO, errno.EROFS)
@@ -27,8 +28,9 @@ MEASURED = ("seconds", "tokens_per_second", "peak_memory_gib")
 
 # The smallest run that has all steps: its second epoch is the better one, so that the weights of the first are removed.
 TINY = [
-    "experiment=quickstart", "data.limit=16", "data.max_length=16", "data.batch_size=8", "trainer=cpu",
-    "trainer.max_epochs=2", "trainer.progress_bar=false", "optimizer.lr=5e-3", "lora.r=2", "sweep.name=faults",
+    "experiment=quickstart", "model=hf", f"model.name={SMALL_MODEL}", "data.limit=16", "data.max_length=16",
+    "data.batch_size=8", "trainer=cpu", "trainer.max_epochs=2", "trainer.progress_bar=false", "optimizer.lr=5e-3",
+    "lora.r=2", "sweep.name=faults",
 ]  # fmt: skip
 
 STEPS = (

@@ -10,13 +10,13 @@ import pytest
 
 from tests.conftest import TIMEOUT, Command, Program, made_once
 from tests.fork_server import ForkedProcess, ForkServer
+from tests.small_model import SMALL_MODEL
 
-__all__ = ["GRID", "NAMES", "TIMEOUT", "TINY", "WORDS", "Command", "Program", "Start", "write_archive"]
+__all__ = ["GRID", "NAMES", "SHIPPED_MODEL", "TIMEOUT", "TINY", "WORDS", "Command", "Program", "Start", "write_archive"]
 
 Start = Callable[..., ForkedProcess]
 
-TINY = [
-    "model=ja-mini",
+SETTINGS = [
     "data.max_length=16",
     "data.batch_size=16",
     "trainer=cpu",
@@ -26,6 +26,8 @@ TINY = [
     "lora.r=4",
     "lora.target_modules=all-linear",
 ]
+TINY = ["model=hf", f"model.name={SMALL_MODEL}", *SETTINGS]
+SHIPPED_MODEL = ["model=ja-mini", *SETTINGS]
 
 GRID = ["optimizer.lr=1e-3,2e-3", "template=1,2"]
 NAMES = sorted(f"optimizer.lr={lr},template={t}" for lr in ("0.001", "0.002") for t in (1, 2))
@@ -84,10 +86,10 @@ def start(server: ForkServer, environment: dict[str, str]) -> Iterator[Start]:
 
 @pytest.fixture(scope="session")
 def finished_run(command: Command, archive: Path, common: Path) -> Path:
-    """The directory of one finished run, with W&B offline."""
+    """The directory of one finished run of the model that is shipped, with W&B offline."""
 
     def train(folder: Path) -> None:
-        done = command("train", *TINY, f"data.archive={archive}", "hydra.run.dir=run", cwd=folder)
+        done = command("train", *SHIPPED_MODEL, f"data.archive={archive}", "hydra.run.dir=run", cwd=folder)
         assert done.returncode == 0, done.stderr
         (folder / "stdout.txt").write_text(done.stdout + done.stderr, encoding="utf-8")
 

@@ -16,7 +16,7 @@ import pytest
 
 from llm_cls.hub import SHIPPED
 
-from .conftest import TINY, Command, Program, write_archive
+from .conftest import SHIPPED_MODEL, TINY, Command, Program, write_archive
 
 
 def check(done: subprocess.CompletedProcess[str], code: int, *parts: str) -> None:
@@ -347,7 +347,9 @@ def mounted_disk(disk: Path, size: str) -> Iterator[Path]:
 
 def test_full_disk(command: Command, archive: Path, tmp_path: Path, small_disk: Path) -> None:
     """The checkpoint of the first epoch does not fit."""
-    done = command("train", *TINY, f"data.archive={archive}", "logger=none", "hydra.run.dir=disk/run", cwd=tmp_path)
+    done = command(
+        "train", *SHIPPED_MODEL, f"data.archive={archive}", "logger=none", "hydra.run.dir=disk/run", cwd=tmp_path
+    )
     check(
         done, 4, "disk/run/checkpoints/epoch-0001.ckpt: No space left on device. Free some space, or write to another"
     )

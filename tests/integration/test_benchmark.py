@@ -16,11 +16,11 @@ from llm_cls.training.run import prepare
 from llm_cls.training.shared import Shared
 from tests.unit.model.test_model import config
 
-from .conftest import TINY, Command
+from .conftest import SHIPPED_MODEL, Command
 
 
 def test_benchmark(command: Command, archive: Path, tmp_path: Path) -> None:
-    line = [*TINY, f"data.archive={archive}", "engine=fast,reference", "concurrent=1,3"]
+    line = [*SHIPPED_MODEL, f"data.archive={archive}", "engine=fast,reference", "concurrent=1,3"]
     line += ["steps=3", "warmup=1", "data.batch_size=5"]
     done = command("benchmark", *line, cwd=tmp_path)
     assert done.returncode == 0, done.stderr

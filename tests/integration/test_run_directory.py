@@ -13,7 +13,7 @@ from sklearn.metrics import accuracy_score, f1_score, log_loss, precision_recall
 from llm_cls.runs.config_file import read_config
 from tests.jsonl import read_jsonl
 
-from .conftest import TINY, Command
+from .conftest import SHIPPED_MODEL, Command
 
 
 def load(path: Path) -> dict:
@@ -169,8 +169,8 @@ def test_finished_run_is_not_repeated(finished_run: Path, command: Command, arch
         p: p.stat().st_mtime_ns for p in finished_run.rglob("*") if p.is_file() and p.name not in ("train.log", ".lock")
     }
     again = command(
-        "train", *TINY, f"data.archive={archive}", "hydra.run.dir=run", "logger=none", "data.micro_batch_size=4",
-        cwd=finished_run.parent,
+        "train", *SHIPPED_MODEL, f"data.archive={archive}", "hydra.run.dir=run", "logger=none",
+        "data.micro_batch_size=4", cwd=finished_run.parent,
     )  # fmt: skip
     assert again.returncode == 0 and "already finished" in again.stdout
     assert all(p.stat().st_mtime_ns == mtime for p, mtime in before.items())
@@ -178,7 +178,7 @@ def test_finished_run_is_not_repeated(finished_run: Path, command: Command, arch
 
 def test_directory_of_another_run_is_refused(finished_run: Path, command: Command, archive: Path) -> None:
     other = command(
-        "train", *TINY, f"data.archive={archive}", "hydra.run.dir=run", "seed=7", cwd=finished_run.parent
+        "train", *SHIPPED_MODEL, f"data.archive={archive}", "hydra.run.dir=run", "seed=7", cwd=finished_run.parent
     )  # fmt: skip
     assert other.returncode == 2
     assert "seed: 42 there, 7 here" in other.stderr and other.stderr.count("\n") == 1
@@ -191,7 +191,7 @@ def test_damaged_directory_is_refused_and_stays_as_it_is(
     with (tmp_path / "run" / "history.jsonl").open("a") as history:
         history.write('{"epoch": 3, "va')
     before = {p: p.read_bytes() for p in (tmp_path / "run").rglob("*") if p.is_file() and p.name != "train.log"}
-    done = command("train", *TINY, f"data.archive={archive}", "hydra.run.dir=run", "logger=none", cwd=tmp_path)
+    done = command("train", *SHIPPED_MODEL, f"data.archive={archive}", "hydra.run.dir=run", "logger=none", cwd=tmp_path)
     assert done.returncode == 5 and done.stderr.count("\n") == 1, done.stderr
     assert done.stderr.startswith("Error: ") and "run/history.jsonl is damaged: its sha256 must be" in done.stderr
     assert all(path.read_bytes() == content for path, content in before.items())

@@ -78,39 +78,39 @@ def check_activate(
     check(found.tensor, expected.tensor, dtype)
 
 
-def check_rotate(device: str, dtype: torch.dtype, half: int, heads: int, kv_heads: int) -> None:
-    position_ids = torch.arange(17, dtype=torch.int32) % 9
+def check_rotate(device: str, dtype: torch.dtype, half: int, heads: int, kv_heads: int, tokens: int = 17) -> None:
+    position_ids = torch.arange(tokens, dtype=torch.int32) % (tokens // 2 + 1)
     cos, sin = (normal(9, half, dtype=torch.float32, seed=i) for i in range(2))
     tables = position_ids.to(device), cos.to(device), sin.to(device)
     sizes = [heads, kv_heads, kv_heads]
-    joined = normal(17, sum(sizes), 32, dtype=dtype)
+    joined = normal(tokens, sum(sizes), 32, dtype=dtype)
     exact = joined.double().split(sizes, 1)
     kernels.rotate(exact, exact, position_ids, cos.double(), sin.double(), 1)
     found = joined.clone().to(device).split(sizes, 1)
     triton("rotary").rotate(found, found, *tables, 1)
     for ours, wanted in zip(found, exact, strict=True):
         check(ours, wanted, dtype)
-    source, target = joined.double().split(sizes, 1), [torch.zeros(17, n, 32, dtype=torch.float64) for n in sizes]
+    source, target = joined.double().split(sizes, 1), [torch.zeros(tokens, n, 32, dtype=torch.float64) for n in sizes]
     kernels.rotate(source, target, position_ids, cos.double(), sin.double(), -1)
-    moved = torch.zeros(17, sum(sizes), 32, dtype=dtype, device=device).split(sizes, 1)
+    moved = torch.zeros(tokens, sum(sizes), 32, dtype=dtype, device=device).split(sizes, 1)
     triton("rotary").rotate([x.to(device) for x in joined.split(sizes, 1)], moved, *tables, -1)
     for ours, wanted in zip(moved, target, strict=True):
         check(ours, wanted, dtype)
 
 
-def check_head_norms(device: str, dtype: torch.dtype, half: int, heads: int, kv_heads: int) -> None:
+def check_head_norms(device: str, dtype: torch.dtype, half: int, heads: int, kv_heads: int, tokens: int = 17) -> None:
     """Forward into other tensors and in place, backward from other tensors and in place."""
     sizes, size = [heads, kv_heads, kv_heads], 32
-    position_ids = torch.arange(17, dtype=torch.int32) % 9
+    position_ids = torch.arange(tokens, dtype=torch.int32) % (tokens // 2 + 1)
     rotary = RotaryTable(*(normal(9, half, dtype=torch.float32, seed=i) for i in range(2)))
     weights = [1 + 0.3 * normal(size, dtype=torch.float32, seed=2 + i) for i in range(2)]
     exact = [Norm(weight.double(), None, 1e-5, rms=True) for weight in weights]
     ours = [Norm(weight.to(device), None, 1e-5, rms=True) for weight in weights]
-    joined, grad = (normal(17, sum(sizes), size, dtype=dtype, seed=4 + i) for i in range(2))
+    joined, grad = (normal(tokens, sum(sizes), size, dtype=dtype, seed=4 + i) for i in range(2))
     spec = AttentionSpec(heads, kv_heads, size, False, Scores(1.0), *exact)
     wide = RotaryTable(rotary.cos.double(), rotary.sin.double())
     expected, saved = rotate_heads(joined.double().flatten(1), spec, position_ids, wide, save=True)
-    wanted = torch.empty(17, sum(sizes), size, dtype=torch.float64).split(sizes, 1)
+    wanted = torch.empty(tokens, sum(sizes), size, dtype=torch.float64).split(sizes, 1)
     rotate_heads_backward(grad.double().split(sizes, 1), wanted, saved, spec, position_ids, wide)
     tables = ours, position_ids.to(device), rotary.cos.to(device), rotary.sin.to(device)
     source = joined.to(device).split(sizes, 1)

@@ -3,6 +3,7 @@
 import itertools
 import json
 import shutil
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from llm_cls.runs.layout import LABELS
 CPU = torch.device("cpu")
 
 
+@cache
 def config(*overrides: str) -> Config:
     with initialize_config_dir(str(CONF), version_base="1.3"):
         return parse_config(compose("config", overrides=["model=ja-mini", *overrides]))
@@ -267,7 +269,7 @@ def test_damaged_labels_are_one_line(tmp_path: Path, content: str | None, part: 
 def test_an_impossible_architecture_is_one_line(override: str, part: str) -> None:
     shape = {"hidden_size": 64, "intermediate_size": 64, "num_attention_heads": 4, "num_hidden_layers": 1}
     overrides = [f"model.architecture.{key}={value}" for key, value in shape.items()]
-    model = config("model=open-calm-1b", "model.weights=random", *overrides, f"model.architecture.{override}").model
+    model = config("model=open-calm-1b", "model.weights=random", *overrides, f"++model.architecture.{override}").model
     with pytest.raises(ConfigError) as caught:
         load_decoder(model, load_architecture(model), torch.float32, CPU, seed=0)
     assert str(caught.value).startswith("model.architecture is not valid for gpt_neox: ")

@@ -1,5 +1,6 @@
 """Every key of the configuration counts, or is listed with a reason."""
 
+from functools import cache
 from typing import Any
 
 import pytest
@@ -28,8 +29,12 @@ KEYS = keys()
 
 def config(**overrides: Any) -> Config:
     """The quickstart's configuration, with other values."""
-    overridden = [f"{key}={value}" for key, value in overrides.items()]
-    return parse_config(compose_tree(["model=ja-mini", "data=sample", *overridden]))
+    return _composed(*(f"{key}={value}" for key, value in overrides.items()))
+
+
+@cache
+def _composed(*overrides: str) -> Config:
+    return parse_config(compose_tree(["model=ja-mini", "data=sample", *overrides]))
 
 
 DEFAULT = parse_config(compose_tree([]))
