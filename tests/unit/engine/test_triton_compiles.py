@@ -1,4 +1,4 @@
-"""The Triton kernels compile for the GPUs that people have; the interpreter of the other tests does not compile them."""
+"""The Triton kernels compile for the GPUs that people have, which the interpreter of the other tests does not show."""
 
 import os
 import subprocess
@@ -11,12 +11,16 @@ pytestmark = pytest.mark.skipif(find_spec("triton") is None, reason="needs Trito
 
 
 @pytest.mark.parametrize(
-    "arguments",
-    [["90"], pytest.param(["90", "all"], marks=pytest.mark.slow), pytest.param(["80", "all"], marks=pytest.mark.slow)],
+    ("arguments", "kernels"),
+    [
+        (["90"], 7),
+        pytest.param(["90", "all"], 17, marks=pytest.mark.slow),
+        pytest.param(["80", "all"], 14, marks=pytest.mark.slow),
+    ],
 )
-def test_every_kernel_compiles(arguments: list[str]) -> None:
+def test_the_kernels_compile(arguments: list[str], kernels: int) -> None:
     command = [sys.executable, "-m", "tests.unit.engine.compile_kernels", *arguments]
     variables = os.environ | {"TRITON_INTERPRET": "0"}
     done = subprocess.run(command, env=variables, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
-    assert done.stdout.count("_kernel") >= 14
+    assert done.stdout.count("_kernel") == kernels
