@@ -18,7 +18,7 @@ from .test_sweep import results
 
 # Runs that differ in what a pass allows: also in the number and the size of their steps, and in their data.
 MIXED = (
-    ["lora=r8,r32", "data.batch_size=4,16", "trainer.max_epochs=1,3", "data.folds=3", "data.fold=0,2"],
+    ["lora.r=4,8", "data.batch_size=4,16", "trainer.max_epochs=1,3", "data.folds=3", "data.fold=0,2"],
     ["lora.lora_dropout=0,0.3", "template=1,2", "loss=cross_entropy,focal", "seed=1,2", "data.micro_batch_size=3"],
 )
 TOLERANCE = 1e-5
