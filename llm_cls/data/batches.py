@@ -87,7 +87,8 @@ def step_indices(n_texts: int, batch_size: int, seed: int, epoch: int) -> list[n
 def balanced_shares(lengths: npt.NDArray[np.int64], n: int) -> list[npt.NDArray[np.int64]]:
     """Shares out texts among ``n`` devices, which wait for the one with most tokens.
 
-    The longest text that is left goes to the device with the fewest tokens (Graham, 1969).
+    The longest text that is left goes to the device with the fewest tokens (Graham, 1969) that is not full: a device
+    with more than its part of the texts would need another micro batch.
 
     >>> [share.tolist() for share in balanced_shares(np.array([7, 2, 3, 6]), 2)]
     [[0, 1], [2, 3]]
@@ -100,9 +101,9 @@ def balanced_shares(lengths: npt.NDArray[np.int64], n: int) -> list[npt.NDArray[
         Per device the positions of its texts, ascending.
     """
     shares: list[list[int]] = [[] for _ in range(n)]
-    tokens = [0] * n
+    tokens, most = [0] * n, -(-len(lengths) // n)
     for i in np.argsort(-lengths, kind="stable").tolist():
-        device = tokens.index(min(tokens))
+        device = min((j for j in range(n) if len(shares[j]) < most), key=tokens.__getitem__)
         shares[device].append(i)
         tokens[device] += int(lengths[i])
     return [np.array(sorted(share), np.int64) for share in shares]

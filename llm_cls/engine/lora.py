@@ -96,7 +96,7 @@ class Casts:
     def __init__(self, adapters: Sequence[Adapter]) -> None:
         """Takes the adapters; casts nothing yet."""
         self._adapters = adapters
-        self._addresses: list[int] = []
+        self._given: list[float] = []
         self._table: Any = None
 
     def update(self) -> None:
@@ -113,9 +113,9 @@ class Casts:
 
     def _update_by_triton(self) -> None:
         casts = import_module("llm_cls.engine.triton.casts")  # only torch's CUDA build brings Triton
-        addresses = [x.data_ptr() for adapter in self._adapters for x in (adapter.a, adapter.b)]
-        if addresses != self._addresses:  # the weights have moved
-            self._addresses, self._table = addresses, casts.table(self._adapters)
+        given = [x for adapter in self._adapters for x in (adapter.a.data_ptr(), adapter.b.data_ptr(), adapter.scaling)]
+        if given != self._given:
+            self._given, self._table = given, casts.table(self._adapters)
         casts.cast(*self._table, self._adapters[0])
 
 

@@ -8,6 +8,7 @@ import torch
 from torch.nn import functional as F
 
 from llm_cls.data.batches import Batch
+from llm_cls.engine import network
 from llm_cls.engine.graphs import bucket_size
 from llm_cls.engine.runner import FusedDecoder
 from llm_cls.model.classifier import TextClassifier
@@ -86,6 +87,25 @@ def test_graphs_take_new_lengths_new_weights_and_scoring_in_between() -> None:
                 classifier.eval()(batches[0])
                 classifier.train()
     assert len(fused._graphs._graphs) == 1
+
+
+def test_a_first_capture_without_memory_leaves_the_other_sizes_their_graphs(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = build("fast", "neox", torch.bfloat16, True)
+    fused = model.encoder
+    assert isinstance(fused, FusedDecoder) and fused._graphs is not None
+    first, second = some(LENGTHS), some(LENGTHS[1:])
+    step(model, [first])
+    with monkeypatch.context() as patch:
+
+        def fails(*_: Any, **__: Any) -> None:
+            raise torch.OutOfMemoryError
+
+        patch.setattr(network, "backward", fails)
+        inputs = first.input_ids, first.lengths, None
+        assert fused._graphs.forward(*inputs) is None and not fused._graphs._graphs
+    for _ in range(2):
+        found = step(model, [second])
+    assert len(fused._graphs._graphs) == 1 and torch.isfinite(found["logits"]).all()
 
 
 @pytest.mark.parametrize("architecture", ["neox", "llama", "qwen3", "gemma2", "gemma3"])

@@ -38,7 +38,8 @@ def table(adapters: Sequence[Adapter]) -> tuple[Tensor, Tensor]:
     casts = [(x.a, x.a_cast, 1.0) for x in adapters] + [(x.b, x.b_cast, x.scaling) for x in adapters]
     rows, factors = [], []
     for weight, cast_weight, factor in casts:
-        size, (target_row, _) = weight.numel(), cast_weight.stride()
+        assert weight.is_contiguous() and cast_weight.stride(1) == 1
+        size, target_row = weight.numel(), cast_weight.stride(0)
         for first in range(0, size, _BLOCK):
             rows.append([weight.data_ptr(), cast_weight.data_ptr(), first, size, weight.shape[1], target_row])
             factors.append(factor)

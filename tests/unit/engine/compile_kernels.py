@@ -42,7 +42,8 @@ class Absent:
 def launch(kernel: Any, grid: Any) -> Any:
     def compile_only(*args: Any, **kwargs: Any) -> None:
         found = kernel.run(*args, grid=grid, warmup=True, **kwargs)
-        assert found.metadata.shared <= 163 * 1024, "shared memory of an A100"
+        if found.metadata.shared > 163 * 1024:
+            raise RuntimeError(f"{kernel.fn.__name__} needs more shared memory than an A100 has")
         compiled.add((kernel.fn.__name__, id(found)))
 
     return compile_only
@@ -52,7 +53,7 @@ def every_kernel(capability: int) -> None:
     scores = [Scores(0.1), Scores(0.1, 40), Scores(0.1, softcap=0.5), Scores(0.1, 70, 0.5)]
     for size, score in product(TRITON_HEAD_SIZES, scores):
         checks.check_attention("cpu", torch.bfloat16, 4, 2, size, [1, 65], score)
-    for dtype in (torch.bfloat16, torch.float32):
+    for dtype in (torch.bfloat16, torch.float16, torch.float32):
         for (cols, n, r), p in product([(640, 3, 32), (132, 1, 12)], [0.0, 0.1]):
             checks.check_lora("cpu", dtype, 70, cols, n, r, p)
         with suppress(AssertionError):  # nothing has been cast

@@ -31,6 +31,7 @@ from llm_cls.training.run import _compilation_pays
 from llm_cls.training.shared import Shared
 from llm_cls.training.speed import _train
 from tests.jsonl import read_jsonl
+from tests.small_model import SMALL_MODEL
 
 
 def test_weight_decay_spares_vectors() -> None:
@@ -111,6 +112,8 @@ def test_a_step_is_the_same_set_of_texts_on_any_number_of_devices(world_size: in
                     assert row.tolist() == some[i].tolist() and label == labels[i]
         assert found == step.tolist() if world_size == 1 else sorted(found) == sorted(step.tolist())
         assert max(sizes) - min(sizes) <= max(some.lengths[step]), "no device waits for another one's second text"
+        counts = [sum(len(batch.lengths) for batch in share[s].micro_batches) for share in shares]
+        assert max(counts) <= -(-len(step) // world_size), "no device needs another micro batch"
 
 
 def test_order_depends_only_on_seed_and_epoch() -> None:
@@ -252,9 +255,14 @@ class ReadNumbers(TorchDispatchMode):
 
 
 def test_a_step_reads_no_number_from_the_device() -> None:
-    overrides = ["experiment=quickstart", "data.limit=24", "data.max_length=8", "data.batch_size=2", "logger=none"]
-    inputs = prepare(parse_config(compose_tree(overrides)), Shared())
-    with ReadNumbers() as read:
-        _train(inputs, Shared(), steps=12, warmup=0)
-    assert torch.int64 in read.dtypes, "lengths and seeds are on the host"
-    assert [dtype for dtype in read.dtypes if dtype.is_floating_point] == []
+    overrides = ["data=sample", "data.limit=24", "data.max_length=8", "data.batch_size=2", "logger=none", "trainer=cpu"]
+    model = ["model=hf", f"model.name={SMALL_MODEL}", "lora.target_modules=all-linear"]
+    inputs = prepare(parse_config(compose_tree([*overrides, *model])), Shared())
+
+    def reads(steps: int) -> list[torch.dtype]:
+        with ReadNumbers() as read:
+            _train(inputs, Shared(), steps=steps, warmup=0)
+        assert torch.int64 in read.dtypes, "lengths and seeds, which are on the host"
+        return [dtype for dtype in read.dtypes if dtype != torch.int64]
+
+    assert reads(3) == reads(12), "those at the start alone"
