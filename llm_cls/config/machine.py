@@ -110,8 +110,8 @@ class SweepConfig(Section):
     concurrent: PositiveInt | Literal["auto"] = Field(
         1,
         description="How many runs train at the same time in one process, over one frozen decoder: their texts go "
-        "through it together, which pays where a batch does not fill the device, as on a CPU. auto: as many as a short measurement "
-        "finds fastest.",
+        "through it together, which pays where a batch does not fill the device, as on a CPU. auto: as many as a "
+        "short measurement finds fastest.",
         examples=["sweep.concurrent=4"],
         json_schema_extra={"must_be": "a whole number >= 1, or auto"},
     )
