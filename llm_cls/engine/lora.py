@@ -113,10 +113,12 @@ class Casts:
 
     def _update_by_triton(self) -> None:
         casts = import_module("llm_cls.engine.triton.casts")  # only torch's CUDA build brings Triton
-        given = [x for adapter in self._adapters for x in (adapter.a.data_ptr(), adapter.b.data_ptr(), adapter.scaling)]
+        adapters = self._adapters
+        given = [x for adapter in adapters for x in (adapter.a.data_ptr(), adapter.b.data_ptr(), adapter.scaling)]
         if given != self._given:
-            self._given, self._table = given, casts.table(self._adapters)
-        casts.cast(*self._table, self._adapters[0])
+            wanted = [(x.a, x.a_cast, 1.0) for x in adapters] + [(x.b, x.b_cast, x.scaling) for x in adapters]
+            self._given, self._table = given, casts.table(wanted)
+        casts.cast(*self._table, adapters[0].a, adapters[0].a_cast)
 
 
 class AdapterGradients:

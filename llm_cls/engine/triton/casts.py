@@ -1,4 +1,4 @@
-"""The casts of all adapters as one Triton kernel; PyTorch would start one for each that is part of a larger tensor."""
+"""Casts of many weights as one Triton kernel; PyTorch would start one for each that is part of a larger tensor."""
 
 from collections.abc import Sequence
 
@@ -6,8 +6,6 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
-
-from llm_cls.engine.lora import Adapter
 
 _BLOCK = 2048  # elements of one program
 _FIELDS = 6  # of a program: see ``table``
@@ -27,15 +25,17 @@ def _cast_kernel(programs, factors, like, like_cast, FIELDS: tl.constexpr, BLOCK
     tl.store(target, value.to(like_cast.dtype.element_ty), mask=place < size)
 
 
-def table(adapters: Sequence[Adapter]) -> tuple[Tensor, Tensor]:
-    """What ``cast`` does, on the device of the adapters.
+def table(casts: Sequence[tuple[Tensor, Tensor, float]]) -> tuple[Tensor, Tensor]:
+    """What ``cast`` does, on the device of the weights.
+
+    Args:
+        casts: Weights, where their casts go, each of the same shape, and the factor.
 
     Returns:
         ``(programs, factors)``. A row of ``programs``, int64, is a piece of a weight: the address of the weight and of
         its cast, the first element, the size and the columns of the weight, and the distance of the cast's rows.
         ``factors``, float32, has the factor of each piece.
     """
-    casts = [(x.a, x.a_cast, 1.0) for x in adapters] + [(x.b, x.b_cast, x.scaling) for x in adapters]
     rows, factors = [], []
     for weight, cast_weight, factor in casts:
         assert weight.is_contiguous() and cast_weight.stride(1) == 1
@@ -43,10 +43,10 @@ def table(adapters: Sequence[Adapter]) -> tuple[Tensor, Tensor]:
         for first in range(0, size, _BLOCK):
             rows.append([weight.data_ptr(), cast_weight.data_ptr(), first, size, weight.shape[1], target_row])
             factors.append(factor)
-    device = adapters[0].a.device
+    device = casts[0][0].device
     return torch.tensor(rows, device=device), torch.tensor(factors, dtype=torch.float32, device=device)
 
 
-def cast(programs: Tensor, factors: Tensor, like: Adapter) -> None:
-    """Updates the casts of adapters; ``like`` is one of those of which ``table`` was made."""
-    _cast_kernel[(len(programs),)](programs, factors, like.a, like.a_cast, FIELDS=_FIELDS, BLOCK=_BLOCK)
+def cast(programs: Tensor, factors: Tensor, like: Tensor, like_cast: Tensor) -> None:
+    """Updates the casts of which ``table`` was made; ``like`` is one of the weights and ``like_cast`` its cast."""
+    _cast_kernel[(len(programs),)](programs, factors, like, like_cast, FIELDS=_FIELDS, BLOCK=_BLOCK)

@@ -7,12 +7,11 @@ from importlib import import_module
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from llm_cls.engine import kernels
 from llm_cls.engine.attention import packed_sdpa
 from llm_cls.engine.head_norms import rotate_heads, rotate_heads_backward
-from llm_cls.engine.lora import Adapter
 from llm_cls.engine.packing import packed_positions
 from llm_cls.engine.spec import AttentionSpec, RotaryTable, Scores
 from llm_cls.engine.tensors import UNQUANTIZED, DropoutMask, DropoutState, Norm, OperandFormat
@@ -205,18 +204,14 @@ def check_lora(device: str, dtype: torch.dtype, rows: int, cols: int, n: int, r:
 def check_casts(device: str, dtype: torch.dtype) -> None:
     """Weights of more than a program's elements, of which some casts are columns of wider tensors."""
     casts = triton("casts")
-    adapters = []
-    for seed, (rows, cols, r) in enumerate([(300, 1000, 12), (7, 40, 1), (64, 4096, 32)]):
-        a, b = (
-            nn.Parameter(normal(*shape, dtype=torch.float32, seed=seed).to(device)) for shape in ((r, cols), (rows, r))
-        )
-        wide = torch.zeros(rows + 2, r + 8, dtype=dtype, device=device)
-        a_cast = torch.zeros(r, cols, dtype=dtype, device=device)
-        adapters.append((Adapter(a, b, 0.5 + seed, 0.0, slice(rows), a_cast, wide[1:-1, 4 : r + 4]), wide))
-    casts.cast(*casts.table([adapter for adapter, _ in adapters]), adapters[0][0])
-    for adapter, wide in adapters:
-        assert torch.equal(adapter.a_cast, adapter.a.to(dtype))
-        assert torch.equal(adapter.b_cast, (adapter.b * adapter.scaling).to(dtype))
+    made = []
+    for seed, (rows, cols) in enumerate([(300, 12), (12, 1000), (7, 1), (64, 4096)]):
+        weight, wide = normal(rows, cols, dtype=torch.float32, seed=seed), torch.zeros(rows + 2, cols + 8, dtype=dtype)
+        wide = wide.to(device)
+        made.append((weight.to(device), wide[1:-1, 4 : cols + 4], 0.5 + seed, wide))
+    casts.cast(*casts.table([entry[:3] for entry in made]), *made[0][:2])
+    for weight, found, factor, wide in made:
+        assert torch.equal(found, (weight * factor).to(dtype))
         assert not any(part.any() for part in (wide[0], wide[-1], wide[:, :4], wide[:, -4:])), "nothing else is written"
 
 
