@@ -150,6 +150,7 @@ class TrainSteps(Dataset[Step]):
         """Takes the share ``rank`` of ``world_size`` of every step; ``class_weights`` has shape ``(n_labels,)``."""
         self._class_weights = class_weights
         self._tokens, self._labels, self._steps = tokens, labels, steps
+        self._lengths = tokens.lengths
         self._micro_batch_size, self._rank, self._world_size = micro_batch_size, rank, world_size
 
     def __len__(self) -> int:
@@ -159,7 +160,7 @@ class TrainSteps(Dataset[Step]):
     def __getitem__(self, index: int) -> Step:
         """One step."""
         step = self._steps[index]
-        share = step[balanced_shares(self._tokens.lengths[step], self._world_size)[self._rank]]
+        share = step[balanced_shares(self._lengths[step], self._world_size)[self._rank]]
         size = self._micro_batch_size
         micro = [collate(self._tokens, self._labels, share[i : i + size]) for i in range(0, len(share), size)]
         for batch, following in pairwise(micro):

@@ -61,10 +61,7 @@ def has_varlen_kernel(device: torch.device, dtype: torch.dtype) -> bool:
 
 def has_attention_kernel(device: torch.device, dtype: torch.dtype, head_size: int, scores: Scores) -> bool:
     """Whether ``attend`` is one call, which needs no lengths on the host."""
-    return has_varlen_kernel(device, dtype) and (
-        scores.softcap is None
-        or (head_size in TRITON_HEAD_SIZES and torch.cuda.get_device_capability(device) in _TRITON_CAPABILITIES)
-    )
+    return has_varlen_kernel(device, dtype) and (scores.softcap is None or _has_triton_kernel(device, head_size))
 
 
 def attend(
@@ -97,7 +94,8 @@ def attend(
             q = _among_all(q, k, layout)
             output, saved = attend(q, k, v, layout, scores, False, save)
             return output[layout.last_tokens], saved
-        if not only_last and _has_triton_kernel(q, layout.max_seqlen):
+        offsets = layout.max_seqlen * q.stride(0)  # within a text the Triton kernels' have 32 bits
+        if not only_last and offsets < 2**31 and _has_triton_kernel(q.device, q.shape[-1]):
             output, lse = _triton().attend(q, k, v, layout.cu_seqlens, layout.max_seqlen, scores, extra_columns)
             return output, _SavedByTriton(q, k, v, output, lse)
         assert scores.softcap is None, "the flash kernel has none"
@@ -206,13 +204,9 @@ def _flash_window(scores: Scores) -> dict[str, int]:
     return {} if scores.window is None else {"window_size_left": scores.window - 1, "window_size_right": 0}
 
 
-def _has_triton_kernel(q: Tensor, max_seqlen: int) -> bool:
-    """Whether the kernels of ``triton/attention.py`` take these queries; within a text their offsets have 32 bits."""
-    return (
-        q.shape[-1] in TRITON_HEAD_SIZES
-        and torch.cuda.get_device_capability(q.device) in _TRITON_CAPABILITIES
-        and max_seqlen * q.stride(0) < 2**31
-    )
+def _has_triton_kernel(device: torch.device, head_size: int) -> bool:
+    """Whether the kernels of ``triton/attention.py`` take heads of this size on this GPU."""
+    return head_size in TRITON_HEAD_SIZES and torch.cuda.get_device_capability(device) in _TRITON_CAPABILITIES
 
 
 @contextmanager

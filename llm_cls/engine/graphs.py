@@ -153,7 +153,7 @@ class Graphs:
         replay.graph.grad[:-1].copy_(grad)
         replay.graph.backward.replay()
         assert self._gradients is not None
-        return self._gradients.copy().in_order()
+        return self._gradients.copy().of(self._network.parameters)
 
 
 class Replay:

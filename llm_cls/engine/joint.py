@@ -165,6 +165,6 @@ class JointPass:
         """Per run the gradients of ``FusedLayers.parameters``, from those with respect to ``pooled``."""
         saved, self._saved = self._saved, None
         assert isinstance(saved, SavedForward)
-        found = network.backward(self._joint, self._inputs, saved, torch.cat(list(grads)))
-        by_parameter = dict(zip(map(id, self._joint.parameters), found, strict=True))
-        return [[by_parameter[id(parameter)] for parameter in run.parameters] for run in self._networks]
+        gradients = AdapterGradients(self._joint.adapters)
+        network.backward(self._joint, self._inputs, saved, torch.cat(list(grads)), gradients)
+        return [gradients.of(run.parameters) for run in self._networks]

@@ -152,6 +152,6 @@ class AdapterGradients:
         """A copy in memory of its own."""
         return AdapterGradients(self._adapters, self._memory.clone())
 
-    def in_order(self) -> list[Tensor]:
-        """In the order of ``FusedLayers.parameters``."""
-        return [self._of[id(weight)] for x in self._adapters for weight in (x.a, x.b)]
+    def of(self, parameters: Sequence[nn.Parameter]) -> list[Tensor]:
+        """Those of some of the weights."""
+        return [self._of[id(parameter)] for parameter in parameters]

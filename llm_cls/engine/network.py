@@ -94,4 +94,4 @@ def backward(
         saved.layers[i] = None  # so that its memory is free for the layers below
         d = layer_backward(layer, saved_layer, d, inputs, only_last, need_input=i > first, gradients=gradients)
     gradients.scale()
-    return gradients.in_order()
+    return gradients.of(network.parameters)

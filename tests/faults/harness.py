@@ -28,7 +28,7 @@ MEASURED = ("seconds", "tokens_per_second", "peak_memory_gib")
 
 # The smallest run that has all steps: its second epoch is the better one, so that the weights of the first are removed.
 TINY = [
-    "experiment=quickstart", "model=hf", f"model.name={SMALL_MODEL}", "data.limit=16", "data.max_length=16",
+    "experiment=quickstart", *SMALL_MODEL, "data.limit=16", "data.max_length=16",
     "data.batch_size=8", "trainer=cpu", "trainer.max_epochs=2", "trainer.progress_bar=false", "optimizer.lr=5e-3",
     "lora.r=2", "sweep.name=faults",
 ]  # fmt: skip

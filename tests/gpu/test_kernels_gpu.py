@@ -12,7 +12,6 @@ from tests.unit.engine import kernel_checks as checks
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")]
 
-SCORES = [Scores(0.1), Scores(0.1, window=40), Scores(0.1, softcap=0.5), Scores(0.1, 70, 0.5)]
 dtypes = pytest.mark.parametrize("dtype", checks.TOLERANCE)
 
 
@@ -46,14 +45,14 @@ def test_head_norms(half: int, kv_heads: int, dtype: torch.dtype) -> None:
     checks.check_head_norms("cuda", dtype, half, 6, kv_heads)
 
 
-@pytest.mark.parametrize("scores", SCORES)
+@pytest.mark.parametrize("scores", checks.SCORES)
 @pytest.mark.parametrize(("heads", "kv_heads", "size"), [(6, 6, 128), (4, 2, 64), (4, 4, 32), (4, 1, 256)])
 def test_attention(heads: int, kv_heads: int, size: int, scores: Scores) -> None:
     checks.check_attention("cuda", torch.bfloat16, heads, kv_heads, size, [1, 200, 64, 512, 65, 31], scores)
 
 
 @pytest.mark.parametrize("only_last", [False, True])
-@pytest.mark.parametrize("scores", SCORES)
+@pytest.mark.parametrize("scores", checks.SCORES)
 @pytest.mark.parametrize(
     ("heads", "kv_heads", "size"), [(6, 6, 128), (4, 4, 80), (4, 2, 96), (4, 2, 64), (4, 1, 256), (4, 2, 256)]
 )

@@ -26,7 +26,7 @@ SETTINGS = [
     "lora.r=4",
     "lora.target_modules=all-linear",
 ]
-TINY = ["model=hf", f"model.name={SMALL_MODEL}", *SETTINGS]
+TINY = [*SMALL_MODEL, *SETTINGS]
 SHIPPED_MODEL = ["model=ja-mini", *SETTINGS]
 
 GRID = ["optimizer.lr=1e-3,2e-3", "template=1,2"]

@@ -2,4 +2,4 @@
 
 from pathlib import Path
 
-SMALL_MODEL = Path(__file__).parent
+SMALL_MODEL = ["model=hf", f"model.name={Path(__file__).parent}"]  # the overrides that choose it

@@ -37,15 +37,19 @@ def _first_key(first, N: tl.constexpr, WINDOW: tl.constexpr):
 
 
 @triton.jit
-def _turn(blocks, TOGETHER: tl.constexpr):
-    """A program's block and its pair of a text and a head.
+def _part(cu_seqlens, blocks, heads, TOGETHER: tl.constexpr):
+    """What a program computes: its block, its head, and the start and the length of its text.
 
-    The longest blocks of ``TOGETHER`` pairs come first: short ones at the end fill the processors more evenly.
+    The longest blocks of ``TOGETHER`` pairs of a text and a head come first: short ones at the end fill the processors
+    more evenly.
     """
     first = tl.program_id(0) // (blocks * TOGETHER) * TOGETHER
     n = tl.minimum(tl.num_programs(0) // blocks - first, TOGETHER)
     i = tl.program_id(0) - first * blocks
-    return i // n, first + i % n
+    block, pair = i // n, first + i % n
+    text, head = pair // heads, pair % heads
+    start = tl.load(cu_seqlens + text).to(tl.int64)
+    return block, head, start, (tl.load(cu_seqlens + text + 1) - start).to(tl.int32)
 
 
 @triton.jit(do_not_specialize=["total", "blocks"])
@@ -53,11 +57,8 @@ def _forward_kernel(
     q, k, v, out, lse, cu_seqlens, blocks, q_row, q_head, kv_row, kv_head, out_row, heads, group, total, scale,
     M: tl.constexpr, N: tl.constexpr, D: tl.constexpr, WINDOW: tl.constexpr, CAP: tl.constexpr, TOGETHER: tl.constexpr,
 ):  # fmt: skip
-    block, pair = _turn(blocks, TOGETHER)
+    block, head, start, length = _part(cu_seqlens, blocks, heads, TOGETHER)
     first = (blocks - 1 - block) * M  # the long rows first
-    text, head = pair // heads, pair % heads
-    start = tl.load(cu_seqlens + text).to(tl.int64)
-    length = (tl.load(cu_seqlens + text + 1) - start).to(tl.int32)
     if first >= length:
         return
     r = first + tl.arange(0, M)
@@ -106,11 +107,8 @@ def _query_kernel(
     out_row, grad_row, heads, group, total, scale, plain_scale,
     M: tl.constexpr, N: tl.constexpr, D: tl.constexpr, WINDOW: tl.constexpr, CAP: tl.constexpr, TOGETHER: tl.constexpr,
 ):  # fmt: skip
-    block, pair = _turn(blocks, TOGETHER)
+    block, head, start, length = _part(cu_seqlens, blocks, heads, TOGETHER)
     first = (blocks - 1 - block) * M
-    text, head = pair // heads, pair % heads
-    start = tl.load(cu_seqlens + text).to(tl.int64)
-    length = (tl.load(cu_seqlens + text + 1) - start).to(tl.int32)
     if first >= length:
         return
     r = first + tl.arange(0, M)
@@ -150,11 +148,8 @@ def _key_value_kernel(
     grad_row, heads, group, total, scale, plain_scale,
     M: tl.constexpr, N: tl.constexpr, D: tl.constexpr, WINDOW: tl.constexpr, CAP: tl.constexpr, TOGETHER: tl.constexpr,
 ):  # fmt: skip
-    block, pair = _turn(blocks, TOGETHER)
+    block, kv, start, length = _part(cu_seqlens, blocks, heads // group, TOGETHER)
     first = block * N
-    text, kv = pair // (heads // group), pair % (heads // group)
-    start = tl.load(cu_seqlens + text).to(tl.int64)
-    length = (tl.load(cu_seqlens + text + 1) - start).to(tl.int32)
     if first >= length:
         return
     c, d = first + tl.arange(0, N), tl.arange(0, D)

@@ -50,8 +50,7 @@ def launch(kernel: Any, grid: Any) -> Any:
 
 
 def every_kernel(capability: int) -> None:
-    scores = [Scores(0.1), Scores(0.1, 40), Scores(0.1, softcap=0.5), Scores(0.1, 70, 0.5)]
-    for size, score in product(TRITON_HEAD_SIZES, scores):
+    for size, score in product(TRITON_HEAD_SIZES, checks.SCORES):
         checks.check_attention("cpu", torch.bfloat16, 4, 2, size, [1, 65], score)
     for dtype in (torch.bfloat16, torch.float16, torch.float32):
         for (cols, n, r), p in product([(640, 3, 32), (132, 1, 12)], [0.0, 0.1]):

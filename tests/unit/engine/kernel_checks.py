@@ -19,6 +19,8 @@ from llm_cls.engine.tensors import UNQUANTIZED, DropoutMask, DropoutState, Norm,
 # Rounding to bfloat16 has a root mean square error of 2e-3; the interpreter truncates, which doubles the error.
 TOLERANCE = {torch.float32: 2e-6, torch.bfloat16: 4e-3}
 
+SCORES = [Scores(0.1), Scores(0.1, window=40), Scores(0.1, softcap=0.5), Scores(0.1, 70, 0.5)]
+
 
 def triton(name: str) -> Any:
     return import_module(f"llm_cls.engine.triton.{name}")

@@ -34,7 +34,7 @@ def test_there_is_one_on_a_terminal_only(
     assert given["enable_progress_bar"] is bool(shown)
 
 
-def test_it_reads_the_loss_of_every_tenth_step(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_reads_the_loss_of_every_tenth_step() -> None:
     loop = SimpleNamespace(batch_idx=0, epoch_loop=SimpleNamespace(batch_progress=SimpleNamespace(is_last_batch=False)))
     trainer: Any = SimpleNamespace(training=True, fit_loop=loop, loggers=[], progress_bar_metrics={"val/f1": 0.5})
     classifier: Any = ClassifierModule(nn.Identity(), Mock(), Mock())  # type: ignore[arg-type]

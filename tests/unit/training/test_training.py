@@ -256,7 +256,7 @@ class ReadNumbers(TorchDispatchMode):
 
 def test_a_step_reads_no_number_from_the_device() -> None:
     overrides = ["data=sample", "data.limit=24", "data.max_length=8", "data.batch_size=2", "logger=none", "trainer=cpu"]
-    model = ["model=hf", f"model.name={SMALL_MODEL}", "lora.target_modules=all-linear"]
+    model = [*SMALL_MODEL, "lora.target_modules=all-linear"]
     inputs = prepare(parse_config(compose_tree([*overrides, *model])), Shared())
 
     def reads(steps: int) -> list[torch.dtype]:
