@@ -9,7 +9,7 @@ from torch import Tensor
 
 from llm_cls.engine import kernels
 from llm_cls.engine.spec import AttentionSpec, RotaryTable
-from llm_cls.engine.tensors import Norm
+from llm_cls.engine.tensors import Norm, Stream
 
 
 class SavedHeads(NamedTuple):
@@ -70,12 +70,12 @@ def rotate_heads_backward(
     kernels.rotate(source, target, position_ids, rotary.cos, rotary.sin, -1)
     for grad, x, norm in zip(target, saved, norms, strict=False):
         size = x.shape[-1]
-        found = kernels.norm_backward(grad.reshape(-1, size), x.reshape(-1, size), None, norm, None)
+        found = kernels.norm_backward(grad.reshape(-1, size), x.reshape(-1, size), norm, None)
         grad.copy_(found.tensor.view_as(grad))
 
 
 def _rows(function: Any, x: Tensor, norm: Norm) -> Tensor:
-    found: Tensor = function(x.reshape(-1, x.shape[-1]), [], norm).normed.tensor
+    found: Tensor = function(Stream(x.reshape(-1, x.shape[-1])), norm).normed.tensor
     return found
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from llm_cls.engine.tensors import FP8_MAX, UNQUANTIZED, Norm, NormOutput, Operand, OperandFormat
+from llm_cls.engine.tensors import FP8_MAX, UNQUANTIZED, AdapterPart, Norm, NormOutput, Operand, OperandFormat, Stream
 
 ACTIVATIONS = {  # the name in transformers: the name here
     "gelu": "gelu",
@@ -33,26 +33,21 @@ def _triton(name: str) -> Any:
     return import_module(f"llm_cls.engine.triton.{name}")
 
 
-def norm(
-    x: Tensor,
-    addends: Sequence[Tensor],
-    parameters: Norm,
-    pending_bias: Tensor | None = None,
-    out_format: OperandFormat = UNQUANTIZED,
-) -> NormOutput:
-    """The sum of ``x``, ``addends`` and ``pending_bias``, and its norm.
+def norm(stream: Stream, parameters: Norm, out_format: OperandFormat = UNQUANTIZED) -> NormOutput:
+    """The sum of the residual stream, and its norm.
 
     Args:
-        x: Shape ``(tokens, hidden_size)``.
-        addends: Up to two tensors of the same shape.
+        stream: The terms of the sum.
         parameters: Of the norm.
-        pending_bias: Shape ``(hidden_size,)``: biases that the addends still lack.
-        out_format: Of the norm; the sum is not quantized. The sum is ``x`` itself where nothing is added.
+        out_format: Of the norm; the sum is not quantized. The sum is ``stream.x`` itself where nothing is added.
     """
+    x, addends, bias, post_norm = stream
     if uses_triton(x):
-        found: NormOutput = _triton("norm").norm(x, addends, parameters, pending_bias, out_format)
+        found: NormOutput = _triton("norm").norm(stream, parameters, out_format)
         return found
-    for addend in (*addends, *([] if pending_bias is None else [pending_bias])):
+    if post_norm is not None:
+        addends = [norm(Stream(addend), post_norm).normed.tensor for addend in addends]
+    for addend in (*addends, *([] if bias is None else [bias])):
         x = x + addend
     if parameters.rms:
         wide = _wide(x)
@@ -60,13 +55,12 @@ def norm(
         out = (normed * _wide(parameters.weight)).to(x.dtype)
     else:
         out = F.layer_norm(x, x.shape[-1:], parameters.weight, parameters.bias, parameters.eps)
-    return NormOutput(x, _operand(out, out_format), None)
+    return NormOutput(x, _operand(out, out_format))
 
 
 def norm_backward(
     grad: Tensor,
     x: Tensor,
-    stats: Tensor | None,
     parameters: Norm,
     residual: Tensor | None,
     out_format: OperandFormat = UNQUANTIZED,
@@ -76,13 +70,12 @@ def norm_backward(
     Args:
         grad: With respect to the output, shape ``(tokens, hidden_size)``.
         x: The input: the sum that ``norm`` returned.
-        stats: What ``norm`` returned.
         parameters: Of the norm.
         residual: The gradient that reaches the input through the residual connection, shape of ``x``, or None.
         out_format: Of the result, which always has its values in the dtype of the weights, too.
     """
     if uses_triton(x):
-        found: Operand = _triton("norm").norm_backward(grad, x, stats, parameters, residual, out_format)
+        found: Operand = _triton("norm").norm_backward(grad, x, parameters, residual, out_format)
         return found
     if parameters.rms:
         wide = _wide(x)
@@ -139,11 +132,14 @@ def activate_backward(
     gated: bool,
     pending_bias: Tensor | None = None,
     out_format: OperandFormat = UNQUANTIZED,
+    part: AdapterPart | None = None,
 ) -> Operand:
-    """Gradient with respect to the input of ``activate``; may overwrite ``grad``."""
+    """Gradient with respect to the input of ``activate``; may overwrite ``grad``, which still lacks ``part``."""
     if uses_triton(x):
-        found: Operand = _triton("activation").activate_backward(grad, x, activation, gated, pending_bias, out_format)
+        backward = _triton("activation").activate_backward
+        found: Operand = backward(grad, x, activation, gated, pending_bias, out_format, part)
         return found
+    assert part is None, "it is computed with the rest of the gradient"
     if pending_bias is not None:
         x = x + pending_bias
     if not gated:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from llm_cls.engine import kernels
 from llm_cls.engine.products import linear, product_over_rows
-from llm_cls.engine.tensors import DropoutMask
+from llm_cls.engine.tensors import AdapterPart, DropoutMask
 
 
 class SavedDown(NamedTuple):
@@ -69,7 +69,7 @@ def down_backward(
     """
     if kernels.uses_triton(saved.x):
         if total is not None:
-            _triton().add_input_grad(total, grad, a, n, saved.keep, _factor(mask))
+            add_part(total, adapter_part(saved, grad, a, n, mask))
         _triton().weight_grad(saved.x, grad, n, saved.keep, _factor(mask), out)
         return
     for i, (part, weight, target) in enumerate(zip(grad.chunk(n, 1), a.chunk(n), out.chunk(n), strict=True)):
@@ -80,6 +80,16 @@ def down_backward(
             total.addmm_(part, weight)
         else:
             add_dropout(total, linear(part, weight.t()), _of(mask, i))
+
+
+def adapter_part(saved: SavedDown, grad: Tensor, a: Tensor, n: int, mask: DropoutMask | None) -> AdapterPart:
+    """What ``down_backward`` adds to the gradient with respect to ``x``, on a GPU; it has the arguments."""
+    return AdapterPart(grad, a, n, saved.keep, _factor(mask))
+
+
+def add_part(total: Tensor, part: AdapterPart) -> None:
+    """Adds ``part`` to ``total``, on a GPU."""
+    _triton().add_input_grad(total, part)
 
 
 def dropout(x: Tensor, mask: DropoutMask) -> Tensor:

@@ -20,16 +20,15 @@ from llm_cls.engine.kernels import norm, norm_backward
 from llm_cls.engine.layer_pass import PackedInputs, SavedLayer, layer_backward, layer_forward
 from llm_cls.engine.layers import FusedLayers
 from llm_cls.engine.lora import AdapterGradients
-from llm_cls.engine.tensors import Operand
+from llm_cls.engine.tensors import Operand, Stream
 
 
 @dataclass
 class SavedForward:
-    """What ``forward`` saves for ``backward``: per layer, and input and statistics of the final norm."""
+    """What ``forward`` saves for ``backward``: per layer, and the input of the final norm."""
 
     layers: list[SavedLayer | None]
     final: Tensor
-    final_stats: Tensor | None
 
 
 def forward(
@@ -51,20 +50,19 @@ def forward(
     x: Tensor = network.embedding[inputs.input_ids]
     if network.embedding_scale != 1:
         x *= network.embedding_scale
-    addends: list[Tensor] = []
-    pending_bias: Tensor | None = None
+    stream = Stream(x)
+    del x
     saved: list[SavedLayer | None] = []
     for i, layer in enumerate(network.layers):
         save_layer = save and i >= first
         only_last = i == len(network.layers) - 1
-        x, addends, saved_layer = layer_forward(layer, x, addends, pending_bias, inputs, only_last, save_layer)
-        pending_bias = layer.pending_bias
+        stream, saved_layer = layer_forward(layer, stream, inputs, only_last, save_layer)
         if save_layer and i - first < recompute_layers:
             saved_layer = SavedLayer(saved_layer.x)
         saved.append(saved_layer if save_layer else None)
         del saved_layer  # so that its memory is free for the next layer where it isn't saved
-    final = norm(x, addends, network.final_norm, pending_bias)
-    return final.normed.tensor, SavedForward(saved, final.total, final.stats) if save else None
+    final = norm(stream, network.final_norm)
+    return final.normed.tensor, SavedForward(saved, final.total) if save else None
 
 
 def backward(
@@ -85,12 +83,13 @@ def backward(
     """
     gradients = gradients or AdapterGradients(network.adapters)
     first = network.first_trained
-    d: Operand | None = norm_backward(grad, saved.final, saved.final_stats, network.final_norm, None)
+    d: Operand | None = norm_backward(grad, saved.final, network.final_norm, None)
     for i in reversed(range(first, len(network.layers))):
         layer, saved_layer, only_last = network.layers[i], saved.layers[i], i == len(network.layers) - 1
         assert saved_layer is not None and d is not None
         if saved_layer.mlp_x is None:  # only its input was saved
-            saved_layer = layer_forward(layer, saved_layer.x, [], None, inputs, only_last, save=True, recompute=True)[2]
+            start = Stream(saved_layer.x)
+            _, saved_layer = layer_forward(layer, start, inputs, only_last, save=True, recompute=True)
         saved.layers[i] = None  # so that its memory is free for the layers below
         d = layer_backward(layer, saved_layer, d, inputs, only_last, need_input=i > first, gradients=gradients)
     gradients.scale()

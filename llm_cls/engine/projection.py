@@ -21,9 +21,9 @@ from torch.nn import functional as F
 
 from llm_cls.engine import kernels
 from llm_cls.engine.lora import Adapter, AdapterGradients, base_layer, lora_parts
-from llm_cls.engine.lora_products import SavedDown, down, down_backward
+from llm_cls.engine.lora_products import SavedDown, adapter_part, add_part, down, down_backward
 from llm_cls.engine.products import fp8_product, linear, product_over_rows, quantized
-from llm_cls.engine.tensors import DropoutMask, JointState, Operand, OperandFormat, RowState
+from llm_cls.engine.tensors import AdapterPart, DropoutMask, JointState, Operand, OperandFormat, RowState
 
 _FP8_ROWS = 64  # with fewer rows fp8 is not faster
 
@@ -143,6 +143,23 @@ class Projection:
     ) -> Tensor | None:
         """Gradient with respect to the input, where it is needed; those of the adapters go into ``gradients``.
 
+        See ``backward_parts`` for the arguments.
+        """
+        result, part = self.backward_parts(grad, saved, dropout_state, gradients, need_input)
+        if result is not None and part is not None:
+            add_part(result, part)
+        return result
+
+    def backward_parts(
+        self,
+        grad: Operand,
+        saved: SavedAdapters,
+        dropout_state: RowState,
+        gradients: AdapterGradients,
+        need_input: bool,
+    ) -> tuple[Tensor | None, AdapterPart | None]:
+        """``backward`` for a kernel that can itself add the part of the adapters, where that is not None.
+
         Args:
             grad: With respect to the output, shape ``(rows, out_features)``.
             saved: What ``forward`` returned.
@@ -153,13 +170,15 @@ class Projection:
         in_features = self.weight.shape[1]
         if self._extra_columns and need_input:
             both = linear(grad.tensor, self._extended_weight.t())
-            result: Tensor | None = both[:, :in_features]
-            down_grad: Tensor | None = both[:, in_features:]
-        else:
-            result, down_grad = self.frozen_gradient(grad) if need_input else None, None
+            down_grad = both[:, in_features:]
+            self.adapter_gradients(grad.tensor, saved, dropout_state, gradients, None, down_grad)
+            assert isinstance(saved, SavedDown)
+            part = adapter_part(saved, down_grad, self._a_cast, len(self.adapters), self._mask(dropout_state))
+            return both[:, :in_features], part
+        result = self.frozen_gradient(grad) if need_input else None
         if self.adapters:
-            self.adapter_gradients(grad.tensor, saved, dropout_state, gradients, result, down_grad)
-        return result
+            self.adapter_gradients(grad.tensor, saved, dropout_state, gradients, result)
+        return result, None
 
     def frozen_gradient(self, grad: Operand) -> Tensor:
         """Gradient with respect to ``x`` through ``W``."""

@@ -76,6 +76,24 @@ class DropoutMask(NamedTuple):
         return 65536 / (65536 - self.drops)
 
 
+class AdapterPart(NamedTuple):
+    """What adapters add to the gradient of their input: the sum of ``dropout(grad A)``, not yet computed.
+
+    Attributes:
+        grad: With respect to ``A dropout(x)`` of one adapter after the other, shape ``(rows, n * r)``.
+        a: Their weights, one below the other: shape ``(n * r, in_features)``.
+        n: Number of adapters.
+        keep: The bits of their masks; None where nothing is dropped.
+        factor: Of an element that is kept.
+    """
+
+    grad: Tensor
+    a: Tensor
+    n: int
+    keep: Tensor | None
+    factor: float
+
+
 class OperandFormat(NamedTuple):
     """The formats in which a matrix product needs its operand.
 
@@ -113,15 +131,29 @@ class Operand(NamedTuple):
         return self.values
 
 
+class Stream(NamedTuple):
+    """The residual stream as a sum that the next norm computes.
+
+    Attributes:
+        x: Shape ``(rows, hidden_size)``.
+        addends: Up to two tensors of the same shape.
+        bias: Shape ``(hidden_size,)``: biases that the addends still lack.
+        post_norm: An RMS norm through which the only addend still has to go; there is no bias then.
+    """
+
+    x: Tensor
+    addends: Sequence[Tensor] = ()
+    bias: Tensor | None = None
+    post_norm: Norm | None = None
+
+
 class NormOutput(NamedTuple):
     """The result of ``kernels.norm``.
 
     Attributes:
         total: The sum that was normalised, in the dtype of the weights.
         normed: Its norm, in the requested formats.
-        stats: float32, shape ``(rows, 2)``: mean and inverse deviation per row for ``norm_backward``; None on a CPU.
     """
 
     total: Tensor
     normed: Operand
-    stats: Tensor | None

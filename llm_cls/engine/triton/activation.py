@@ -5,7 +5,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from llm_cls.engine.tensors import Operand, OperandFormat
+from llm_cls.engine.tensors import AdapterPart, Operand, OperandFormat
+from llm_cls.engine.triton.lora import TILE, adapter_part, mask_width, options
 from llm_cls.engine.triton.norm import empty_fp8
 
 
@@ -61,10 +62,13 @@ def _activated(x, bias, row, cols, c, inside, KIND: tl.constexpr, GATED: tl.cons
 
 @triton.jit
 def _activated_backward(
-    grad, x, bias, row, cols, grad_row, c, inside, KIND: tl.constexpr, GATED: tl.constexpr, HAS_BIAS: tl.constexpr
-):
+    grad, added, x, bias, row, cols, grad_row, c, inside,
+    KIND: tl.constexpr, GATED: tl.constexpr, HAS_BIAS: tl.constexpr,
+):  # fmt: skip
     """Gradients with respect to the gate, or the only input, and to the value."""
-    g = tl.load(grad + row * grad_row + c, mask=inside, other=0.0).to(tl.float32)
+    g = tl.load(grad + row * grad_row + c, mask=inside, other=0.0).to(tl.float32) + added
+    if HAS_BIAS:
+        bias += row * 0  # its pointers have the shape of the others
     start = x + row * cols * (2 if GATED else 1)
     value = tl.load(start + c, mask=inside, other=0.0).to(tl.float32)
     if HAS_BIAS:
@@ -122,11 +126,31 @@ def _activate_backward_kernel(
     row = tl.program_id(0).to(tl.int64)
     c = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = c < cols
-    first, second = _activated_backward(grad, x, bias, row, cols, grad_row, c, inside, KIND, GATED, HAS_BIAS)
+    first, second = _activated_backward(grad, 0.0, x, bias, row, cols, grad_row, c, inside, KIND, GATED, HAS_BIAS)
     start = out + row * out_row
     tl.store(start + c, first.to(out.dtype.element_ty), mask=inside)
     if GATED:
         tl.store(start + cols + c, second.to(out.dtype.element_ty), mask=inside)
+
+
+@triton.jit(do_not_specialize=["rows", "factor"])
+def _activate_backward_part_kernel(
+    grad, down_grad, a, keep, x, bias, out, rows, cols, grad_row, out_row, down_row, mask_row, factor,
+    KIND: tl.constexpr, GATED: tl.constexpr, HAS_BIAS: tl.constexpr, ADAPTERS: tl.constexpr, DROPOUT: tl.constexpr,
+    RANK: tl.constexpr, R: tl.constexpr, M: tl.constexpr, COLUMNS: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    tile = tl.program_id(0)
+    row = tl.program_id(1).to(tl.int64) * M + tl.arange(0, M)
+    c = (tile * COLUMNS + tl.arange(0, COLUMNS))[None, :]
+    added = adapter_part(down_grad, a, keep, row, tile, rows, cols, down_row, mask_row, factor,
+                         ADAPTERS, DROPOUT, RANK, R, COLUMNS, PRECISION)  # fmt: skip
+    inside = (row < rows)[:, None] & (c < cols)
+    place = row[:, None]
+    first, second = _activated_backward(grad, added, x, bias, place, cols, grad_row, c, inside, KIND, GATED, HAS_BIAS)
+    start = out + place * out_row + c
+    tl.store(start, first.to(out.dtype.element_ty), mask=inside)
+    if GATED:
+        tl.store(start + cols, second.to(out.dtype.element_ty), mask=inside)
 
 
 @triton.jit
@@ -140,7 +164,7 @@ def _activate_backward_fp8_kernel(
     for start in range(0, cols, BLOCK):
         c = start + tl.arange(0, BLOCK)
         inside = c < cols
-        first, second = _activated_backward(grad, x, bias, row, cols, grad_row, c, inside, KIND, GATED, HAS_BIAS)
+        first, second = _activated_backward(grad, 0.0, x, bias, row, cols, grad_row, c, inside, KIND, GATED, HAS_BIAS)
         top = tl.maximum(top, tl.where(inside, tl.maximum(tl.abs(first), tl.abs(second)), 0.0))
         if VALUES:
             tl.store(out + row * width + c, first.to(out.dtype.element_ty), mask=inside)
@@ -151,7 +175,7 @@ def _activate_backward_fp8_kernel(
     for start in range(0, cols, BLOCK):
         c = start + tl.arange(0, BLOCK)
         inside = c < cols
-        first, second = _activated_backward(grad, x, bias, row, cols, grad_row, c, inside, KIND, GATED, HAS_BIAS)
+        first, second = _activated_backward(grad, 0.0, x, bias, row, cols, grad_row, c, inside, KIND, GATED, HAS_BIAS)
         tl.store(fp8 + row * width + c, (first / scale).to(fp8.dtype.element_ty), mask=inside)
         if GATED:
             tl.store(fp8 + row * width + cols + c, (second / scale).to(fp8.dtype.element_ty), mask=inside)
@@ -177,7 +201,13 @@ def activate(x: Tensor, activation: str, gated: bool, bias: Tensor | None, out_f
 
 
 def activate_backward(
-    grad: Tensor, x: Tensor, activation: str, gated: bool, bias: Tensor | None, out_format: OperandFormat
+    grad: Tensor,
+    x: Tensor,
+    activation: str,
+    gated: bool,
+    bias: Tensor | None,
+    out_format: OperandFormat,
+    part: AdapterPart | None = None,
 ) -> Operand:
     """See ``kernels.activate_backward``."""
     rows, cols = grad.shape
@@ -185,7 +215,16 @@ def activate_backward(
     if out_format.values:
         out = torch.empty_like(x) if gated or out_format.fp8 else grad
     piece = _piece(cols)
-    kind = {"KIND": activation, "GATED": gated, "HAS_BIAS": bias is not None, "BLOCK": piece}
+    kind = {"KIND": activation, "GATED": gated, "HAS_BIAS": bias is not None}
+    if part is not None:
+        assert out is not None and not out_format.fp8
+        _activate_backward_part_kernel[(triton.cdiv(cols, TILE), triton.cdiv(rows, 16))](
+            grad, part.grad, part.a, part.keep, x, bias, out, rows, cols, grad.stride(0), out.stride(0),
+            part.grad.stride(0), mask_width(part.keep), part.factor,
+            ADAPTERS=part.n, M=16, **kind, **options(part.a, part.n, part.keep),
+        )  # fmt: skip
+        return Operand(out)
+    kind["BLOCK"] = piece
     if not out_format.fp8:
         assert out is not None
         strides = grad.stride(0), out.stride(0)

@@ -13,9 +13,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from llm_cls.engine.tensors import DropoutMask
+from llm_cls.engine.tensors import AdapterPart, DropoutMask
 
-_TILE = 128  # columns that a program computes at a time; the bits of a row fill whole tiles
+TILE = 128  # columns that a program computes at a time; the bits of a row fill whole tiles
 _PROGRAMS = 528  # that read the input for the gradient of ``A``: four on each of an H100's processors
 
 
@@ -93,18 +93,15 @@ def _down_kernel(
     tl.store(place, (acc * factor).to(out.dtype.element_ty), mask=(row < rows)[:, None] & (r < RANK)[None, :])
 
 
-@triton.jit(do_not_specialize=["rows", "factor"])
-def _input_grad_kernel(
-    total, grad, a, keep, rows, cols, total_row, grad_row, mask_row, factor, ADAPTERS: tl.constexpr,
-    DROPOUT: tl.constexpr, RANK: tl.constexpr, R: tl.constexpr, M: tl.constexpr, COLUMNS: tl.constexpr,
-    PRECISION: tl.constexpr,
+@triton.jit
+def adapter_part(
+    grad, a, keep, row, tile, rows, cols, grad_row, mask_row, factor, ADAPTERS: tl.constexpr, DROPOUT: tl.constexpr,
+    RANK: tl.constexpr, R: tl.constexpr, COLUMNS: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    tile = tl.program_id(0)
-    row = tl.program_id(1).to(tl.int64) * M + tl.arange(0, M)
+    """A tile of ``tensors.AdapterPart``, float32."""
     c = tile * COLUMNS + tl.arange(0, COLUMNS)
     r = tl.arange(0, R)
-    inside = (row < rows)[:, None] & (c < cols)[None, :]
-    added = tl.zeros((M, COLUMNS), tl.float32)
+    added = tl.zeros((row.shape[0], COLUMNS), tl.float32)
     for adapter in tl.static_range(ADAPTERS):
         place = grad + row[:, None] * grad_row + (adapter * RANK + r)[None, :]
         down = tl.load(place, mask=(row < rows)[:, None] & (r < RANK)[None, :], other=0.0)
@@ -115,8 +112,23 @@ def _input_grad_kernel(
             keeps = _kept(keep + tl.full((), adapter, tl.int64) * rows * mask_row, row, tile, rows, mask_row, COLUMNS)
             part = tl.where(keeps, part, 0.0)
         added += part
+    return added * factor
+
+
+@triton.jit(do_not_specialize=["rows", "factor"])
+def _input_grad_kernel(
+    total, grad, a, keep, rows, cols, total_row, grad_row, mask_row, factor, ADAPTERS: tl.constexpr,
+    DROPOUT: tl.constexpr, RANK: tl.constexpr, R: tl.constexpr, M: tl.constexpr, COLUMNS: tl.constexpr,
+    PRECISION: tl.constexpr,
+):  # fmt: skip
+    tile = tl.program_id(0)
+    row = tl.program_id(1).to(tl.int64) * M + tl.arange(0, M)
+    c = tile * COLUMNS + tl.arange(0, COLUMNS)
+    added = adapter_part(grad, a, keep, row, tile, rows, cols, grad_row, mask_row, factor,
+                         ADAPTERS, DROPOUT, RANK, R, COLUMNS, PRECISION)  # fmt: skip
+    inside = (row < rows)[:, None] & (c < cols)[None, :]
     place = total + row[:, None] * total_row + c[None, :]
-    value = tl.load(place, mask=inside, other=0.0).to(tl.float32) + added * factor
+    value = tl.load(place, mask=inside, other=0.0).to(tl.float32) + added
     tl.store(place, value.to(total.dtype.element_ty), mask=inside)
 
 
@@ -148,7 +160,7 @@ def _weight_grad_kernel(
 
 def draw(mask: DropoutMask, n: int, rows: int, cols: int) -> Tensor:
     """The bits of the masks of ``n`` consecutive streams, uint8 of shape ``(n, rows, bytes)``."""
-    mask_row = triton.cdiv(cols, _TILE) * _TILE // 8
+    mask_row = triton.cdiv(cols, TILE) * TILE // 8
     rng, token_index = mask.state
     keep = rng.new_empty(n, rows, mask_row, dtype=torch.uint8)
     wide = math.gcd(mask_row, 128)  # bytes of a row that a program draws; it draws 1024
@@ -163,16 +175,16 @@ def down(x: Tensor, a: Tensor, n: int, keep: Tensor | None, factor: float, out: 
     """See ``lora_products.down``; the result is written to ``out``."""
     rows, cols = x.shape
     _down_kernel[(n, triton.cdiv(rows, 64))](
-        x, a, keep, out, rows, cols, x.stride(0), out.stride(0), _width(keep), factor, M=64, **_options(a, n, keep)
+        x, a, keep, out, rows, cols, x.stride(0), out.stride(0), mask_width(keep), factor, M=64, **options(a, n, keep)
     )  # fmt: skip
 
 
-def add_input_grad(total: Tensor, grad: Tensor, a: Tensor, n: int, keep: Tensor | None, factor: float) -> None:
-    """Adds the gradient with respect to the input to ``total``; see ``lora_products.down_backward``."""
-    rows, cols = total.shape
-    _input_grad_kernel[(triton.cdiv(cols, _TILE), triton.cdiv(rows, 32))](
-        total, grad, a, keep, rows, cols, total.stride(0), grad.stride(0), _width(keep), factor,
-        ADAPTERS=n, M=32, num_stages=4, **_options(a, n, keep),
+def add_input_grad(total: Tensor, part: AdapterPart) -> None:
+    """Adds ``part`` to ``total``."""
+    (rows, cols), (grad, a, n, keep, factor) = total.shape, part
+    _input_grad_kernel[(triton.cdiv(cols, TILE), triton.cdiv(rows, 32))](
+        total, grad, a, keep, rows, cols, total.stride(0), grad.stride(0), mask_width(keep), factor,
+        ADAPTERS=n, M=32, num_stages=4, **options(a, n, keep),
     )  # fmt: skip
 
 
@@ -182,27 +194,27 @@ def weight_grad(x: Tensor, grad: Tensor, n: int, keep: Tensor | None, factor: fl
     The rows are shared out among programs, whose sums are added in a fixed order.
     """
     rows, cols = x.shape
-    tiles = triton.cdiv(cols, _TILE)
+    tiles = triton.cdiv(cols, TILE)
     programs = _PROGRAMS if n > 2 else _PROGRAMS // 2  # as measured; each one's sum is written and read again
     splits = max(1, min(programs // (tiles * n), triton.cdiv(rows, 256)))
     share = triton.cdiv(triton.cdiv(rows, splits), 32) * 32
     sums = x.new_empty(splits, grad.shape[1], cols, dtype=torch.float32)
     _weight_grad_kernel[(tiles, n, splits)](
-        x, grad, keep, sums, rows, cols, x.stride(0), grad.stride(0), _width(keep), factor, share,
-        M=32, num_stages=4, **_options(grad.t(), n, keep),
+        x, grad, keep, sums, rows, cols, x.stride(0), grad.stride(0), mask_width(keep), factor, share,
+        M=32, num_stages=4, **options(grad.t(), n, keep),
     )  # fmt: skip
     torch.sum(sums, 0, out=out)
 
 
-def _options(a: Tensor, n: int, keep: Tensor | None) -> dict[str, Any]:
+def options(a: Tensor, n: int, keep: Tensor | None) -> dict[str, Any]:
     """Constants of a kernel; ``R`` fills the rank up to what a matrix product takes; float32 stays float32."""
     rank = len(a) // n
     return {
-        "DROPOUT": keep is not None, "RANK": rank, "R": max(triton.next_power_of_2(rank), 16), "COLUMNS": _TILE,
+        "DROPOUT": keep is not None, "RANK": rank, "R": max(triton.next_power_of_2(rank), 16), "COLUMNS": TILE,
         "PRECISION": "ieee" if a.dtype == torch.float32 else "tf32",
     }  # fmt: skip
 
 
-def _width(keep: Tensor | None) -> int:
+def mask_width(keep: Tensor | None) -> int:
     """Bytes of a row of bits."""
     return 0 if keep is None else keep.shape[2]

@@ -1,13 +1,11 @@
 """Norms and quantization to float8 as Triton kernels; a program holds a row."""
 
-from collections.abc import Sequence
-
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from llm_cls.engine.tensors import Norm, NormOutput, Operand, OperandFormat
+from llm_cls.engine.tensors import Norm, NormOutput, Operand, OperandFormat, Stream
 
 
 @triton.jit
@@ -20,16 +18,20 @@ def _store_fp8(result, inside, out, scales, row, c, cols):
 
 @triton.jit
 def _norm_kernel(
-    x, a, b, pending_bias, weight, bias, total, out, fp8, scales, stats, cols, out_row, eps,
-    ADDENDS: tl.constexpr, HAS_PENDING_BIAS: tl.constexpr, RMS: tl.constexpr, VALUES: tl.constexpr, FP8: tl.constexpr,
-    BLOCK: tl.constexpr,
+    x, a, b, pending_bias, post_weight, weight, bias, total, out, fp8, scales, cols, out_row, post_eps, eps,
+    ADDENDS: tl.constexpr, HAS_PENDING_BIAS: tl.constexpr, HAS_POST_NORM: tl.constexpr, RMS: tl.constexpr,
+    VALUES: tl.constexpr, FP8: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(0).to(tl.int64)
     c = tl.arange(0, BLOCK)
     inside = c < cols
     value = tl.load(x + row * cols + c, mask=inside, other=0.0).to(tl.float32)
     if ADDENDS >= 1:
-        value += tl.load(a + row * cols + c, mask=inside, other=0.0).to(tl.float32)
+        addend = tl.load(a + row * cols + c, mask=inside, other=0.0).to(tl.float32)
+        if HAS_POST_NORM:
+            addend *= tl.rsqrt(tl.sum(addend * addend, 0) / cols + post_eps)
+            addend *= tl.load(post_weight + c, mask=inside, other=0.0).to(tl.float32)
+        value += addend
     if ADDENDS == 2:
         value += tl.load(b + row * cols + c, mask=inside, other=0.0).to(tl.float32)
     if HAS_PENDING_BIAS:
@@ -40,11 +42,8 @@ def _norm_kernel(
         value = rounded.to(tl.float32)
     w = tl.load(weight + c, mask=inside, other=0.0).to(tl.float32)
     if not RMS:
-        mean = tl.sum(value, 0) / cols
-        value = tl.where(inside, value - mean, 0.0)
-        tl.store(stats + 2 * row, mean)
+        value = tl.where(inside, value - tl.sum(value, 0) / cols, 0.0)
     scale = tl.rsqrt(tl.sum(value * value, 0) / cols + eps)
-    tl.store(stats + 2 * row + 1, scale)
     result = value * scale * w
     if not RMS:
         result += tl.load(bias + c, mask=inside, other=0.0).to(tl.float32)
@@ -56,7 +55,7 @@ def _norm_kernel(
 
 @triton.jit
 def _norm_backward_kernel(
-    grad, x, weight, residual, out, fp8, scales, stats, cols, grad_row,
+    grad, x, weight, residual, out, fp8, scales, cols, grad_row, eps,
     RESIDUAL: tl.constexpr, RMS: tl.constexpr, FP8: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(0).to(tl.int64)
@@ -67,8 +66,8 @@ def _norm_backward_kernel(
     w = tl.load(weight + c, mask=inside, other=0.0).to(tl.float32)
     weighted = tl.load(grad + row * grad_row + c, mask=inside, other=0.0).to(tl.float32) * w
     if not RMS:
-        value = tl.where(inside, value - tl.load(stats + 2 * row), 0.0)
-    scale = tl.load(stats + 2 * row + 1)
+        value = tl.where(inside, value - tl.sum(value, 0) / cols, 0.0)
+    scale = tl.rsqrt(tl.sum(value * value, 0) / cols + eps)
     normed = value * scale
     result = weighted - normed * (tl.sum(weighted * normed, 0) / cols)
     if not RMS:
@@ -100,28 +99,26 @@ def empty_fp8(rows: int, cols: int, like: Tensor, wanted: bool) -> tuple[Tensor 
     return like.new_empty(rows, cols, dtype=torch.float8_e4m3fn), like.new_empty(rows, 1, dtype=torch.float32)
 
 
-def norm(
-    x: Tensor, addends: Sequence[Tensor], parameters: Norm, pending_bias: Tensor | None, out_format: OperandFormat
-) -> NormOutput:
+def norm(stream: Stream, parameters: Norm, out_format: OperandFormat) -> NormOutput:
     """See ``kernels.norm``."""
+    x, addends, pending_bias, post_norm = stream
     rows, cols = x.shape
     out = x.new_empty(rows, cols + out_format.extra_columns)[:, :cols] if out_format.values else None
     fp8, scales = empty_fp8(rows, cols, x, out_format.fp8)
     total = x if not addends and pending_bias is None else torch.empty_like(x)
-    stats = x.new_empty(rows, 2, dtype=torch.float32)
     a, b = [*addends, None, None][:2]
     block = triton.next_power_of_2(cols)
     _norm_kernel[(rows,)](
-        x, a, b, pending_bias, parameters.weight, parameters.bias, total, out, fp8, scales, stats,
-        cols, cols + out_format.extra_columns, parameters.eps,
-        ADDENDS=len(addends), HAS_PENDING_BIAS=pending_bias is not None, RMS=parameters.rms,
-        VALUES=out_format.values, FP8=out_format.fp8, BLOCK=block, num_warps=_row_warps(block),
+        x, a, b, pending_bias, post_norm and post_norm.weight, parameters.weight, parameters.bias, total, out, fp8,
+        scales, cols, cols + out_format.extra_columns, post_norm.eps if post_norm else 0.0, parameters.eps,
+        ADDENDS=len(addends), HAS_PENDING_BIAS=pending_bias is not None, HAS_POST_NORM=post_norm is not None,
+        RMS=parameters.rms, VALUES=out_format.values, FP8=out_format.fp8, BLOCK=block, num_warps=_row_warps(block),
     )  # fmt: skip
-    return NormOutput(total, Operand(out, fp8, scales), stats)
+    return NormOutput(total, Operand(out, fp8, scales))
 
 
 def norm_backward(
-    grad: Tensor, x: Tensor, stats: Tensor, parameters: Norm, residual: Tensor | None, out_format: OperandFormat
+    grad: Tensor, x: Tensor, parameters: Norm, residual: Tensor | None, out_format: OperandFormat
 ) -> Operand:
     """See ``kernels.norm_backward``."""
     rows, cols = x.shape
@@ -129,7 +126,7 @@ def norm_backward(
     fp8, scales = empty_fp8(rows, cols, x, out_format.fp8)
     block = triton.next_power_of_2(cols)
     _norm_backward_kernel[(rows,)](
-        grad, x, parameters.weight, residual, out, fp8, scales, stats, cols, grad.stride(0),
+        grad, x, parameters.weight, residual, out, fp8, scales, cols, grad.stride(0), parameters.eps,
         RESIDUAL=residual is not None, RMS=parameters.rms, FP8=out_format.fp8, BLOCK=block, num_warps=_row_warps(block),
     )  # fmt: skip
     return Operand(out, fp8, scales)

@@ -59,6 +59,7 @@ def every_kernel(capability: int) -> None:
             checks.check_casts("cpu", dtype)
         for rms, biased in product([False, True], [False, True]):
             checks.check_norm("cpu", dtype, rms, 2, biased, 5, 96)
+        checks.check_norm("cpu", dtype, True, 1, False, 5, 96, post=True)
         for activation in sorted(set(ACTIVATIONS.values())):
             checks.check_activate("cpu", dtype, activation, True, False, 3, 1100)
         checks.check_rotate("cpu", dtype, 8, 6, 2)

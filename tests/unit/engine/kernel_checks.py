@@ -14,7 +14,7 @@ from llm_cls.engine.attention import packed_sdpa
 from llm_cls.engine.head_norms import rotate_heads, rotate_heads_backward
 from llm_cls.engine.packing import packed_positions
 from llm_cls.engine.spec import AttentionSpec, RotaryTable, Scores
-from llm_cls.engine.tensors import UNQUANTIZED, DropoutMask, DropoutState, Norm, OperandFormat
+from llm_cls.engine.tensors import UNQUANTIZED, AdapterPart, DropoutMask, DropoutState, Norm, OperandFormat, Stream
 
 # Rounding to bfloat16 has a root mean square error of 2e-3; the interpreter truncates, which doubles the error.
 TOLERANCE = {torch.float32: 2e-6, torch.bfloat16: 4e-3}
@@ -40,29 +40,33 @@ def check(found: Tensor, expected: Tensor, dtype: torch.dtype) -> None:
     assert error(found, expected) <= TOLERANCE[dtype] * (2 if truncated else 1)
 
 
-def check_norm(device: str, dtype: torch.dtype, rms: bool, n_addends: int, biased: bool, rows: int, cols: int) -> None:
+def check_norm(
+    device: str, dtype: torch.dtype, rms: bool, n_addends: int, biased: bool, rows: int, cols: int, post: bool = False
+) -> None:
     weight, bias = normal(cols, dtype=dtype, seed=1), normal(cols, dtype=dtype, seed=2)
     exact = Norm(weight.double(), None if rms else bias.double(), 1e-5, rms)
     ours = Norm(weight.to(device), None if rms else bias.to(device), 1e-5, rms)
     x, grad, residual, *addends = (normal(rows, cols, dtype=dtype, seed=3 + i) for i in range(3 + n_addends))
     pending = normal(cols, dtype=dtype, seed=9) if biased else None
-    total, normed, stats = triton("norm").norm(
-        x.to(device),
-        [a.to(device) for a in addends],
-        ours,
-        None if pending is None else pending.to(device),
-        UNQUANTIZED,
+    post_weight = normal(cols, dtype=dtype, seed=10)
+    stream, exact_stream = (
+        Stream(
+            change(x),
+            [change(a) for a in addends],
+            None if pending is None else change(pending),
+            Norm(change(post_weight), None, 1e-3, rms=True) if post else None,
+        )
+        for change in (lambda t: t.to(device), torch.Tensor.double)
     )
-    expected = kernels.norm(
-        x.double(), [a.double() for a in addends], exact, None if pending is None else pending.double()
-    )
+    total, normed = triton("norm").norm(stream, ours, UNQUANTIZED)
+    expected = kernels.norm(exact_stream, exact)
     check(total, expected.total, dtype)
     check(normed.tensor, expected.normed.tensor, dtype)
     for rest in (None, residual):
         given = None if rest is None else rest.to(device)
-        found = triton("norm").norm_backward(grad.to(device), total, stats, ours, given, UNQUANTIZED)
+        found = triton("norm").norm_backward(grad.to(device), total, ours, given, UNQUANTIZED)
         given = None if rest is None else rest.double()
-        wanted = kernels.norm_backward(grad.double(), total.double().cpu(), None, exact, given)
+        wanted = kernels.norm_backward(grad.double(), total.double().cpu(), exact, given)
         check(found.tensor, wanted.tensor, dtype)
 
 
@@ -198,8 +202,16 @@ def check_lora(device: str, dtype: torch.dtype, rows: int, cols: int, n: int, r:
     found = torch.full((n * r, cols), torch.nan, device=device)
     lora.weight_grad(x, grad, n, keep, mask.factor, found)
     check(found, expected, torch.float32)
-    lora.add_input_grad(total, grad, a, n, keep, mask.factor)
+    part = AdapterPart(grad, a, n, keep, mask.factor)
     added = sum((g @ w) * f for f, g, w in zip(factors, grads, weights, strict=True))
+    for gated, biased in ((False, False), (True, True)):  # while an activation's backward pass reads the gradient
+        hidden = normal(rows, cols * (2 if gated else 1), dtype=dtype, seed=4)
+        bias = normal(hidden.shape[1], dtype=dtype, seed=5) if biased else None
+        kind = hidden.to(device), "silu", gated, None if bias is None else bias.to(device), UNQUANTIZED
+        result = triton("activation").activate_backward(total.clone(), *kind, part)
+        exact = hidden.double(), "silu", gated, None if bias is None else bias.double()
+        check(result.tensor, kernels.activate_backward(wide[3] + added, *exact).tensor, dtype)
+    lora.add_input_grad(total, part)
     check(total, wide[3] + added, dtype)
 
 
@@ -224,10 +236,10 @@ def check_fp8(device: str, rows: int, cols: int, tolerance: float) -> None:
     weight = normal(cols, dtype=torch.bfloat16, seed=2).to(device)
     parameters = Norm(weight, weight, 1e-5, rms=False)
     norm, activation = triton("norm"), triton("activation")
-    normed = norm.norm(x, [grad], parameters, None, both)
+    normed = norm.norm(Stream(x, [grad]), parameters, both)
     operands = [
         normed.normed,
-        norm.norm_backward(grad, normed.total, normed.stats, parameters, x, both),
+        norm.norm_backward(grad, normed.total, parameters, x, both),
         activation.activate(x, "gelu", False, weight, both),
         activation.activate_backward(grad.clone(), x, "gelu", False, weight, both),
         activation.activate(x, "silu", True, weight, both),

@@ -9,7 +9,7 @@ from transformers.models.llama.modeling_llama import LlamaRMSNorm
 from llm_cls.engine import kernels
 from llm_cls.engine.kernels import ACTIVATIONS
 from llm_cls.engine.lora_products import add_dropout, dropout
-from llm_cls.engine.tensors import DropoutMask, DropoutState, Norm
+from llm_cls.engine.tensors import DropoutMask, DropoutState, Norm, Stream
 
 
 def normal(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -25,14 +25,14 @@ def test_norm_is_that_of_the_sum_with_the_gradient_of_autograd(rms: bool) -> Non
     layer.weight.data = weight.detach()
     parameters = Norm(weight.detach(), None if rms else bias.detach(), 1e-3, rms)
     given = [tensor.detach() for tensor in (a, b)]
-    found = kernels.norm(x.detach(), given, parameters, pending.detach())
+    found = kernels.norm(Stream(x.detach(), given, pending.detach()), parameters)
     # The layer of transformers computes in float32.
     expected = layer(total) if rms else F.layer_norm(total, (8,), weight, bias, 1e-3)
     torch.testing.assert_close(found.normed.tensor, expected.detach(), rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(found.total, total.detach())
     grad, residual = normal(5, 8, seed=7).detach(), normal(5, 8, seed=8).detach()
     wanted = torch.autograd.grad(expected, total, grad)[0] + residual
-    result = kernels.norm_backward(grad, found.total, None, parameters, residual)
+    result = kernels.norm_backward(grad, found.total, parameters, residual)
     torch.testing.assert_close(result.tensor, wanted, rtol=1e-4, atol=1e-5)
 
 

@@ -33,6 +33,11 @@ def test_norm(n_addends: int, biased: bool, rms: bool, dtype: torch.dtype) -> No
 
 
 @dtypes
+def test_norm_of_a_sum_with_a_norm_in_it(dtype: torch.dtype) -> None:
+    checks.check_norm("cpu", dtype, True, 1, False, rows=5, cols=96, post=True)
+
+
+@dtypes
 @pytest.mark.parametrize("biased", [False, True])
 @pytest.mark.parametrize("gated", [False, True])
 @pytest.mark.parametrize("activation", sorted(set(ACTIVATIONS.values())))
