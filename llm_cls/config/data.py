@@ -145,7 +145,7 @@ class DataConfig(TableKeys, HubKeys, CorpusConfig):
     )
     eval_batch_size: PositiveInt | None = Field(
         None,
-        description="Texts per evaluation batch on one device. null: twice the micro batch, at least 32.",
+        description="Texts per evaluation batch on one device. null: twice the micro batch, at least 32, on a GPU 128.",
         examples=["data.eval_batch_size=64"],
     )
 

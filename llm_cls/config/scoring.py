@@ -20,7 +20,9 @@ class ScoringArguments(DecisionArguments):
     run: Location = Field(
         description="Run directory of a finished run.", examples=["run=outputs/runs/2026-01-31/12-00-00-000000"]
     )
-    batch_size: PositiveInt = Field(32, description="Texts per forward pass.", examples=["batch_size=8"])
+    batch_size: PositiveInt | None = Field(
+        None, description="Texts per forward pass. null: 32 on a CPU, 128 on a GPU.", examples=["batch_size=8"]
+    )
     devices: PositiveInt = Field(
         1,
         description="Number of GPUs, each with a process of its own; on a CPU number of processes.",

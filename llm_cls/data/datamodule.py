@@ -9,7 +9,7 @@ from lightning import LightningDataModule
 from torch.utils.data import DataLoader
 
 from llm_cls.config.schema import DataConfig, TemplateConfig
-from llm_cls.data.batches import Batch, EvalBatches, Step, TrainSteps, step_indices, total_weight
+from llm_cls.data.batches import SCORING_TEXTS, Batch, EvalBatches, Step, TrainSteps, step_indices, total_weight
 from llm_cls.data.corpus import SPLITS, Corpus
 from llm_cls.data.template import layout, render
 from llm_cls.data.tokenizer import Tokenizer
@@ -18,7 +18,6 @@ from llm_cls.data.tokens import Tokens, check_ids, tokenize_cached, tokens_per_c
 log = logging.getLogger(__name__)
 
 _ONE_PER_CHARACTER = 0.05  # distance from 1
-_EVAL_TEXTS = 32  # evaluation keeps no activations, so it fits even where the micro batch must be small
 
 
 class TextDataModule(LightningDataModule):
@@ -104,7 +103,8 @@ class TextDataModule(LightningDataModule):
     def _eval_dataloader(self, split: str) -> DataLoader[Batch]:
         assert self.trainer is not None
         rank, world_size = self.trainer.global_rank, self.trainer.world_size
-        size = self._config.eval_batch_size or max(2 * self.micro_batch_size(world_size), _EVAL_TEXTS)
+        least = SCORING_TEXTS[self.trainer.strategy.root_device.type]
+        size = self._config.eval_batch_size or max(2 * self.micro_batch_size(world_size), least)
         dataset = EvalBatches(self.tokens[split], self._labels[split], size, rank, world_size)
         return DataLoader(dataset, batch_size=None, pin_memory=torch.cuda.is_available())
 

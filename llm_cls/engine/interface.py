@@ -5,6 +5,8 @@ from typing import Protocol
 
 from torch import Tensor
 
+SCORING_TOKENS = 2**15  # at a time where memory use is not known: 64 texts of 512 tokens
+
 
 class Encoder(Protocol):
     """Computes one hidden state per text of a packed batch."""

@@ -30,6 +30,7 @@ from transformers import PreTrainedModel
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from llm_cls.engine.attention import has_varlen_kernel
+from llm_cls.engine.interface import SCORING_TOKENS
 from llm_cls.engine.length_groups import grouped
 from llm_cls.engine.lora import is_plain, lora_parts
 from llm_cls.engine.packed_attention import PACKED_ATTENTION, packed_attention
@@ -45,12 +46,12 @@ class PackedDecoder:
     Attributes:
         layers: "packed".
         max_tokens: None: memory use is not known.
-        max_eval_tokens: None.
+        max_eval_tokens: ``SCORING_TOKENS``.
     """
 
     layers = "packed"
     max_tokens = None
-    max_eval_tokens = None
+    max_eval_tokens = SCORING_TOKENS
 
     def __init__(self, network: nn.Module, decoder: PreTrainedModel, max_seqlen: int, autocast: bool) -> None:
         """Replaces the attention of ``decoder``; see ``pack`` for the arguments."""

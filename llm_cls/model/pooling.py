@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from llm_cls.engine.interface import SCORING_TOKENS
 from llm_cls.engine.probe import states_one_by_one
 
 
@@ -14,12 +15,12 @@ class PaddedDecoder:
     Attributes:
         layers: "padded".
         max_tokens: None: memory use is not known.
-        max_eval_tokens: None.
+        max_eval_tokens: ``SCORING_TOKENS``.
     """
 
     layers = "padded"
     max_tokens = None
-    max_eval_tokens = None
+    max_eval_tokens = SCORING_TOKENS
 
     def __init__(self, network: nn.Module, pooling: str) -> None:
         """Takes the decoder, with or without an adapter around it, and ``pool``'s rule."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from llm_cls.config.schema import TrainerConfig
+from llm_cls.data.batches import SCORING_TEXTS
 from llm_cls.errors import ConfigError
 from llm_cls.training.launch import usable_cores
 
@@ -48,6 +49,10 @@ class Hardware:
         if self.accelerator == "gpu":
             return torch.cuda.get_device_name(self.device)
         return f"{platform.machine()} CPU, {usable_cores()} cores"
+
+    def scoring_batch_size(self, wanted: int | None) -> int:
+        """Texts per forward pass of scoring: the user's number, or what suits the device."""
+        return wanted or SCORING_TEXTS[self.device.type]
 
     @property
     def cpu_numerics(self) -> tuple[int | None, str | None]:

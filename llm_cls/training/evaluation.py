@@ -90,10 +90,11 @@ def evaluate_files(arguments: EvaluateArguments) -> Iterator[tuple[Path, Evaluat
     hardware = scoring_hardware(arguments.accelerator, arguments.devices)
     data = arguments.data
     columns = TextColumns.of(opened.config, data.text, data.title, data.body, section="data.")
-    sources = [_source(arguments, opened, columns, path) for path in data.files]
+    batch_size = hardware.scoring_batch_size(arguments.batch_size)
+    sources = [_source(arguments, opened, columns, batch_size, path) for path in data.files]
     with (
         tqdm(desc="Evaluating", unit="text", disable=None) as progress,
-        scorer(opened, hardware, arguments.batch_size, progress) as score,
+        scorer(opened, hardware, batch_size, progress) as score,
     ):
         for source in sources:
             rows = _score(opened, columns, source, score)
@@ -102,8 +103,10 @@ def evaluate_files(arguments: EvaluateArguments) -> Iterator[tuple[Path, Evaluat
             yield source.folder, record
 
 
-def _source(arguments: EvaluateArguments, opened: OpenedRun, columns: TextColumns, path: Path) -> _Source:
-    chunks = iter_rows(path, TableFormat.of(opened.config.data, arguments.data), chunk_rows(arguments.batch_size))
+def _source(
+    arguments: EvaluateArguments, opened: OpenedRun, columns: TextColumns, batch_size: int, path: Path
+) -> _Source:
+    chunks = iter_rows(path, TableFormat.of(opened.config.data, arguments.data), chunk_rows(batch_size))
     if not (first := next(chunks, [])):
         raise DataError(f"{path} has no rows. Give a file with rows")
     columns.check(first[0], path)

@@ -65,7 +65,8 @@ def predict(arguments: PredictArguments) -> Summary:
     hardware = scoring_hardware(arguments.accelerator, arguments.devices)
     columns = TextColumns.of(opened.config, arguments.text, arguments.title, arguments.body, section="")
     with input_file(arguments.input, arguments.format) as source:
-        rows = iter_rows(source, TableFormat.of(opened.config.data, arguments.data), chunk_rows(arguments.batch_size))
+        size = chunk_rows(hardware.scoring_batch_size(arguments.batch_size))
+        rows = iter_rows(source, TableFormat.of(opened.config.data, arguments.data), size)
         if not (first := next(rows, [])):
             raise DataError(f"{source} has no rows. Give a file with rows")
         columns.check(first[0], source)
@@ -101,7 +102,7 @@ def _predict(
     without_text = 0
     with (
         tqdm(initial=output.rows, desc="Predicting", unit="text", disable=None) as progress,
-        scorer(opened, hardware, arguments.batch_size, progress) as score,
+        scorer(opened, hardware, hardware.scoring_batch_size(arguments.batch_size), progress) as score,
         closing(chunks_ahead(opened, columns, left)) as chunks,
     ):
         for chunk, log_probabilities in score(chunks):

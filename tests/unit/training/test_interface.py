@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from llm_cls.config.compose import accept_plain_values, compose_tree
-from llm_cls.config.schema import parse_config
+from llm_cls.config.schema import TrainerConfig, parse_config
 from llm_cls.errors import DataError
+from llm_cls.training.devices import resolve_hardware
 from llm_cls.training.interface import Classifier
 
 accept_plain_values()
@@ -21,6 +22,7 @@ class Loaded:
     def __init__(self, *overrides: str) -> None:
         config = parse_config(compose_tree(["data=table", "data.file=x.csv", "data.label=label", *overrides]))
         self.opened = SimpleNamespace(config=config, labels=("a", "b"))
+        self.hardware = resolve_hardware(TrainerConfig(accelerator="cpu"))
         self.calls: list[list[tuple[str, ...]]] = []
 
     def log_probabilities(self, pieces: Sequence[tuple[str, ...]], batch_size: int) -> Any:
@@ -44,4 +46,5 @@ def test_strings_are_the_text_of_a_run_without_titles() -> None:
 def test_the_texts_are_cut_into_the_chunks_of_the_command() -> None:
     loaded: Any = Loaded("data.text=text")
     Classifier(loaded).predict(["0.5"] * 40, batch_size=1)
-    assert [len(call) for call in loaded.calls] == [16, 16, 8]
+    Classifier(loaded).predict(["0.5"] * 600)
+    assert [len(call) for call in loaded.calls] == [16, 16, 8, 512, 88], "32 texts at a time on a CPU"
