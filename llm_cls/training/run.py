@@ -40,9 +40,7 @@ log = logging.getLogger(__name__)
 _COMPILATION_FLOPS = 2.2e16  # of forward and backward pass; see _compilation_pays
 
 
-def run(
-    config: Config, path: Path, overrides: Sequence[str], shared: Shared | None = None, isolate: bool = False
-) -> Metrics:
+def run(config: Config, path: Path, overrides: Sequence[str], shared: Shared | None = None, isolate: bool = False) -> Metrics:
     """Trains, scores and saves what ``config`` describes.
 
     A run that is complete is not repeated; one that was interrupted resumes after its last epoch.
@@ -109,7 +107,7 @@ def train(directory: RunDirectory, inputs: Inputs, record: RunRecord, shared: Sh
     """Trains, scores and saves; every process of a run on several devices calls it."""
     started = time.perf_counter()
     config, corpus, tokenizer = inputs.config, inputs.corpus, inputs.tokenizer
-    data = TextDataModule(corpus, tokenizer, config.template, config.data, config.seed, inputs.class_weights)
+    data = data_module(inputs, shared)
     module = build_module(inputs, data, shared)
     record = _with_sizes(record, inputs, module)
     monitor = MONITORS[config.trainer.monitor]
@@ -158,6 +156,13 @@ def train(directory: RunDirectory, inputs: Inputs, record: RunRecord, shared: Sh
     if not config.lora.full:
         shared.return_decoder(module.classifier.release(), config)
     return metrics
+
+
+def data_module(inputs: Inputs, shared: Shared) -> TextDataModule:
+    """The batches of a run."""
+    config = inputs.config
+    tokenized = shared.tokenized(inputs.corpus, inputs.tokenizer, config)
+    return TextDataModule(tokenized, config.data, config.seed, inputs.class_weights)
 
 
 def build_module(inputs: Inputs, data: TextDataModule, shared: Shared) -> ClassifierModule:
