@@ -40,7 +40,7 @@ log = logging.getLogger(__name__)
 _COMPILATION_FLOPS = 2.2e16  # of forward and backward pass; see _compilation_pays
 
 
-def run(config: Config, path: Path, overrides: Sequence[str], shared: Shared | None = None, isolate: bool = False) -> Metrics:
+def run(config: Config, path: Path, overrides: Sequence[str], shared: Shared, isolate: bool = False) -> Metrics:
     """Trains, scores and saves what ``config`` describes.
 
     A run that is complete is not repeated; one that was interrupted resumes after its last epoch.
@@ -49,7 +49,7 @@ def run(config: Config, path: Path, overrides: Sequence[str], shared: Shared | N
         config: The validated configuration.
         path: The run directory; created if it is missing.
         overrides: The command line, for the record.
-        shared: What earlier runs in this process have loaded.
+        shared: What earlier runs in this process have loaded, and the ranks.
         isolate: Whether the run gets its own process, even on one device, or its own processes.
 
     Returns:
@@ -58,7 +58,6 @@ def run(config: Config, path: Path, overrides: Sequence[str], shared: Shared | N
     Raises:
         LlmClsError: With one line that tells the user what to change.
     """
-    alone, shared = isolate or shared is None, shared or Shared()
     inputs = prepare(config, shared)
     directory = RunDirectory(path, writes=is_first_process())
     if (metrics := _earlier_result(directory, inputs)) is not None:
@@ -76,7 +75,7 @@ def run(config: Config, path: Path, overrides: Sequence[str], shared: Shared | N
             log.warning("This run began under other conditions (%s): results may differ in the last digits", conditions)
         try:
             if (isolate or inputs.hardware.world_size > 1) and launched_world_size() is None:
-                launch = launch_ranks if alone else shared.ranks.train
+                launch = launch_ranks if isolate else shared.ranks.train
                 launch(path, inputs.hardware.devices, config.trainer.timeout_seconds)
             else:
                 shared.ranks.end()  # those of earlier runs would hold memory

@@ -37,10 +37,10 @@ class Shared:
 
     shows_progress = True
 
-    def __init__(self) -> None:
-        """Holds nothing yet."""
+    def __init__(self, ranks: Ranks | None = None) -> None:
+        """Holds nothing yet but ``ranks``."""
         self._kept: dict[str, tuple[Any, Any]] = {}
-        self.ranks = Ranks()
+        self.ranks = ranks or Ranks()
 
     def __getstate__(self) -> dict[str, Any]:
         """Pickles as empty, because nothing is sent to another process."""
