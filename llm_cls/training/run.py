@@ -119,7 +119,7 @@ def train(directory: RunDirectory, inputs: Inputs, record: RunRecord, shared: Sh
     tokens = len(data.tokens["train"].ids)
     recorder = RunRecorder(directory, tokens, run_id(inputs.identity), pruner, checkpoint, monitor)
     with (
-        run_logger(config, directory, record) as logger,
+        run_logger(config, directory, record, shared.wandb) as logger,
         signals.signals_first(),
         logging_redirect_tqdm() if shows_progress else nullcontext(),
         directory.explain_removal(),

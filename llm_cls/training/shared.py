@@ -21,6 +21,7 @@ from llm_cls.files import sha256_json
 from llm_cls.model.classifier import TextClassifier
 from llm_cls.model.decoder import eos_ids, load_architecture, load_decoder, model_revision
 from llm_cls.training.launch import Ranks
+from llm_cls.training.wandb_session import Service
 
 # Keys of the section data that do not change the corpus.
 _IGNORED_KEYS = {"max_length", "truncation", "cut", "keep_texts", "batch_size", "micro_batch_size", "eval_batch_size"}
@@ -32,6 +33,7 @@ class Shared:
 
     Attributes:
         ranks: The processes of runs on several devices; their owner ends them.
+        wandb: W&B's process.
         shows_progress: Whether a run may draw a progress bar.
     """
 
@@ -41,10 +43,11 @@ class Shared:
         """Holds nothing yet but ``ranks``."""
         self._kept: dict[str, tuple[Any, Any]] = {}
         self.ranks = ranks or Ranks()
+        self.wandb = Service()
 
     def __getstate__(self) -> dict[str, Any]:
         """Pickles as empty, because nothing is sent to another process."""
-        return {"_kept": {}, "ranks": Ranks()}
+        return {"_kept": {}, "ranks": Ranks(), "wandb": Service()}
 
     def corpus(self, config: DataConfig) -> Corpus:
         """See ``data.load``."""
