@@ -24,6 +24,7 @@ from llm_cls.data.datamodule import TextDataModule
 from llm_cls.hub import source_name
 from llm_cls.model.decoder import load_architecture
 from llm_cls.training.prepare import Inputs, prepare
+from llm_cls.training.run import data_module
 from llm_cls.training.shared import Shared
 
 OWN = {"steps": "30", "warmup": "8", "grouped": "true", "recompute": "false"}
@@ -114,7 +115,7 @@ def main() -> None:
     accept_plain_values()
     config = parse_config(compose_tree([part for part in sys.argv[1:] if part.split("=")[0] not in OWN]))
     inputs = prepare(config, Shared())
-    data = TextDataModule(inputs.corpus, inputs.tokenizer, config.template, config.data, config.seed)
+    data = data_module(inputs, Shared())
     network, clock, warmup = build(inputs, len(inputs.corpus.labels)), Clock(), int(own["warmup"])
     cuda = torch.cuda.is_available()
     arguments = TrainingArguments(

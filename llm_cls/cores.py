@@ -9,6 +9,13 @@ _SAMPLES = 5
 _PAUSE_SECONDS = 0.004
 
 
+def usable_cores() -> int:
+    """The processor cores that this process may use; a container or a cluster's job may have fewer than there are."""
+    if hasattr(os, "sched_getaffinity"):  # on Linux
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def share_cores() -> None:
     """Lets threads that wait for one another sleep where other processes use the cores. Call it before torch is loaded.
 
@@ -18,7 +25,7 @@ def share_cores() -> None:
     """
     if {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME"} & os.environ.keys():
         return  # the user has decided
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = usable_cores()
     threads = os.environ.get("OMP_NUM_THREADS", "")
     own = int(threads) if threads.isdecimal() else cores
     if own > 1 and threads_elsewhere() + own > cores:

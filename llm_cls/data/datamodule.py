@@ -1,6 +1,8 @@
 """From a corpus to batches."""
 
 import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +22,34 @@ log = logging.getLogger(__name__)
 _ONE_PER_CHARACTER = 0.05  # distance from 1
 
 
+@dataclass(frozen=True)
+class TokenizedCorpus:
+    """A corpus in a template, as token ids; runs of a sweep may share it.
+
+    Attributes:
+        corpus: The texts and labels.
+        tokens: The token ids of each split, in the order of the corpus.
+        per_character: See ``tokens.tokens_per_character``, of the training texts.
+    """
+
+    corpus: Corpus
+    tokens: Mapping[str, Tokens]
+    per_character: float | None
+
+
+def tokenize_corpus(
+    corpus: Corpus, tokenizer: Tokenizer, template: TemplateConfig, config: DataConfig
+) -> TokenizedCorpus:
+    """Tokenizes ``corpus``, or reads its tokens from the cache."""
+    parts = layout(template, config)
+    pieces = {split: [render(parts, text.values) for text in corpus.splits[split]] for split in SPLITS}
+    tokens = {
+        split: tokenize_cached(pieces[split], tokenizer, config.max_length, config.truncation, config.cache_dir)
+        for split in SPLITS
+    }
+    return TokenizedCorpus(corpus, tokens, tokens_per_character(["".join(p) for p in pieces["train"]], tokenizer))
+
+
 class TextDataModule(LightningDataModule):
     """The training steps and evaluation batches of a corpus on this device.
 
@@ -31,30 +61,20 @@ class TextDataModule(LightningDataModule):
 
     def __init__(
         self,
-        corpus: Corpus,
-        tokenizer: Tokenizer,
-        template: TemplateConfig,
+        tokenized: TokenizedCorpus,
         config: DataConfig,
         seed: int,
         class_weights: npt.NDArray[np.float64] | None = None,
     ) -> None:
-        """Tokenizes ``corpus``, or reads its tokens from the cache."""
+        """Takes a corpus as token ids."""
         super().__init__()
-        self.corpus, self._config, self._seed = corpus, config, seed
+        self.corpus, self.tokens, self._config, self._seed = tokenized.corpus, tokenized.tokens, config, seed
         self.class_weights = class_weights
-        self.tokens: dict[str, Tokens] = {}
-        self._labels: dict[str, npt.NDArray[np.int64]] = {}
-        index = {label: i for i, label in enumerate(corpus.labels)}
-        parts = layout(template, config)
-        for split in SPLITS:
-            texts = corpus.splits[split]
-            pieces = [render(parts, text.values) for text in texts]
-            self.tokens[split] = tokenize_cached(
-                pieces, tokenizer, config.max_length, config.truncation, config.cache_dir
-            )
-            self._labels[split] = np.array([index[text.label] for text in texts], np.int64)
-            if split == "train":
-                _warn_of_characters(["".join(p) for p in pieces], tokenizer)
+        index = {label: i for i, label in enumerate(self.corpus.labels)}
+        self._labels = {
+            split: np.array([index[text.label] for text in self.corpus.splits[split]], np.int64) for split in SPLITS
+        }
+        _warn_of_characters(tokenized.per_character)
 
     def check_ids(self, tokenizer: Tokenizer, n_embeddings: int | None) -> None:
         """See ``tokens.check_ids``."""
@@ -109,9 +129,8 @@ class TextDataModule(LightningDataModule):
         return DataLoader(dataset, batch_size=None, pin_memory=torch.cuda.is_available())
 
 
-def _warn_of_characters(texts: list[str], tokenizer: Tokenizer) -> None:
+def _warn_of_characters(rate: float | None) -> None:
     """Some tokenizers, such as those that transformers makes from GGUF files, cut long texts into characters."""
-    rate = tokens_per_character(texts, tokenizer)
     if rate is not None and abs(rate - 1) <= _ONE_PER_CHARACTER:
         log.warning(
             "The tokenizer gives %.2f tokens per character on long texts. If it was made from a GGUF file, give the "

@@ -1,12 +1,13 @@
 """What ``python -m llm_cls.train`` does with its command line: one run, or a sweep of them."""
 
+import gc
 import os
 import shlex
 import sys
 import threading
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,6 +30,7 @@ from llm_cls.errors import (
     LostRankError,
     OtherRunError,
     RankError,
+    ResourceError,
     RunInterrupted,
 )
 from llm_cls.metrics.percent import percent
@@ -40,7 +42,8 @@ from llm_cls.runs.schema import Metrics, TestScores
 from llm_cls.runs.steps import count_steps, too_few_steps
 from llm_cls.runs.sweep import join_sweep, progress_line, read_states
 from llm_cls.signals import raise_if_received
-from llm_cls.training.launch import check_launcher, is_first_process, with_resume_command
+from llm_cls.training.failures import with_resume_command
+from llm_cls.training.launch import Ranks, check_launcher, is_first_process, launched_world_size
 
 if TYPE_CHECKING:  # it imports torch
     from llm_cls.training.shared import Shared
@@ -62,13 +65,14 @@ def compose_and_run() -> None:
     # conf/ has a file with the same name as the settings of the submitit plug-in, so that people type the usual name.
     warnings.filterwarnings("ignore", message=r"\s*'hydra/launcher/submitit_slurm' is validated")
     failures: list[Exception] = []
+    ranks = Ranks()
     kept: list[Shared] = []  # the object that the runs of a sweep share in this process
 
     def task(tree: DictConfig) -> float | None:
         try:
             if HydraConfig.get().mode == RunMode.MULTIRUN:
-                return _run_of_sweep(tree, kept)
-            return _run(tree)
+                return _run_of_sweep(tree, ranks, kept)
+            return _run(tree, ranks)
         except Exception as error:  # kept, because Hydra would report it in its own words
             if HydraConfig.get().mode == RunMode.MULTIRUN:
                 raise  # to the sweeper
@@ -76,33 +80,47 @@ def compose_and_run() -> None:
             return None
 
     asks = any(flag.startswith(("--cfg", "--info")) for flag in flags)  # Hydra prints the configuration
-    with explained(overrides, "--multirun" in flags), redacted_stdout() if asks else nullcontext(), _ended(kept):
+    with explained(overrides, "--multirun" in flags), redacted_stdout() if asks else nullcontext(), _ended(ranks):
         hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(task)()
     if failures:
         raise failures[0]
 
 
 @contextmanager
-def _ended(kept: "list[Shared]") -> Iterator[None]:
-    """Ends the processes that the runs of a sweep share."""
+def _ended(ranks: Ranks) -> Iterator[None]:
+    """Ends the ranks, which wait for another run."""
     try:
         yield
     finally:
-        for shared in kept:
-            shared.ranks.end()
+        ranks.end()
 
 
-def _run(tree: DictConfig) -> float | None:
+def _start(ranks: Ranks, config: Config, directory: Path) -> None:
+    """Starts the ranks of a run, if it is certain by now that it has some: they take as long as this process to load.
+
+    That of ``trainer.devices=auto`` depends on the devices, which only torch knows.
+    """
+    devices = config.trainer.devices
+    if devices == "auto" or devices == 1 or config.trainer.num_nodes > 1 or launched_world_size() is not None:
+        return
+    if not (config.sweep.isolate or RunDirectory(directory).has_metrics):
+        ranks.start(devices, config.trainer.timeout_seconds)
+
+
+def _run(tree: DictConfig, ranks: Ranks) -> float | None:
     """One run; the value is its val score by ``trainer.monitor``, for Hydra's optimizing sweepers."""
     directory = Path(HydraConfig.get().runtime.output_dir)
     try:
         config = parse_config(tree)
         if HydraConfig.get().sweeper.get("params"):
             raise ConfigError("This experiment is a grid. Add --multirun to run all of it")
+        _start(ranks, config, directory)
         from llm_cls.training.run import run  # torch takes seconds to import; a misspelt key is reported first
+        from llm_cls.training.shared import Shared
 
+        ranks.libraries_loaded()
         quiet_libraries()
-        metrics = run(config, directory, list(HydraConfig.get().overrides.task))
+        metrics = run(config, directory, list(HydraConfig.get().overrides.task), Shared(ranks))
     except Exception as error:
         if isinstance(error, LostRankError) and (conclusion := with_resume_command(error, directory)) is not error:
             raise conclusion from None
@@ -116,18 +134,22 @@ def _run(tree: DictConfig) -> float | None:
     return metrics.val.value(config.trainer.monitor)
 
 
-def _run_of_sweep(tree: DictConfig, kept: "list[Shared]") -> float | None:
+def _run_of_sweep(tree: DictConfig, ranks: Ranks, kept: "list[Shared]") -> float | None:
     """One run of a sweep: its failure is recorded and does not affect other runs."""
+    directory = Path(HydraConfig.get().runtime.output_dir)
+    config, overrides = join_sweep(parse_config(tree), directory)
+    with suppress(ResourceError, OSError):  # the run itself reports it
+        _start(ranks, config, directory)
     from llm_cls.training.joint_shared import JointRun
     from llm_cls.training.run import run
     from llm_cls.training.shared import Shared
 
-    directory = Path(HydraConfig.get().runtime.output_dir)
-    config, overrides = join_sweep(parse_config(tree), directory)
     quiet_libraries()
     thread = threading.current_thread()
     if not kept:
-        kept.append(Shared())
+        ranks.libraries_loaded()
+        gc.freeze()  # otherwise each run looks through the objects of the libraries for what the run before has left
+        kept.append(Shared(ranks))
     shared = thread.shared.over(kept[0]) if isinstance(thread, JointRun) else kept[0]
     run_directory = RunDirectory(directory)
     say(f"Run {directory.name}")

@@ -18,6 +18,7 @@ from llm_cls.locks import holder
 from llm_cls.runs.layout import LOCK
 
 _TOUCH_SECONDS = 5.0
+_MOMENT_SECONDS = 0.05  # in a pass the other runs wait meanwhile; a command that ends may hold the lock that long
 
 
 @contextmanager
@@ -29,9 +30,14 @@ def hold(directory: Path) -> Iterator[None]:
     """
     directory.mkdir(parents=True, exist_ok=True)
     path = directory / LOCK
-    lock = filelock.FileLock(path, timeout=1)  # readers of the state hold it for a moment
+    lock = filelock.FileLock(path)
     try:
-        lock.acquire()
+        try:
+            lock.acquire(timeout=_MOMENT_SECONDS, poll_interval=_MOMENT_SECONDS / 10)
+        except filelock.Timeout:
+            if is_locked(directory):
+                raise
+            lock.acquire(timeout=1)  # only readers of the state hold it, each for a moment
     except filelock.Timeout:
         raise LockedError(
             f"{directory} is in use by {holder(path)}. Wait for it, or give another hydra.run.dir"

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import torch
 
 from llm_cls.config.schema import TrainerConfig
+from llm_cls.cores import usable_cores
 from llm_cls.data.batches import SCORING_TEXTS
 from llm_cls.errors import ConfigError
-from llm_cls.training.launch import usable_cores
 
 
 @dataclass(frozen=True)

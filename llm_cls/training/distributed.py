@@ -12,8 +12,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 import torch.distributed as dist
-from lightning import LightningModule
-from lightning.pytorch.strategies import DDPStrategy
+from lightning import LightningModule, Trainer
+from lightning.pytorch.strategies import DDPStrategy, Strategy
+from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 from torch._utils import _flatten_dense_tensors, _unflatten_dense_tensors
 
@@ -36,14 +37,36 @@ class ReplicatedStrategy(DDPStrategy):
         super().setup_distributed()
         self._watch.start()
 
-    def _setup_model(self, model: nn.Module) -> Any:
-        for tensor in model.parameters():
-            if tensor.requires_grad:  # the seed makes them equal already; this guarantees it
+    def setup(self, trainer: Trainer) -> None:
+        """Sets up the model on this device; to score it, DDP would first send all weights, which are equal already."""
+        if trainer.state.fn == TrainerFn.FITTING:
+            super().setup(trainer)
+        else:
+            Strategy.setup(self, trainer)
+
+    def configure_ddp(self) -> None:
+        """Makes what is trained equal in all processes, which the seed does already; there is no wrapper."""
+        assert self.model is not None
+        for tensor in self.model.parameters():
+            if tensor.requires_grad:
                 dist.broadcast(tensor.data, src=0)
+
+    def _setup_model(self, model: nn.Module) -> Any:
         return model
 
-    def _register_ddp_hooks(self) -> None:
-        """Does nothing, because there is no wrapper."""
+
+def leave_signals_to_command(trainer: Trainer) -> None:
+    """Lets a signal end each process by itself, as ``llm_cls.signals`` does.
+
+    Lightning asks in each step whether rank 0 has received SIGTERM: a collective whose answer the processor waits for,
+    so that it could not prepare the next step while the device computes.
+    """
+    trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = _do_nothing  # type: ignore[method-assign]
+    trainer._signal_connector._sigterm_notifier_fn = _do_nothing  # type: ignore[method-assign]  # its other half
+
+
+def _do_nothing(*_: Any, **__: Any) -> None:
+    pass
 
 
 def is_distributed() -> bool:

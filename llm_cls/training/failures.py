@@ -2,8 +2,11 @@
 
 import signal
 from collections.abc import Sequence
+from pathlib import Path
 
+from llm_cls.cli import shown_path
 from llm_cls.errors import EXIT_INTERRUPTED, EXIT_UNEXPECTED, LostRankError, RankError, RunInterrupted
+from llm_cls.runs.directory import RunDirectory
 from llm_cls.signals import is_stopped, signal_name
 
 EXIT_LOST = 76  # of a rank that has lost another one; the process that started it knows why
@@ -48,3 +51,13 @@ def failure(
     if stopped:
         return LostRankError(f"{name} was stopped by SIGSTOP or SIGTSTP; {waited}")
     return LostRankError(f"{name} did not respond; {waited}. If it was only slow, try a larger trainer.timeout_seconds")
+
+
+def with_resume_command(error: LostRankError | RunInterrupted, directory: Path) -> LostRankError | RunInterrupted:
+    """``error`` as the command ends with it: with the command that resumes, where there is something to resume from."""
+    if isinstance(error, LostRankError) and not RunDirectory(directory).checkpoints:
+        return error
+    from llm_cls.config.compose import to_type  # imports Hydra
+
+    place = to_type("hydra.run.dir", shown_path(directory))
+    return RunInterrupted(f"{str(error).rstrip('.')}. Resume with the same command and {place}")

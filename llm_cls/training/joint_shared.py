@@ -29,7 +29,7 @@ class JointShared(Shared):
 
     def over(self, shared: Shared) -> "JointShared":
         """This object, which from now on keeps what it reads and loads where ``shared`` does, and ends its ranks."""
-        self._kept, self.ranks = shared._kept, shared.ranks
+        self._kept, self.ranks, self.wandb = shared._kept, shared.ranks, shared.wandb
         return self
 
     def take_decoder(

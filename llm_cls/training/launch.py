@@ -21,9 +21,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from llm_cls.cli import shown_path
-from llm_cls.errors import ConfigError, LostRankError, RunInterrupted
-from llm_cls.runs.directory import RunDirectory
+from llm_cls.cores import usable_cores
+from llm_cls.errors import ConfigError
 from llm_cls.signals import handled_signals, interrupted_by, is_stopped
 from llm_cls.training.failures import EXIT_LOST, failure
 from llm_cls.training.rank_process import PARENT, RankProcess, check_open_files
@@ -79,13 +78,6 @@ def launched_world_size() -> int | None:
     return tasks if tasks > 1 else None
 
 
-def usable_cores() -> int:
-    """The processor cores that this process may use; a container or a cluster's job may have fewer than there are."""
-    if hasattr(os, "sched_getaffinity"):  # on Linux
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
 def launch_ranks(directory: Path, devices: int, timeout_seconds: float) -> None:
     """Trains one run in ranks of its own, which end with it; see ``Ranks.train``."""
     ranks = Ranks()
@@ -107,6 +99,38 @@ class Ranks:
         self._ranks: list[RankProcess] = []
         self._conditions: Any = None  # under which they were started
 
+    def start(self, devices: int, timeout_seconds: float) -> None:
+        """Starts the ranks of the next run, unless they wait for one already.
+
+        Called early, it saves the seconds in which they load their libraries: this process loads its own meanwhile.
+
+        Raises:
+            ResourceError: They may not open enough files.
+        """
+        conditions = devices, timeout_seconds, _environment(devices), Path.cwd()
+        if conditions != self._conditions or not all(rank.is_idle() for rank in self._ranks):
+            self.end()
+        if self._ranks:
+            return
+        check_open_files()
+        self._conditions = conditions
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = str(probe.getsockname()[1])
+        try:
+            for number in range(devices):
+                own = {"RANK": str(number), "LOCAL_RANK": str(number), "MASTER_PORT": port}
+                self._ranks.append(RankProcess(conditions[2] | own))
+        except BaseException:  # fewer than all of them would wait for the others
+            self.end()
+            raise
+
+    def libraries_loaded(self) -> None:
+        """Notes what libraries have set in this process's environment since ``start``; in the ranks they do too."""
+        if self._ranks:
+            devices, timeout_seconds, _, folder = self._conditions
+            self._conditions = devices, timeout_seconds, _environment(devices), folder
+
     def train(self, directory: Path, devices: int, timeout_seconds: float) -> None:
         """Trains a run, and waits for all ranks.
 
@@ -123,10 +147,7 @@ class Ranks:
             RankError: A rank failed.
             ResourceError: The ranks could not open their files and sockets, at which torch fails in many ways.
         """
-        environment = _environment(devices)
-        conditions = devices, timeout_seconds, environment, Path.cwd()
-        if conditions != self._conditions or not all(rank.is_idle() for rank in self._ranks):
-            self.end()
+        self.start(devices, timeout_seconds)
         received: list[int] = []
 
         def interrupt(number: int, frame: FrameType | None) -> None:
@@ -136,18 +157,8 @@ class Ranks:
         fault: BaseException | None = None
         done = False
         try:
-            if self._ranks:
-                for rank in self._ranks:
-                    rank.ask(directory)
-            else:
-                check_open_files()
-                self._conditions = conditions
-                with socket.socket() as probe:
-                    probe.bind(("127.0.0.1", 0))
-                    port = str(probe.getsockname()[1])
-                for number in range(devices):
-                    own = {"RANK": str(number), "LOCAL_RANK": str(number), "MASTER_PORT": port}
-                    self._ranks.append(RankProcess(directory, environment | own))
+            for rank in self._ranks:
+                rank.ask(directory)
             codes = _wait(self._ranks, received, timeout_seconds)
             fault = failure([rank.process.pid for rank in self._ranks], codes, timeout_seconds)
             done = fault is None and not received
@@ -166,7 +177,7 @@ class Ranks:
         """Ends the ranks, which wait for a run."""
         for rank in self._ranks:
             rank.connection.close()  # at which it ends by itself
-            if is_stopped(rank.process.pid):
+            if not rank.began or is_stopped(rank.process.pid):  # it may be loading its libraries
                 rank.process.kill()
         _wait_or_kill([rank.process for rank in self._ranks], [])
         self._ranks = []
@@ -234,13 +245,3 @@ def _wait_or_kill(processes: Sequence[subprocess.Popen[bytes]], received: list[i
         process.kill()
         with suppress(subprocess.TimeoutExpired):  # the system cannot end a process that waits for a dead disk
             process.wait(timeout=_GRACE_SECONDS)
-
-
-def with_resume_command(error: LostRankError | RunInterrupted, directory: Path) -> LostRankError | RunInterrupted:
-    """``error`` as the command ends with it: with the command that resumes, where there is something to resume from."""
-    if isinstance(error, LostRankError) and not RunDirectory(directory).checkpoints:
-        return error
-    from llm_cls.config.compose import to_type  # imports Hydra
-
-    place = to_type("hydra.run.dir", shown_path(directory))
-    return RunInterrupted(f"{str(error).rstrip('.')}. Resume with the same command and {place}")

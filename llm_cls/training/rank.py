@@ -1,8 +1,9 @@
-"""One rank of runs on several devices: ``python -m llm_cls.training.rank RUN_DIRECTORY``.
+"""One rank of runs on several devices: ``python -m llm_cls.training.rank``.
 
-It trains that run, and then those whose directories ``training.launch`` sends to its stdin.
+It trains the runs whose directories ``training.launch`` sends to its stdin.
 """
 
+import gc
 import json
 import logging
 import os
@@ -26,6 +27,7 @@ def main() -> None:
     """Trains as this process's rank, until a run fails or there are no more."""
     try:
         _main()
+        end_now(0)  # everything is on the disk, and Python's clean-up takes seconds
     except RunInterrupted:
         end_now(EXIT_INTERRUPTED)  # the command that started this process tells the user how to resume
     except LostRankError:  # it also says which rank was lost
@@ -38,13 +40,13 @@ def _main() -> None:
     # Processes that a run starts inherit stdin.
     connection = socket.socket(fileno=os.dup(0))
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    from llm_cls.training import run  # noqa: F401  # takes seconds, while the run is still being prepared
     from llm_cls.training.shared import Shared
 
+    gc.freeze()  # otherwise each run looks through the objects of the libraries for what the run before has left
     logging.basicConfig(level=logging.INFO if is_first_process() else logging.ERROR, format="%(message)s")
     shared, world_size = Shared(), os.environ["WORLD_SIZE"]
-    _train(Path(sys.argv[1]), shared)
     with connection, connection.makefile("r", encoding="ascii") as requests:
-        connection.sendall(b"\n")
         for request in requests:
             os.environ["WORLD_SIZE"] = world_size  # Lightning removes it at the end of a run
             _train(Path(json.loads(request)), shared)

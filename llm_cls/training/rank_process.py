@@ -24,19 +24,21 @@ _OPEN_FILES = 64  # of each rank: its files, and the sockets to the others
 class RankProcess:
     """A process of ``llm_cls.training.rank``, whose stdin is a connection to this one.
 
-    The directory of its first run is on its command line; further ones are sent to it, each as a line of JSON. It
-    answers with an empty line when it has completed one, and ends when a run fails or the connection is closed.
+    The directories of its runs are sent to it, each as a line of JSON. It answers with an empty line when it has
+    completed one, and ends when a run fails or the connection is closed.
 
     Attributes:
         connection: See above.
         process: See above.
+        began: Whether it has been sent a run.
     """
 
-    def __init__(self, directory: Path, environment: Mapping[str, str]) -> None:
-        """Starts the process, which begins with the run in ``directory``."""
+    def __init__(self, environment: Mapping[str, str]) -> None:
+        """Starts the process, which loads its libraries and then waits for a run."""
         self.connection, other = socket.socketpair()
         self.connection.setblocking(False)
-        command = [sys.executable, "-m", "llm_cls.training.rank", str(directory)]
+        self.began = False
+        command = [sys.executable, "-m", "llm_cls.training.rank"]
         with other:
             # In a new session, so that Ctrl-C reaches only this process, which then ends the ranks together.
             self.process: subprocess.Popen[bytes] = subprocess.Popen(
@@ -45,6 +47,7 @@ class RankProcess:
 
     def ask(self, directory: Path) -> None:
         """Sends it the directory of the next run."""
+        self.began = True
         with suppress(OSError):  # it has died, which ``code`` will tell
             self.connection.sendall(json.dumps(str(directory)).encode() + b"\n")
 

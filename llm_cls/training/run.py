@@ -40,9 +40,7 @@ log = logging.getLogger(__name__)
 _COMPILATION_FLOPS = 2.2e16  # of forward and backward pass; see _compilation_pays
 
 
-def run(
-    config: Config, path: Path, overrides: Sequence[str], shared: Shared | None = None, isolate: bool = False
-) -> Metrics:
+def run(config: Config, path: Path, overrides: Sequence[str], shared: Shared, isolate: bool = False) -> Metrics:
     """Trains, scores and saves what ``config`` describes.
 
     A run that is complete is not repeated; one that was interrupted resumes after its last epoch.
@@ -51,7 +49,7 @@ def run(
         config: The validated configuration.
         path: The run directory; created if it is missing.
         overrides: The command line, for the record.
-        shared: What earlier runs in this process have loaded.
+        shared: What earlier runs in this process have loaded, and the ranks.
         isolate: Whether the run gets its own process, even on one device, or its own processes.
 
     Returns:
@@ -60,7 +58,6 @@ def run(
     Raises:
         LlmClsError: With one line that tells the user what to change.
     """
-    alone, shared = isolate or shared is None, shared or Shared()
     inputs = prepare(config, shared)
     directory = RunDirectory(path, writes=is_first_process())
     if (metrics := _earlier_result(directory, inputs)) is not None:
@@ -78,7 +75,7 @@ def run(
             log.warning("This run began under other conditions (%s): results may differ in the last digits", conditions)
         try:
             if (isolate or inputs.hardware.world_size > 1) and launched_world_size() is None:
-                launch = launch_ranks if alone else shared.ranks.train
+                launch = launch_ranks if isolate else shared.ranks.train
                 launch(path, inputs.hardware.devices, config.trainer.timeout_seconds)
             else:
                 shared.ranks.end()  # those of earlier runs would hold memory
@@ -109,7 +106,7 @@ def train(directory: RunDirectory, inputs: Inputs, record: RunRecord, shared: Sh
     """Trains, scores and saves; every process of a run on several devices calls it."""
     started = time.perf_counter()
     config, corpus, tokenizer = inputs.config, inputs.corpus, inputs.tokenizer
-    data = TextDataModule(corpus, tokenizer, config.template, config.data, config.seed, inputs.class_weights)
+    data = data_module(inputs, shared)
     module = build_module(inputs, data, shared)
     record = _with_sizes(record, inputs, module)
     monitor = MONITORS[config.trainer.monitor]
@@ -122,7 +119,7 @@ def train(directory: RunDirectory, inputs: Inputs, record: RunRecord, shared: Sh
     tokens = len(data.tokens["train"].ids)
     recorder = RunRecorder(directory, tokens, run_id(inputs.identity), pruner, checkpoint, monitor)
     with (
-        run_logger(config, directory, record) as logger,
+        run_logger(config, directory, record, shared.wandb) as logger,
         signals.signals_first(),
         logging_redirect_tqdm() if shows_progress else nullcontext(),
         directory.explain_removal(),
@@ -158,6 +155,13 @@ def train(directory: RunDirectory, inputs: Inputs, record: RunRecord, shared: Sh
     if not config.lora.full:
         shared.return_decoder(module.classifier.release(), config)
     return metrics
+
+
+def data_module(inputs: Inputs, shared: Shared) -> TextDataModule:
+    """The batches of a run."""
+    config = inputs.config
+    tokenized = shared.tokenized(inputs.corpus, inputs.tokenizer, config)
+    return TextDataModule(tokenized, config.data, config.seed, inputs.class_weights)
 
 
 def build_module(inputs: Inputs, data: TextDataModule, shared: Shared) -> ClassifierModule:

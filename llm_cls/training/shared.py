@@ -13,6 +13,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 
 from llm_cls.config.schema import Config, DataConfig, ModelConfig
 from llm_cls.data.corpus import Corpus
+from llm_cls.data.datamodule import TokenizedCorpus, tokenize_corpus
 from llm_cls.data.load import check_corpus, read_corpus
 from llm_cls.data.tokenizer import Tokenizer, load_tokenizer
 from llm_cls.engine.layers import FusedLayers
@@ -20,29 +21,33 @@ from llm_cls.files import sha256_json
 from llm_cls.model.classifier import TextClassifier
 from llm_cls.model.decoder import eos_ids, load_architecture, load_decoder, model_revision
 from llm_cls.training.launch import Ranks
+from llm_cls.training.wandb_session import Service
 
 # Keys of the section data that do not change the corpus.
 _IGNORED_KEYS = {"max_length", "truncation", "cut", "keep_texts", "batch_size", "micro_batch_size", "eval_batch_size"}
+_MOST_TEMPLATES = 4  # of a corpus, of which the tokens are kept; the published grid has three
 
 
 class Shared:
-    """Holds one corpus, one tokenizer and one decoder at a time: the latest of each.
+    """Holds one corpus with its tokens, one tokenizer and one decoder at a time: the latest of each.
 
     Attributes:
         ranks: The processes of runs on several devices; their owner ends them.
+        wandb: W&B's process.
         shows_progress: Whether a run may draw a progress bar.
     """
 
     shows_progress = True
 
-    def __init__(self) -> None:
-        """Holds nothing yet."""
-        self._kept: dict[str, tuple[str, Any]] = {}
-        self.ranks = Ranks()
+    def __init__(self, ranks: Ranks | None = None) -> None:
+        """Holds nothing yet but ``ranks``."""
+        self._kept: dict[str, tuple[Any, Any]] = {}
+        self.ranks = ranks or Ranks()
+        self.wandb = Service()
 
     def __getstate__(self) -> dict[str, Any]:
         """Pickles as empty, because nothing is sent to another process."""
-        return {"_kept": {}, "ranks": Ranks()}
+        return {"_kept": {}, "ranks": Ranks(), "wandb": Service()}
 
     def corpus(self, config: DataConfig) -> Corpus:
         """See ``data.load``."""
@@ -60,6 +65,19 @@ class Shared:
             tokenizer = load_tokenizer(config, eos_ids(architecture))
             model = self._keep("model", key, (architecture, model_revision(config, architecture), tokenizer))
         return model
+
+    def tokenized(self, corpus: Corpus, tokenizer: Tokenizer, config: Config) -> TokenizedCorpus:
+        """The corpus in the template of a run, of which the latest few are kept."""
+        kept, of_templates = self._kept.get("tokens", (None, {}))
+        if kept is None or kept[0] is not corpus or kept[1] is not tokenizer:  # a corpus that was read anew may differ
+            of_templates = self._keep("tokens", (corpus, tokenizer), {})
+        key = sha256_json([section.model_dump(mode="json") for section in (config.template, config.data)])
+        if key not in of_templates:
+            of_templates[key] = tokenize_corpus(corpus, tokenizer, config.template, config.data)
+            for oldest in list(of_templates)[:-_MOST_TEMPLATES]:
+                del of_templates[oldest]
+        tokenized: TokenizedCorpus = of_templates[key]
+        return tokenized
 
     def take_decoder(
         self, config: Config, architecture: PretrainedConfig, dtype: torch.dtype, device: torch.device
@@ -91,7 +109,7 @@ class Shared:
         kept_key, value = self._kept.get(kind, ("", None))
         return value if kept_key == key else None
 
-    def _keep(self, kind: str, key: str, value: Any) -> Any:
+    def _keep(self, kind: str, key: Any, value: Any) -> Any:
         self._kept[kind] = (key, value)
         return value
 

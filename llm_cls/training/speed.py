@@ -23,7 +23,7 @@ from llm_cls.training.joint import JointTraining
 from llm_cls.training.joint_shared import JointRun, JointShared
 from llm_cls.training.module import ClassifierModule
 from llm_cls.training.prepare import Inputs
-from llm_cls.training.run import build_module
+from llm_cls.training.run import build_module, data_module
 from llm_cls.training.shared import Shared
 
 
@@ -162,10 +162,8 @@ class _Trained:
 
 
 def _train(inputs: Inputs, shared: Shared, steps: int, warmup: int) -> _Trained:
-    config, hardware = inputs.config, inputs.hardware
-    data = TextDataModule(
-        inputs.corpus, inputs.tokenizer, config.template, config.data, config.seed, inputs.class_weights
-    )
+    hardware = inputs.hardware
+    data = data_module(inputs, shared)
     module = build_module(inputs, data, shared)
     clock = StepClock()
     trainer = Trainer(
@@ -219,10 +217,9 @@ def matmul_tflops(device: torch.device, dtype: torch.dtype) -> float:
 def largest_micro_batch(inputs: Inputs) -> int:
     """The largest number of full-length texts in one forward and backward pass, at most a batch; 0 if none fits."""
     config = inputs.config
-    data = TextDataModule(
-        inputs.corpus, inputs.tokenizer, config.template, config.data, config.seed, inputs.class_weights
-    )
-    module = build_module(inputs, data, Shared())
+    shared = Shared()
+    data = data_module(inputs, shared)
+    module = build_module(inputs, data, shared)
     tokens = data.tokens["train"]
     longest = np.argsort(-tokens.lengths)[: config.data.batch_size]
     module.classifier.train()

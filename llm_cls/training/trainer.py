@@ -9,7 +9,7 @@ from lightning.pytorch.callbacks import Callback, EarlyStopping
 
 from llm_cls.runs.directory import RunDirectory
 from llm_cls.training.checkpoints import AtomicCheckpointIO
-from llm_cls.training.distributed import ReplicatedStrategy
+from llm_cls.training.distributed import ReplicatedStrategy, leave_signals_to_command
 from llm_cls.training.prepare import Inputs
 from llm_cls.training.progress import ProgressBar
 from llm_cls.training.recorder import RunRecorder
@@ -37,7 +37,7 @@ def build_trainer(
         mode = "max" if recorder.monitor.larger_is_better else "min"
         callbacks.append(EarlyStopping(f"val/{config.monitor}", mode=mode, patience=patience, check_finite=False))
     one_gpu = hardware.accelerator == "gpu" and hardware.devices == 1
-    return Trainer(
+    trainer = Trainer(
         accelerator=hardware.accelerator,
         devices=[hardware.device.index] if one_gpu else hardware.devices,
         num_nodes=hardware.num_nodes,
@@ -54,3 +54,6 @@ def build_trainer(
         use_distributed_sampler=False,  # batches.py distributes the texts, each exactly once
         reload_dataloaders_every_n_epochs=1,  # each epoch has its own order
     )
+    if hardware.world_size > 1:
+        leave_signals_to_command(trainer)
+    return trainer

@@ -17,7 +17,7 @@ from llm_cls.errors import first_line
 from llm_cls.metrics.evaluation import Evaluation
 from llm_cls.runs.directory import RunDirectory
 from llm_cls.runs.schema import Metrics, RunRecord
-from llm_cls.training.wandb_session import end_service, start
+from llm_cls.training.wandb_session import Service, start
 
 log = logging.getLogger(__name__)
 
@@ -27,11 +27,15 @@ class _TolerantLogger(WandbLogger):
 
     Attributes:
         failed: Whether it has.
-        seconds: How long one call of W&B may take.
+        unanswered: Whether W&B's process, which other runs use, did not answer.
     """
 
-    failed = False
-    seconds = 0.0
+    failed = unanswered = False
+
+    def __init__(self, run: Any, seconds: float, service: Service) -> None:
+        """Takes a W&B run, the time that one call may take, and W&B's process."""
+        super().__init__(experiment=run)
+        self._seconds, self._service = seconds, service
 
     def log_metrics(self, metrics: Any, step: int | None = None) -> None:
         """See ``WandbLogger``."""
@@ -46,12 +50,12 @@ class _TolerantLogger(WandbLogger):
         if self.failed:
             return
         try:
-            call_within(self.seconds, action)
+            call_within(self._seconds, action)
         except Exception as error:
             self.failed = True
             log.warning("W&B failed, the run continues without it: %s", first_line(error))
             if isinstance(error, TimeoutError):
-                end_service()
+                self.unanswered = not self._service.give_up()
 
 
 class RunLogger:
@@ -108,7 +112,7 @@ class RunLogger:
 
 
 @contextmanager
-def run_logger(config: Config, directory: RunDirectory, record: RunRecord) -> Iterator[RunLogger]:
+def run_logger(config: Config, directory: RunDirectory, record: RunRecord, service: Service) -> Iterator[RunLogger]:
     """The logger of a run; it is finished with the exit code of the run in any case.
 
     Online where an API key is configured and W&B answers, otherwise offline below ``directory``, with the
@@ -119,36 +123,32 @@ def run_logger(config: Config, directory: RunDirectory, record: RunRecord) -> It
         return
     os.environ.setdefault("WANDB_SILENT", "true")  # its messages would break the progress bar
     seconds = config.logger.timeout_seconds
-    logger = RunLogger(_lightning_logger(start(config, directory.path, record), seconds))
-    code = 0
-    try:
-        yield logger
-    except BaseException as error:
-        code = summarize(error)[1]
-        raise
-    finally:
-        _finish(logger, code, seconds)
+    with service.used():
+        run = start(config, directory.path, record, service)
+        logger = RunLogger(None if run is None else _TolerantLogger(run, seconds, service))
+        code = 0
+        try:
+            yield logger
+        except BaseException as error:
+            code = summarize(error)[1]
+            raise
+        finally:
+            _finish(logger, code, seconds, service)
 
 
-def _lightning_logger(run: Any, seconds: float) -> _TolerantLogger | None:
-    if run is None:
-        return None
-    logger = _TolerantLogger(experiment=run)
-    logger.seconds = seconds
-    return logger
-
-
-def _finish(logger: RunLogger, code: int, seconds: float) -> None:
+def _finish(logger: RunLogger, code: int, seconds: float, service: Service) -> None:
     run = logger._wandb
     if run is None:
         return
     offline, folder = run.offline, shown_path(Path(run.dir).parent)
     sync = f"wandb sync {'' if offline else '--include-online '}{folder}"
     try:
+        if logger.lightning and logger.lightning.unanswered:
+            raise TimeoutError("it did not answer")
         call_within(seconds, lambda: run.finish(exit_code=code))
     except Exception as error:
         log.warning("W&B could not finish its run: %s. Upload it with: %s", first_line(error), sync)
-        end_service()
+        service.give_up()
     else:
         if offline and code == 0:
             log.info("W&B was offline. Upload this run with: %s", sync)

@@ -18,6 +18,7 @@ from llm_cls.files import sha256_json
 from llm_cls.redaction import redact
 from llm_cls.runs.content import plain
 from llm_cls.runs.schema import RunRecord
+from llm_cls.signals import is_stopped
 
 log = logging.getLogger(__name__)
 
@@ -27,7 +28,43 @@ _TEARDOWN_SECONDS = 5.0
 _IDENTITY = ("WANDB_RUN_ID", "WANDB_RUN_GROUP", "WANDB_RESUME", "WANDB_RESUME_FROM", "WANDB_FORK_FROM")
 
 
-def start(config: Config, directory: Path, record: RunRecord) -> Any:
+class Service:
+    """W&B's process, which the runs of this process share, some of them at the same time."""
+
+    def __init__(self) -> None:
+        """Starts nothing."""
+        self._runs = 0
+        self._given_up = False
+
+    @contextmanager
+    def used(self) -> Iterator[None]:
+        """The time in which a run may use it; it ends with the last run, if one has given it up."""
+        self._runs += 1
+        try:
+            yield
+        finally:
+            self._runs -= 1
+            if self._given_up and not self._runs:
+                self._end()
+
+    def give_up(self) -> bool:
+        """Called by a run that it did not answer, or refused. Ends it, unless it may still answer other runs.
+
+        Returns:
+            Whether it was ended.
+        """
+        self._given_up = True
+        if self._runs > 1 and _is_running():
+            return False
+        self._end()
+        return True
+
+    def _end(self) -> None:
+        self._given_up = False
+        end_service()
+
+
+def start(config: Config, directory: Path, record: RunRecord, service: Service) -> Any:
     """The W&B run of the run in ``directory``, the same one when it is resumed; None where W&B could not be started."""
     modes = ["offline"]
     if config.logger.mode == "online" or (config.logger.mode == "auto" and _has_key()):
@@ -41,7 +78,7 @@ def start(config: Config, directory: Path, record: RunRecord) -> Any:
             return call_within(seconds, partial(_init, mode, config, directory, record))
         except Exception as error:  # no error of W&B may stop the training
             log.warning("W&B could not be started %s: %s", mode, first_line(error))
-            end_service()
+            service.give_up()
     return None
 
 
@@ -53,13 +90,27 @@ def wandb_id(directory: Path, record: RunRecord) -> str:
 def end_service() -> None:
     """Ends W&B's process, which may be dead or stopped: nothing waits for it, and the next run starts another."""
     import wandb
-    from wandb.sdk import wandb_setup
 
     with suppress(Exception):  # wandb.teardown would wait for the end of a stopped process
-        service: Any = wandb_setup.singleton()._connection
-        service._proc._process.kill()
+        _process().kill()
     with suppress(Exception, SystemExit):
         call_within(_TEARDOWN_SECONDS, wandb.teardown)
+
+
+def _is_running() -> bool:
+    """Whether W&B's process lives and was not stopped; False where it cannot be found."""
+    try:
+        process = _process()
+        return process.poll() is None and not is_stopped(process.pid)
+    except Exception:  # it was not started, or another version of W&B starts it in another way
+        return False
+
+
+def _process() -> Any:
+    from wandb.sdk import wandb_setup
+
+    service: Any = wandb_setup.singleton()._connection
+    return service._proc._process
 
 
 def _init(mode: str, config: Config, directory: Path, record: RunRecord) -> Any:

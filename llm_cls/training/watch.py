@@ -20,8 +20,7 @@ from torch._C._distributed_c10d import TCPStore
 
 from llm_cls.cli import print_error
 from llm_cls.errors import LostRankError
-from llm_cls.training.failures import EXIT_LOST
-from llm_cls.training.launch import with_resume_command
+from llm_cls.training.failures import EXIT_LOST, with_resume_command
 from llm_cls.training.rank_process import PARENT
 
 _DONE = 1 << 40  # added to the count of a rank that needs no watching any more

@@ -66,6 +66,13 @@ def test_runs_of_a_pass_are_those_of_separate_runs(
         assert len(ids) == 1
 
 
+def test_a_pass_without_a_log(command: Command, sweep: list[str], tmp_path: Path) -> None:
+    line = [*sweep, "optimizer.lr=1e-3,2e-3", "trainer.max_epochs=1", "hydra/job_logging=disabled"]
+    done = command("train", *line, "sweep.concurrent=2", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "") and "2 of 2 runs are done" in done.stdout
+    assert "Epoch" not in done.stdout and not list(tmp_path.rglob("train.log"))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("grid", MIXED)
 def test_runs_of_a_pass_may_differ_in_everything_but_the_network(

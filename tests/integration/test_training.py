@@ -7,6 +7,7 @@ import signal
 import socket
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -207,22 +208,39 @@ def test_a_lost_rank_ends_the_run(arguments: list[str], start: Start, tmp_path: 
     assert not any(alive(pid) for pid in ranks)
 
 
+def start_as_torchrun(start: Start, folder: Path, *line: str) -> list[Any]:
+    """Two ranks that train in ``run`` below ``folder`` until they are ended, and have a checkpoint."""
+    line = (*line, "trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", "trainer.max_epochs=500")
+    together = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": "2"}
+    ranks = [
+        start(*line, "hydra.run.dir=run", cwd=folder, env=together | {"RANK": str(rank), "LOCAL_RANK": str(rank)})
+        for rank in range(2)
+    ]
+    wait_for(folder / "run" / "checkpoints" / "epoch-*-*.ckpt", ranks[0])
+    return ranks
+
+
+@pytest.mark.parametrize("one", [0, 1])
+@pytest.mark.slow
+def test_a_signal_to_one_rank_of_torchrun_ends_all(
+    arguments: list[str], start: Start, tmp_path: Path, one: int
+) -> None:
+    """At once: none waits until trainer.timeout_seconds, which are longer than this test may take."""
+    ranks = start_as_torchrun(start, tmp_path, *arguments, "trainer.timeout_seconds=3600")
+    ranks[one].send_signal(signal.SIGTERM)
+    errors = [rank.communicate(timeout=TIMEOUT)[1] for rank in ranks]
+    assert [rank.returncode for rank in ranks] == [75, 75], errors
+    assert errors[one].startswith("Error: Interrupted by SIGTERM. Resume with the same command and "), errors
+    assert "has lost the connection to another rank" in errors[1 - one], errors
+
+
 @pytest.mark.parametrize("lost", [pytest.param(0, marks=pytest.mark.slow), 1])
 @pytest.mark.slow
 def test_a_stopped_rank_of_torchrun_is_named_by_another(
     arguments: list[str], start: Start, tmp_path: Path, lost: int
 ) -> None:
     """Rank 0 has the store by which the ranks watch one another."""
-    line = [*arguments, "trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", "trainer.max_epochs=500"]
-    together = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": "2"}
-    ranks = [
-        start(
-            *line, "trainer.timeout_seconds=10", "hydra.run.dir=run", cwd=tmp_path,
-            env=together | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
-        )
-        for rank in range(2)
-    ]  # fmt: skip
-    wait_for(tmp_path / "run" / "checkpoints" / "epoch-*-*.ckpt", ranks[0])
+    ranks = start_as_torchrun(start, tmp_path, *arguments, "trainer.timeout_seconds=10")
     ranks[lost].send_signal(signal.SIGSTOP)
     _, errors = ranks[1 - lost].communicate(timeout=TIMEOUT)
     assert ranks[1 - lost].returncode == 75, errors

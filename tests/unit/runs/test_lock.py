@@ -1,14 +1,17 @@
 """Locks whose holders do not respond."""
 
+import fcntl
 import os
 import signal
 import time
 from pathlib import Path
+from typing import Any
 
+import filelock
 import pytest
 
 from llm_cls import locks
-from llm_cls.errors import ResourceError
+from llm_cls.errors import LockedError, ResourceError
 from llm_cls.runs import layout, lock, sweep
 from llm_cls.runs.lock import HolderWatch, hold
 from llm_cls.signals import is_stopped
@@ -71,3 +74,41 @@ def test_only_the_process_that_has_the_file_open_is_named(tmp_path: Path, monkey
         monkeypatch.setattr(locks, "_has_open", lambda *_: False)  # a file of another file system has this number
         assert locks.holder(path) == "another process"
     assert locks.holder(tmp_path / "no such file") == "another process"
+
+
+def test_a_directory_that_another_process_holds_is_not_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waited: list[float | None] = []
+    acquire = filelock.FileLock.acquire
+
+    def note(own: filelock.FileLock, timeout: float | None = None, **options: Any) -> Any:
+        waited.append(timeout)
+        return acquire(own, timeout=timeout, **options)
+
+    monkeypatch.setattr(filelock.FileLock, "acquire", note)
+    with (
+        held(tmp_path / layout.LOCK) as pid,
+        pytest.raises(LockedError, match=rf"in use by .*pid {pid}"),
+        hold(tmp_path),
+    ):
+        pass
+    assert waited == [lock._MOMENT_SECONDS]
+
+
+def test_a_reader_of_the_state_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lock, "_MOMENT_SECONDS", 0.01)
+    path = tmp_path / layout.LOCK
+    path.touch()
+    with path.open("rb") as file:
+        fcntl.flock(file, fcntl.LOCK_SH)
+        tried = lock.is_locked
+
+        def leave(directory: Path) -> bool:
+            found = tried(directory)
+            fcntl.flock(file, fcntl.LOCK_UN)
+            return found
+
+        monkeypatch.setattr(lock, "is_locked", leave)
+        with hold(tmp_path):
+            assert tried(tmp_path)

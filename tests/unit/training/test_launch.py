@@ -18,6 +18,7 @@ from llm_cls.cli import run_command
 from llm_cls.errors import LostRankError, RankError, ResourceError, RunInterrupted
 from llm_cls.runs.directory import RunDirectory
 from llm_cls.training import launch
+from llm_cls.training.failures import with_resume_command
 from tests.integration.processes import alive
 
 
@@ -121,9 +122,9 @@ def stubborn(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     script = tmp_path / "rank"
     script.write_text(
         f"""#!{sys.executable}
-import os, pathlib, signal, sys, time
+import json, os, pathlib, signal, sys, time
 signal.signal(signal.SIGTERM, signal.SIG_IGN)
-folder, rank = pathlib.Path(sys.argv[3]), os.environ["RANK"]
+folder, rank = pathlib.Path(json.loads(sys.stdin.readline())), os.environ["RANK"]
 (folder / f"began-{{rank}}").touch()
 while rank == "0" and not (folder / "began-1").exists():
     time.sleep(0.01)
@@ -189,8 +190,8 @@ def two_ranks(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     script = tmp_path / "rank"
     script.write_text(
         f"""#!{sys.executable}
-import os, pathlib, signal, sys, time
-folder, rank = pathlib.Path(sys.argv[3]), os.environ["RANK"]
+import json, os, pathlib, signal, sys, time
+folder, rank = pathlib.Path(json.loads(sys.stdin.readline())), os.environ["RANK"]
 (folder / f"pid-{{rank}}").write_text(str(os.getpid()))
 if rank == "1":
     (folder / "ready").touch()
@@ -241,12 +242,12 @@ def test_all_ranks_lost(two_ranks: Path) -> None:
 
 def test_a_lost_rank_is_resumable_from_a_checkpoint_alone(tmp_path: Path) -> None:
     error = LostRankError("Rank 1 was killed.")
-    assert launch.with_resume_command(error, tmp_path) is error
+    assert with_resume_command(error, tmp_path) is error
     directory = RunDirectory(tmp_path)
     directory.new_checkpoint(1).parent.mkdir()
     directory.new_checkpoint(1).touch()
-    assert launch.with_resume_command(error, tmp_path) is error, "it is not sealed"
+    assert with_resume_command(error, tmp_path) is error, "it is not sealed"
     directory.keep_checkpoint(1, None)
-    conclusion = launch.with_resume_command(error, tmp_path)
+    conclusion = with_resume_command(error, tmp_path)
     assert isinstance(conclusion, RunInterrupted) and conclusion.exit_code == 75
     assert str(conclusion).startswith("Rank 1 was killed. Resume with the same command and ")

@@ -5,6 +5,7 @@ import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
@@ -16,7 +17,7 @@ SCRIPT = f"""#!{sys.executable}
 import json, os, pathlib, signal, socket, sys, time
 connection = socket.socket(fileno=os.dup(0))
 requests = connection.makefile("r")
-rank, directory = os.environ["RANK"], sys.argv[3]
+rank, directory = os.environ["RANK"], json.loads(requests.readline() or '""')
 while directory:
     folder = pathlib.Path(directory)
     with (folder / f"rank-{{rank}}").open("a") as file:
@@ -62,6 +63,39 @@ def test_they_are_started_once_and_end_when_asked(ranks: launch.Ranks, tmp_path:
     assert not any(map(alive, first))
     again = run(ranks, tmp_path, "4")
     assert not set(again) & set(first)
+
+
+def test_they_can_be_started_before_their_run(
+    ranks: launch.Ranks, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ranks.start(2, 600)
+    started = [rank.process.pid for rank in ranks._ranks]
+    monkeypatch.setenv("SET_BY_A_LIBRARY", "1")  # as it is imported
+    ranks.libraries_loaded()
+    assert run(ranks, tmp_path, "1") == run(ranks, tmp_path, "2") == started
+
+
+def test_without_a_run_they_are_not_waited_for(
+    ranks: launch.Ranks, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "rank").write_text(f"{SCRIPT.splitlines()[0]}\nwhile True: pass\n")  # as it does while it loads
+    monkeypatch.setattr(launch, "_GRACE_SECONDS", 600.0)
+    ranks.libraries_loaded()  # there are none
+    ranks.start(2, 600)
+    started = [rank.process.pid for rank in ranks._ranks]
+    ranks.end()
+    assert not any(map(alive, started))
+
+
+def test_all_of_them_are_started_or_none(ranks: launch.Ranks, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    one = launch.RankProcess({"RANK": "0"})
+    monkeypatch.setattr(launch, "RankProcess", Mock(side_effect=[one, BlockingIOError("no more processes")]))
+    with pytest.raises(BlockingIOError):
+        ranks.start(2, 600)
+    assert not alive(one.process.pid)
+    monkeypatch.undo()
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "rank"))
+    assert len(set(run(ranks, tmp_path, "1"))) == 2
 
 
 def test_a_run_of_its_own_has_ranks_of_its_own(ranks: launch.Ranks, tmp_path: Path) -> None:

@@ -200,7 +200,7 @@ def test_what_is_no_checkpoint_is_called_damaged(tmp_path: Path, content: bytes 
 
 def test_a_rank_whose_parent_is_gone_ends_at_once(tmp_path: Path) -> None:
     environment = os.environ | {"LLM_CLS_PARENT": "1000000000", "RANK": "0"}  # nobody's number
-    command = [sys.executable, "-m", "llm_cls.training.rank", str(tmp_path)]
+    command = [sys.executable, "-m", "llm_cls.training.rank"]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stdout, done.stderr) == (75, "", "")
 

@@ -13,8 +13,9 @@ import wandb
 
 from llm_cls.runs.directory import RunDirectory
 from llm_cls.runs.schema import DataRecord, ModelRecord, RunRecord
-from llm_cls.training import wandb_logger, wandb_session
-from llm_cls.training.wandb_logger import run_logger
+from llm_cls.training import wandb_session
+from llm_cls.training.wandb_logger import RunLogger, run_logger
+from llm_cls.training.wandb_session import Service
 from tests.unit.config.test_schema import parse
 
 STARTED = "2026-01-01T00:00:00+00:00"
@@ -35,12 +36,12 @@ class Wandb:
         self.arguments.append(sys.argv)
         self._block("init")
         run = Mock(offline=True, dir=str(Path(arguments["dir"]) / "wandb" / "offline-run-1-x" / "files"))
-        run.log.side_effect = lambda *_, **__: self._block("log")
+        run.log.side_effect = lambda *_, **__: self._block("log", Path(arguments["dir"]).name)
         run.finish.side_effect = lambda exit_code: (self._block("finish"), self.codes.append(exit_code))
         return run
 
-    def _block(self, name: str) -> None:
-        if name in self.hangs:
+    def _block(self, name: str, run: str = "a") -> None:
+        if name in self.hangs and run == "a":
             self.never.wait()
 
 
@@ -49,7 +50,6 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> Iterator[Wandb]:
     fake = Wandb()
     monkeypatch.setattr(wandb, "init", fake.init)
     monkeypatch.setattr(wandb_session, "end_service", Mock())
-    monkeypatch.setattr(wandb_logger, "end_service", wandb_session.end_service)
     yield fake
     fake.never.set()  # ends the abandoned threads
 
@@ -61,7 +61,7 @@ def record(started_at: str = STARTED) -> RunRecord:
 
 def log_once(directory: Path, record: RunRecord, *overrides: str) -> None:
     config = parse("experiment=quickstart", "logger=wandb", "logger.mode=offline", *overrides)
-    with run_logger(config, RunDirectory(directory), record) as logger:
+    with run_logger(config, RunDirectory(directory), record, Service()) as logger:
         assert logger.lightning
         logger.lightning.log_metrics({"val/f1": 0.5})
 
@@ -94,7 +94,7 @@ def test_a_run_continues_where_wandb_does_not_answer(
 ) -> None:
     fake.hangs = {call}
     config = parse("experiment=quickstart", "logger=wandb", "logger.mode=offline", "logger.timeout_seconds=0.2")
-    with run_logger(config, RunDirectory(tmp_path / "a"), record()) as logger:
+    with run_logger(config, RunDirectory(tmp_path / "a"), record(), Service()) as logger:
         if logger.lightning:
             logger.lightning.log_metrics({"val/f1": 0.5})
             logger.lightning.log_metrics({"val/f1": 0.6})
@@ -102,6 +102,34 @@ def test_a_run_continues_where_wandb_does_not_answer(
     assert len(warnings) == 1 and "no end within 0.2 s" in warnings[0]
     if call == "finish":
         assert "Upload it with: wandb sync " in warnings[0] and "offline-run-1-x" in warnings[0]
+    assert wandb_session.end_service.call_count == 1, "its process would be waited for at the end"  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("runs", [True, False])
+def test_wandb_that_does_not_answer_one_run_of_a_pass(
+    fake: Wandb, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, runs: bool
+) -> None:
+    """It goes on for the other run, unless its process cannot answer that one either."""
+    fake.hangs, service = {"log"}, Service()
+    monkeypatch.setattr(wandb_session, "_is_running", lambda: runs)
+    config = parse("experiment=quickstart", "logger=wandb", "logger.mode=offline", "logger.timeout_seconds=0.2")
+
+    def log_loss(logger: RunLogger) -> None:
+        assert logger.lightning
+        logger.lightning.log_metrics({"train/loss": 0.5})
+
+    with run_logger(config, RunDirectory(tmp_path / "b"), record(), service) as other:
+        with run_logger(config, RunDirectory(tmp_path / "a"), record(), service) as logger:
+            log_loss(logger)
+            log_loss(other)
+        log_loss(other)
+        assert other.lightning and not other.lightning.failed
+        assert wandb_session.end_service.call_count == (0 if runs else 1)  # type: ignore[attr-defined]
+    warnings = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
+    assert warnings[0] == "W&B failed, the run continues without it: no end within 0.2 s"
+    if runs:
+        assert len(warnings) == 2 and "did not answer. Upload it with: wandb sync " in warnings[1]
+        assert fake.codes == [0], "it is not asked again for the run that it did not answer"
     assert wandb_session.end_service.call_count == 1, "its process would be waited for at the end"  # type: ignore[attr-defined]
 
 
