@@ -37,6 +37,12 @@ IMPORTS = (
     "llm_cls.training.prediction",
 )  # fmt: skip
 
+SMALL = ("model=hf", "trainer=cpu", "logger=none")
+CHOICES = (  # of most commands
+    ("model=ja-mini", "data=sample"), (), SMALL, SMALL[:2], (*SMALL, "data=sample"), (*SMALL, "template=1"),
+    (*SMALL, "template=2"), (*SMALL, "data=table"), ("experiment=quickstart", *SMALL[:2]),
+)  # fmt: skip
+
 
 class ForkedProcess:
     """A command that runs in a fork of the server; its output goes to two files."""
@@ -197,8 +203,11 @@ def _fill_caches() -> None:
     from transformers.conversion_mapping import get_checkpoint_conversion_mapping
 
     from llm_cls.config.compose import compose_tree
+    from tests.compositions import remember_compositions
 
-    compose_tree(["model=ja-mini", "data=sample", "optimizer.lr=1e-3", "lora.target_modules=[a]", "hydra.run.dir=run"])
+    remember_compositions()
+    for choices in CHOICES:
+        compose_tree([*choices, "optimizer.lr=1e-3", "lora.target_modules=[a]", "hydra.run.dir=run"])
     GlobalHydra.instance().clear()
     get_checkpoint_conversion_mapping("gpt_neox")
 
