@@ -10,20 +10,36 @@ from typing import Any
 
 from hydra._internal import config_loader_impl
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.config_repository import ConfigRepository
 from hydra._internal.defaults_list import DefaultsList, Overrides
 from omegaconf import DictConfig
 
 from llm_cls.config.groups import CONF
 
 create_defaults_list, merge = config_loader_impl.create_defaults_list, ConfigLoaderImpl._compose_config_from_defaults_list
+load_config = ConfigRepository.load_config
+FILES: dict[str, Any] = {}
 LISTS: dict[str, DefaultsList] = {}
 MERGED: dict[str, DictConfig] = {}
 
 
 def remember_compositions() -> None:
     """For the rest of this process, and in its forks."""
+    ConfigRepository.load_config = _load_config
     config_loader_impl.create_defaults_list = _create_defaults_list
     ConfigLoaderImpl._compose_config_from_defaults_list = _merge
+
+
+def _load_config(self: ConfigRepository, config_path: str) -> Any:
+    """One of these files; None if there is none."""
+    if not _never_changes(self):
+        return load_config(self, config_path)
+    if config_path not in FILES:
+        FILES[config_path] = load_config(self, config_path)
+    found = copy.copy(FILES[config_path])
+    if found is not None:
+        found.config = copy.deepcopy(found.config)
+    return found
 
 
 def _create_defaults_list(repo: Any, config_name: Any, overrides_list: Any, **options: Any) -> DefaultsList:

@@ -33,14 +33,18 @@ IMPORTS = (
     "torch", "torch.utils.data", "torch.optim.adamw", "torch.optim.lr_scheduler", "torch._dynamo", "lightning.pytorch",
     "transformers.models.auto.modeling_auto", "transformers.models.gpt_neox.modeling_gpt_neox", "peft",
     "peft.tuners.lora", "sentencepiece", "sklearn.metrics", "torchmetrics", "wandb", "optuna", "pandas",
-    "hydra", "hydra.main", "hydra._internal.hydra", "llm_cls.multirun.sweeper", "llm_cls.training.run",
-    "llm_cls.training.prediction",
+    "hydra", "hydra.main", "hydra._internal.hydra", "llm_cls.multirun.sweeper", "llm_cls.multirun.task",
+    "llm_cls.training.run", "llm_cls.training.prediction", "llm_cls.reporting.page", "llm_cls.data.sources.livedoor",
+    "sklearn.feature_extraction.text", "sklearn.linear_model",
+    # what W&B imports when a run begins
+    "wandb.apis.public", "opentelemetry.exporter.otlp.proto.http.metric_exporter",
+    "opentelemetry.exporter.otlp.proto.http._log_exporter",
 )  # fmt: skip
 
 SMALL = ("model=hf", "trainer=cpu", "logger=none")
 CHOICES = (  # of most commands
-    ("model=ja-mini", "data=sample"), (), SMALL, SMALL[:2], (*SMALL, "data=sample"), (*SMALL, "template=1"),
-    (*SMALL, "template=2"), (*SMALL, "data=table"), ("experiment=quickstart", *SMALL[:2]),
+    ("model=ja-mini", "data=sample"), (), SMALL, SMALL[:2], (*SMALL, "data=sample"), (*SMALL, "template='1'"),
+    (*SMALL, "template='2'"), (*SMALL, "data=table"), ("experiment=quickstart", *SMALL[:2]),
 )  # fmt: skip
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from hydra._internal import config_loader_impl
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.config_repository import ConfigRepository
 from omegaconf import OmegaConf
 
 from llm_cls.config.compose import accept_plain_values, compose_tree
@@ -32,6 +33,7 @@ def test_it_is_what_hydra_composes(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         return shown
 
     found = [composed(text) for text in ("{body}", "{title}")]
+    monkeypatch.setattr(ConfigRepository, "load_config", compositions.load_config)
     monkeypatch.setattr(config_loader_impl, "create_defaults_list", compositions.create_defaults_list)
     monkeypatch.setattr(ConfigLoaderImpl, "_compose_config_from_defaults_list", compositions.merge)
     assert found == [composed(text) for text in ("{body}", "{title}")]
