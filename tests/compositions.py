@@ -16,7 +16,10 @@ from omegaconf import DictConfig
 
 from llm_cls.config.groups import CONF
 
-create_defaults_list, merge = config_loader_impl.create_defaults_list, ConfigLoaderImpl._compose_config_from_defaults_list
+create_defaults_list, merge = (
+    config_loader_impl.create_defaults_list,
+    ConfigLoaderImpl._compose_config_from_defaults_list,
+)
 load_config = ConfigRepository.load_config
 FILES: dict[str, Any] = {}
 LISTS: dict[str, DefaultsList] = {}

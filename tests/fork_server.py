@@ -14,6 +14,7 @@ import json
 import os
 import runpy
 import select
+import shutil
 import signal
 import socket
 import subprocess
@@ -174,6 +175,10 @@ class ForkServer:
                 return connection
         raise RuntimeError((self._shared / "server.log").read_text())
 
+    def said_by_imports(self) -> str:
+        """What the server's imports have printed, once it has started a process."""
+        return (self._shared / "imports.log").read_text(encoding="utf-8")
+
     def close(self) -> None:
         """Leaves the server, which ends when all workers have. Processes that still run end by themselves."""
         os.close(self._stdin)
@@ -183,6 +188,9 @@ def serve(path: str) -> None:
     """Forks for each request, until all have closed stdin."""
     for name in IMPORTS:
         importlib.import_module(name)
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    shutil.copy(Path(path).with_name("server.log"), Path(path).with_name("imports.log"))
     _fill_caches()
     gc.freeze()  # a collection in a fork would touch, and so copy, every object
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for the watchers

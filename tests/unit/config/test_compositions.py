@@ -13,8 +13,7 @@ from tests import compositions
 
 accept_plain_values()
 LINES = (
-    ["seed=1"], ["seed=2"], ["model=ja-mini", "template=1"], ["experiment=quickstart", "data=table", "data.text=[a]"],
-    ["~template"], ["+model.architecture.a={b:1}"],
+    ["seed=1"], ["seed=2"], ["experiment=quickstart", "data=table", "data.text=[a]"], ["~template", "+sweep.a={b:1}"],
 )  # fmt: skip
 
 
