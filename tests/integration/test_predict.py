@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ import pytest
 
 from llm_cls.data.load import load_corpus
 from llm_cls.runs.config_file import read_config
+from llm_cls.signals import is_stopped
 from tests.fork_server import ForkServer
 from tests.jsonl import read_jsonl
 
@@ -289,6 +291,8 @@ class TestInterruption:
         process = server.start(name, arguments, folder, environment)
         wait_for(folder / "out.csv.partial", process)
         process.send_signal(signal.SIGSTOP)
+        while process.poll() is None and not is_stopped(process.pid):
+            time.sleep(0.005)
         second = command("predict", *labelling(finished_run), cwd=folder)
         assert second.returncode == 4 and second.stderr.count("\n") == 1
         assert (
