@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
+from tests.compositions import remember_compositions
 from tests.fork_server import ForkServer
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
@@ -21,6 +22,8 @@ os.environ |= dict.fromkeys(("no_proxy", "NO_PROXY"), "127.0.0.1,localhost")  # 
 
 if not Path("/dev/nvidiactl").exists():  # without a GPU Triton's interpreter runs the kernels
     os.environ["TRITON_INTERPRET"] = "1"  # before anything imports Triton
+
+remember_compositions()
 
 
 @pytest.fixture(scope="session")

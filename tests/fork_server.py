@@ -14,6 +14,7 @@ import json
 import os
 import runpy
 import select
+import shutil
 import signal
 import socket
 import subprocess
@@ -33,8 +34,18 @@ IMPORTS = (
     "torch", "torch.utils.data", "torch.optim.adamw", "torch.optim.lr_scheduler", "torch._dynamo", "lightning.pytorch",
     "transformers.models.auto.modeling_auto", "transformers.models.gpt_neox.modeling_gpt_neox", "peft",
     "peft.tuners.lora", "sentencepiece", "sklearn.metrics", "torchmetrics", "wandb", "optuna", "pandas",
-    "hydra", "hydra.main", "hydra._internal.hydra", "llm_cls.multirun.sweeper", "llm_cls.training.run",
-    "llm_cls.training.prediction",
+    "hydra", "hydra.main", "hydra._internal.hydra", "llm_cls.multirun.sweeper", "llm_cls.multirun.task",
+    "llm_cls.training.run", "llm_cls.training.prediction", "llm_cls.reporting.page", "llm_cls.data.sources.livedoor",
+    "sklearn.feature_extraction.text", "sklearn.linear_model",
+    # what W&B imports when a run begins
+    "wandb.apis.public", "opentelemetry.exporter.otlp.proto.http.metric_exporter",
+    "opentelemetry.exporter.otlp.proto.http._log_exporter",
+)  # fmt: skip
+
+SMALL = ("model=hf", "trainer=cpu", "logger=none")
+CHOICES = (  # of most commands
+    ("model=ja-mini", "data=sample"), (), SMALL, SMALL[:2], (*SMALL, "data=sample"), (*SMALL, "template='1'"),
+    (*SMALL, "template='2'"), (*SMALL, "data=table"), ("experiment=quickstart", *SMALL[:2]),
 )  # fmt: skip
 
 
@@ -164,6 +175,10 @@ class ForkServer:
                 return connection
         raise RuntimeError((self._shared / "server.log").read_text())
 
+    def said_by_imports(self) -> str:
+        """What the server's imports have printed, once it has started a process."""
+        return (self._shared / "imports.log").read_text(encoding="utf-8")
+
     def close(self) -> None:
         """Leaves the server, which ends when all workers have. Processes that still run end by themselves."""
         os.close(self._stdin)
@@ -173,6 +188,9 @@ def serve(path: str) -> None:
     """Forks for each request, until all have closed stdin."""
     for name in IMPORTS:
         importlib.import_module(name)
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    shutil.copy(Path(path).with_name("server.log"), Path(path).with_name("imports.log"))
     _fill_caches()
     gc.freeze()  # a collection in a fork would touch, and so copy, every object
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for the watchers
@@ -197,8 +215,11 @@ def _fill_caches() -> None:
     from transformers.conversion_mapping import get_checkpoint_conversion_mapping
 
     from llm_cls.config.compose import compose_tree
+    from tests.compositions import remember_compositions
 
-    compose_tree(["model=ja-mini", "data=sample", "optimizer.lr=1e-3", "lora.target_modules=[a]", "hydra.run.dir=run"])
+    remember_compositions()
+    for choices in CHOICES:
+        compose_tree([*choices, "optimizer.lr=1e-3", "lora.target_modules=[a]", "hydra.run.dir=run"])
     GlobalHydra.instance().clear()
     get_checkpoint_conversion_mapping("gpt_neox")
 

@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ import pytest
 
 from llm_cls.data.load import load_corpus
 from llm_cls.runs.config_file import read_config
+from llm_cls.signals import is_stopped
 from tests.fork_server import ForkServer
 from tests.jsonl import read_jsonl
 
@@ -200,9 +202,9 @@ def test_faults_are_found_before_any_text_is_labelled(
 
 @pytest.fixture(scope="module")
 def many(rows: list[dict[str, str]], finished_run: Path, command: Command, tmp_path_factory: Any) -> Path:
-    """A folder with 208 rows and the labels that an uninterrupted command gives for them."""
+    """A folder with 112 rows and the labels that an uninterrupted command gives for them."""
     folder: Path = tmp_path_factory.mktemp("many")
-    write_csv(folder / "in.csv", [rows[i % len(rows)] | {"id": str(i)} for i in range(208)])
+    write_csv(folder / "in.csv", [rows[i % len(rows)] | {"id": str(i)} for i in range(112)])
     done = command("predict", f"run={finished_run}", "input=in.csv", "output=whole.csv", "batch_size=1", cwd=folder)
     assert done.returncode == 0, done.stderr
     return folder
@@ -227,7 +229,7 @@ def labelling(run: Path) -> list[str]:
 
 
 class TestInterruption:
-    """Of one command with 208 rows in 13 chunks."""
+    """Of one command with 112 rows in 7 chunks."""
 
     @pytest.fixture
     def folder(self, many: Path, tmp_path: Path) -> Path:
@@ -245,7 +247,7 @@ class TestInterruption:
             file.write(b'{"rows": 40')
         done = command("predict", *labelling(finished_run), cwd=folder)
         assert done.returncode == 0 and done.stderr.startswith("Continuing out.csv after row "), done.stderr
-        assert done.stdout == "Labels of 208 rows: out.csv\n"
+        assert done.stdout == "Labels of 112 rows: out.csv\n"
         assert (folder / "out.csv").read_bytes() == (folder / "whole.csv").read_bytes()
         assert {path.name for path in folder.iterdir()} == {"in.csv", "out.csv", "whole.csv"}
 
@@ -274,15 +276,29 @@ class TestInterruption:
         assert (done.returncode, done.stderr) == (0, f"Continuing out.csv after row {said.group(1)}\n")
         assert (folder / "out.csv").read_bytes() == (folder / "whole.csv").read_bytes()
 
+    @pytest.mark.parametrize(
+        "module",
+        [
+            ("tests.integration.forks", "llm_cls.predict"),
+            pytest.param(("llm_cls.predict",), marks=pytest.mark.slow),  # each process imports torch
+        ],
+    )
     def test_several_processes_give_the_same_and_a_second_command_is_refused(
-        self, folder: Path, finished_run: Path, server: ForkServer, environment: dict[str, str], command: Command
-    ) -> None:
-        line = labelling(finished_run)
-        process = server.start("llm_cls.predict", [*line, "devices=2"], folder, environment)
+        self, folder: Path, finished_run: Path, server: ForkServer, environment: dict[str, str], command: Command,
+        module: tuple[str, ...],
+    ) -> None:  # fmt: skip
+        name, *arguments = (*module, *labelling(finished_run), "devices=2")
+        process = server.start(name, arguments, folder, environment)
         wait_for(folder / "out.csv.partial", process)
-        second = command("predict", *line, cwd=folder)
+        process.send_signal(signal.SIGSTOP)
+        while process.poll() is None and not is_stopped(process.pid):
+            time.sleep(0.005)
+        second = command("predict", *labelling(finished_run), cwd=folder)
         assert second.returncode == 4 and second.stderr.count("\n") == 1
-        assert f"output=out.csv is being written by another process (pid {process.pid})" in second.stderr
+        assert (
+            f"output=out.csv is being written by another process (pid {process.pid}, which is stopped)" in second.stderr
+        )
+        process.send_signal(signal.SIGCONT)
         assert process.wait(TIMEOUT) == 0, process.communicate()
         assert (folder / "out.csv").read_bytes() == (folder / "whole.csv").read_bytes()
 
