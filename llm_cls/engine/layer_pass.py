@@ -9,6 +9,7 @@ from llm_cls.engine.head_norms import SavedHeads, rotate_heads, rotate_heads_bac
 from llm_cls.engine.kernels import activate, activate_backward, as_operand, norm, norm_backward
 from llm_cls.engine.layers import Layer
 from llm_cls.engine.lora import AdapterGradients
+from llm_cls.engine.lora_products import whole
 from llm_cls.engine.packing import PackedLayout
 from llm_cls.engine.projection import SavedAdapters
 from llm_cls.engine.tensors import UNQUANTIZED, DropoutState, Norm, Operand, OperandFormat, RowState, Stream
@@ -120,15 +121,14 @@ def layer_backward(
     assert saved.mlp_x is not None and saved.hidden is not None and saved.attention is not None
     rows = len(saved.mlp_x)
     d_down = _addend_backward(d, saved.mlp_post, spec.mlp_post_norm, layer.down.operand_format(rows))
-    grad, part = layer.down.backward_parts(d_down, saved.down, mlp_dropout_state, gradients, True)
+    grad, part = layer.down.backward(d_down, saved.down, mlp_dropout_state, gradients, True)
     assert grad is not None
     out_format = layer.up.operand_format(rows)
     hidden = activate_backward(
         grad, saved.hidden, layer.activation, spec.gated, layer.up.pending_bias, out_format, part
     )
     saved.hidden = None
-    grad = layer.up.backward(hidden, saved.up, mlp_dropout_state, gradients, True)
-    assert grad is not None
+    grad = whole(*layer.up.backward(hidden, saved.up, mlp_dropout_state, gradients, True))
     del hidden
     del d_down
     out_format = layer.out.operand_format(rows)
@@ -138,8 +138,7 @@ def layer_backward(
     # With a parallel residual both branches start at the layer's input, and attention's output is an addend of the sum.
     d_out = d if spec.parallel_residual else d_mlp
     d_out = _addend_backward(d_out, saved.attention_post, spec.attention_post_norm, layer.out.operand_format(rows))
-    grad = layer.out.backward(d_out, saved.out, mlp_dropout_state, gradients, True)
-    assert grad is not None
+    grad = whole(*layer.out.backward(d_out, saved.out, mlp_dropout_state, gradients, True))
     shape = (len(grad), spec.attention.heads, spec.attention.head_size)
     joined = grad.new_empty(len(saved.x), layer.qkv.weight.shape[0])
     target = spec.attention.split(joined)
@@ -149,9 +148,10 @@ def layer_backward(
         source = (dq, *source[1:])
     rotate_heads_backward(source, target, saved.heads, spec.attention, layout.position_ids, spec.rotary)
     d_qkv = as_operand(joined, layer.qkv.operand_format(len(joined)))
-    grad = layer.qkv.backward(d_qkv, saved.qkv, dropout_state, gradients, need_input)
-    if grad is None:
+    grad, part = layer.qkv.backward(d_qkv, saved.qkv, dropout_state, gradients, need_input)
+    if not need_input:
         return None
+    grad = whole(grad, part)
     out_format = layer.down.operand_format(len(grad)) if spec.mlp_post_norm is None else UNQUANTIZED
     if only_last:
         total = norm_backward(grad, saved.x, spec.attention_norm, None).tensor

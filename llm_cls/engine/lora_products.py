@@ -69,7 +69,7 @@ def down_backward(
     """
     if kernels.uses_triton(saved.x):
         if total is not None:
-            add_part(total, adapter_part(saved, grad, a, n, mask))
+            whole(total, adapter_part(saved, grad, a, n, mask))
         _triton().weight_grad(saved.x, grad, n, saved.keep, _factor(mask), out)
         return
     for i, (part, weight, target) in enumerate(zip(grad.chunk(n, 1), a.chunk(n), out.chunk(n), strict=True)):
@@ -87,9 +87,12 @@ def adapter_part(saved: SavedDown, grad: Tensor, a: Tensor, n: int, mask: Dropou
     return AdapterPart(grad, a, n, saved.keep, _factor(mask))
 
 
-def add_part(total: Tensor, part: AdapterPart) -> None:
-    """Adds ``part`` to ``total``, on a GPU."""
-    _triton().add_input_grad(total, part)
+def whole(gradient: Tensor | None, part: AdapterPart | None) -> Tensor:
+    """``gradient``, to which ``part`` is added on a GPU."""
+    assert gradient is not None
+    if part is not None:
+        _triton().add_input_grad(gradient, part)
+    return gradient
 
 
 def dropout(x: Tensor, mask: DropoutMask) -> Tensor:

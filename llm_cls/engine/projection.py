@@ -21,7 +21,7 @@ from torch.nn import functional as F
 
 from llm_cls.engine import kernels
 from llm_cls.engine.lora import Adapter, AdapterGradients, base_layer, lora_parts
-from llm_cls.engine.lora_products import SavedDown, adapter_part, add_part, down, down_backward
+from llm_cls.engine.lora_products import SavedDown, adapter_part, down, down_backward
 from llm_cls.engine.products import fp8_product, linear, product_over_rows, quantized
 from llm_cls.engine.tensors import AdapterPart, DropoutMask, JointState, Operand, OperandFormat, RowState
 
@@ -140,25 +140,8 @@ class Projection:
         dropout_state: RowState,
         gradients: AdapterGradients,
         need_input: bool,
-    ) -> Tensor | None:
-        """Gradient with respect to the input, where it is needed; those of the adapters go into ``gradients``.
-
-        See ``backward_parts`` for the arguments.
-        """
-        result, part = self.backward_parts(grad, saved, dropout_state, gradients, need_input)
-        if result is not None and part is not None:
-            add_part(result, part)
-        return result
-
-    def backward_parts(
-        self,
-        grad: Operand,
-        saved: SavedAdapters,
-        dropout_state: RowState,
-        gradients: AdapterGradients,
-        need_input: bool,
     ) -> tuple[Tensor | None, AdapterPart | None]:
-        """``backward`` for a kernel that can itself add the part of the adapters, where that is not None.
+        """Gradient with respect to the input, where it is needed; those of the adapters go into ``gradients``.
 
         Args:
             grad: With respect to the output, shape ``(rows, out_features)``.
@@ -166,6 +149,9 @@ class Projection:
             dropout_state: That of ``forward``.
             gradients: Receives the gradient of every adapter weight.
             need_input: Whether a trained weight lies before this layer.
+
+        Returns:
+            ``(gradient, part)``: what the adapters add may be left to the caller, who may have a kernel that does it.
         """
         in_features = self.weight.shape[1]
         if self._extra_columns and need_input:
