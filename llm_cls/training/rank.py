@@ -3,7 +3,6 @@
 It trains the runs whose directories ``training.launch`` sends to its stdin.
 """
 
-import gc
 import json
 import logging
 import os
@@ -41,9 +40,9 @@ def _main() -> None:
     connection = socket.socket(fileno=os.dup(0))
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     from llm_cls.training import run  # noqa: F401  # takes seconds, while the run is still being prepared
-    from llm_cls.training.shared import Shared
+    from llm_cls.training.shared import Shared, freeze_libraries
 
-    gc.freeze()  # otherwise each run looks through the objects of the libraries for what the run before has left
+    freeze_libraries()
     logging.basicConfig(level=logging.INFO if is_first_process() else logging.ERROR, format="%(message)s")
     shared, world_size = Shared(), os.environ["WORLD_SIZE"]
     with connection, connection.makefile("r", encoding="ascii") as requests:
