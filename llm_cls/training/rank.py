@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llm_cls.cli import end_now, logging_to, quiet_libraries, run_command, summarize
-from llm_cls.errors import EXIT_INTERRUPTED, LostRankError, RunInterrupted
+from llm_cls.errors import EXIT_INTERRUPTED, DataError, LostRankError, RunInterrupted
 from llm_cls.training.failures import EXIT_LOST
 from llm_cls.training.launch import is_first_process
 from llm_cls.training.rank_process import end_with_parent
@@ -71,7 +71,11 @@ def _train(path: Path, shared: "Shared") -> None:
     with logging_to(directory.path / layout.LOG) if is_first_process() else nullcontext():
         try:
             inputs = prepare(read_config(directory.path / layout.CONFIG), shared)
-            train(directory, inputs, record, shared, find_checkpoint(directory, run_id(inputs.identity)))
+            if (own := run_id(inputs.identity)) != record.run_id:
+                raise DataError(
+                    "The data, the model or its tokenizer have changed since this command read them. Start it again"
+                )
+            train(directory, inputs, record, shared, find_checkpoint(directory, own))
         except Exception as error:
             if not isinstance(error, LostRankError) and is_sweep(directory.path.parent):
                 directory.record_failure(*summarize(error))
