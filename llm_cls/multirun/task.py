@@ -1,6 +1,5 @@
 """What ``python -m llm_cls.train`` does with its command line: one run, or a sweep of them."""
 
-import gc
 import os
 import shlex
 import sys
@@ -142,13 +141,13 @@ def _run_of_sweep(tree: DictConfig, ranks: Ranks, kept: "list[Shared]") -> float
         _start(ranks, config, directory)
     from llm_cls.training.joint_shared import JointRun
     from llm_cls.training.run import run
-    from llm_cls.training.shared import Shared
+    from llm_cls.training.shared import Shared, freeze_libraries
 
     quiet_libraries()
     thread = threading.current_thread()
     if not kept:
         ranks.libraries_loaded()
-        gc.freeze()  # otherwise each run looks through the objects of the libraries for what the run before has left
+        freeze_libraries()
         kept.append(Shared(ranks))
     shared = thread.shared.over(kept[0]) if isinstance(thread, JointRun) else kept[0]
     run_directory = RunDirectory(directory)

@@ -28,7 +28,7 @@ class JointShared(Shared):
         self._frozen: FusedLayers | None = None
 
     def over(self, shared: Shared) -> "JointShared":
-        """This object, which from now on keeps what it reads and loads where ``shared`` does, and ends its ranks."""
+        """This object, which from now on keeps what it loads where ``shared`` does, and uses its processes."""
         self._kept, self.ranks, self.wandb = shared._kept, shared.ranks, shared.wandb
         return self
 

@@ -3,7 +3,6 @@
 It trains the runs whose directories ``training.launch`` sends to its stdin.
 """
 
-import gc
 import json
 import logging
 import os
@@ -14,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llm_cls.cli import end_now, logging_to, quiet_libraries, run_command, summarize
-from llm_cls.errors import EXIT_INTERRUPTED, LostRankError, RunInterrupted
+from llm_cls.errors import EXIT_INTERRUPTED, DataError, LostRankError, RunInterrupted
 from llm_cls.training.failures import EXIT_LOST
 from llm_cls.training.launch import is_first_process
 from llm_cls.training.rank_process import end_with_parent
@@ -41,9 +40,9 @@ def _main() -> None:
     connection = socket.socket(fileno=os.dup(0))
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     from llm_cls.training import run  # noqa: F401  # takes seconds, while the run is still being prepared
-    from llm_cls.training.shared import Shared
+    from llm_cls.training.shared import Shared, freeze_libraries
 
-    gc.freeze()  # otherwise each run looks through the objects of the libraries for what the run before has left
+    freeze_libraries()
     logging.basicConfig(level=logging.INFO if is_first_process() else logging.ERROR, format="%(message)s")
     shared, world_size = Shared(), os.environ["WORLD_SIZE"]
     with connection, connection.makefile("r", encoding="ascii") as requests:
@@ -72,7 +71,11 @@ def _train(path: Path, shared: "Shared") -> None:
     with logging_to(directory.path / layout.LOG) if is_first_process() else nullcontext():
         try:
             inputs = prepare(read_config(directory.path / layout.CONFIG), shared)
-            train(directory, inputs, record, shared, find_checkpoint(directory, run_id(inputs.identity)))
+            if (own := run_id(inputs.identity)) != record.run_id:
+                raise DataError(
+                    "The data, the model or its tokenizer have changed since this command read them. Start it again"
+                )
+            train(directory, inputs, record, shared, find_checkpoint(directory, own))
         except Exception as error:
             if not isinstance(error, LostRankError) and is_sweep(directory.path.parent):
                 directory.record_failure(*summarize(error))

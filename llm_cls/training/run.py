@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from llm_cls import signals
 from llm_cls.cli import say, shown_path
 from llm_cls.config.schema import Config
 from llm_cls.data.datamodule import TextDataModule
-from llm_cls.errors import ArtifactError
+from llm_cls.errors import ArtifactError, LostRankError
 from llm_cls.metrics.selection import MONITORS
 from llm_cls.model.artifact import save_artifact
 from llm_cls.model.classifier import build_classifier
@@ -75,17 +75,25 @@ def run(config: Config, path: Path, overrides: Sequence[str], shared: Shared, is
             log.warning("This run began under other conditions (%s): results may differ in the last digits", conditions)
         try:
             if (isolate or inputs.hardware.world_size > 1) and launched_world_size() is None:
-                launch = launch_ranks if isolate else shared.ranks.train
-                launch(path, inputs.hardware.devices, config.trainer.timeout_seconds)
-            else:
-                shared.ranks.end()  # those of earlier runs would hold memory
-                return train(directory, inputs, record, shared, found)
+                return _train_in_ranks(directory, inputs, launch_ranks if isolate else shared.ranks.train)
+            shared.ranks.end()  # those of earlier runs would hold memory
+            return train(directory, inputs, record, shared, found)
         except Exception:
             directory.discard()
             raise
-        metrics = directory.result(inputs.identity)
-        assert metrics is not None  # the processes have ended without an error
-        return metrics
+
+
+def _train_in_ranks(directory: RunDirectory, inputs: Inputs, launch: Callable[[Path, int, float], None]) -> Metrics:
+    """The result of a run that ``launch`` trains in processes of its own."""
+    try:
+        launch(directory.path, inputs.hardware.devices, inputs.config.trainer.timeout_seconds)
+    except LostRankError as error:
+        if not directory.has_metrics:
+            raise
+        log.warning("%s. The run was complete by then", str(error).rstrip("."))
+    metrics = directory.result(inputs.identity)
+    assert metrics is not None  # the processes have completed it
+    return metrics
 
 
 def _earlier_result(directory: RunDirectory, inputs: Inputs) -> Metrics | None:

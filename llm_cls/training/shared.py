@@ -114,6 +114,16 @@ class Shared:
         return value
 
 
+def freeze_libraries() -> None:
+    """Exempts what is loaded from garbage collection: ``take_decoder`` would look through it once per run.
+
+    Garbage is collected before. A task of Ray may follow another one in the same process, and the decoder that its run
+    left in reference cycles would be kept for ever.
+    """
+    gc.collect()
+    gc.freeze()
+
+
 def decoder_key(config: Config, dtype: torch.dtype, device: torch.device) -> str:
     seed = config.seed if config.model.weights == "random" else None  # draws the random weights
     return sha256_json([config.model.model_dump(mode="json"), str(dtype), str(device), seed])

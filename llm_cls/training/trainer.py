@@ -31,7 +31,8 @@ def build_trainer(
     plugins: list[Any] = [AtomicCheckpointIO()]
     if hardware.world_size == 1:  # whatever SLURM's variables say about the tasks of its job
         plugins.append(LightningEnvironment())
-    if has_bar := shows_progress and sys.stdout.isatty():  # in a file it would be one line without an end
+    terminal = sys.stdout is not None and sys.stdout.isatty()  # None where it is closed
+    if has_bar := shows_progress and terminal:  # in a file it would be one line without an end
         callbacks.append(ProgressBar())
     if (patience := config.early_stopping_patience) is not None:
         mode = "max" if recorder.monitor.larger_is_better else "min"

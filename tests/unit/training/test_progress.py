@@ -18,16 +18,19 @@ from llm_cls.training.module import ClassifierModule
 from llm_cls.training.progress import ProgressBar
 
 
-@pytest.mark.parametrize(("terminal", "wanted", "shown"), [(True, True, 1), (True, False, 0), (False, True, 0)])
+@pytest.mark.parametrize(
+    ("terminal", "wanted", "shown"),
+    [(True, True, 1), (True, False, 0), (False, True, 0), (None, True, 0)],
+)
 def test_there_is_one_on_a_terminal_only(
-    terminal: bool, wanted: bool, shown: int, monkeypatch: pytest.MonkeyPatch
+    terminal: bool | None, wanted: bool, shown: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = parse_config(compose_tree(["trainer=cpu"]))
     inputs: Any = SimpleNamespace(config=config, hardware=resolve_hardware(config.trainer))
     recorder: Any = SimpleNamespace(monitor=MONITORS["f1"])
     given: dict[str, Any] = {}
     monkeypatch.setattr(module, "Trainer", lambda **keys: given.update(keys))
-    monkeypatch.setattr(sys.stdout, "isatty", lambda: terminal, raising=False)
+    monkeypatch.setattr(sys, "stdout", None if terminal is None else SimpleNamespace(isatty=lambda: terminal))
     others: Any = SimpleNamespace(path=None, lightning=None)
     module.build_trainer(inputs, others, recorder, others, others, wanted)
     assert sum(isinstance(callback, ProgressBar) for callback in given["callbacks"]) == shown

@@ -9,8 +9,10 @@ from unittest.mock import Mock
 
 import pytest
 
-from llm_cls.errors import LostRankError, RankError, RunInterrupted
+from llm_cls.errors import DataError, LostRankError, RankError, RunInterrupted
 from llm_cls.training import launch
+from llm_cls.training.rank import _train
+from llm_cls.training.run import _train_in_ranks
 from tests.integration.processes import alive
 
 SCRIPT = f"""#!{sys.executable}
@@ -163,3 +165,22 @@ def test_a_signal_in_a_later_run(ranks: launch.Ranks, tmp_path: Path) -> None:
     with pytest.raises(RunInterrupted, match="Interrupted by SIGTERM"):
         run(ranks, tmp_path, "2", do_0="os.kill(os.getppid(), signal.SIGTERM); time.sleep(600)")
     assert not any(map(alive, first))
+
+
+def test_a_rank_that_is_lost_after_the_result_does_not_matter(caplog: pytest.LogCaptureFixture) -> None:
+    inputs, launch = Mock(), Mock(side_effect=LostRankError("Rank 1 was killed."))
+    directory = Mock(has_metrics=True)
+    assert _train_in_ranks(directory, inputs, launch) is directory.result.return_value
+    assert caplog.messages == ["Rank 1 was killed. The run was complete by then"]
+    with pytest.raises(LostRankError):
+        _train_in_ranks(Mock(has_metrics=False), inputs, launch)
+
+
+def test_a_rank_refuses_what_the_record_does_not_describe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where a file has changed since the command, which has written the record, read it."""
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setattr("llm_cls.runs.state.read_files", lambda _: Mock(record=Mock(run_id="of other data")))
+    monkeypatch.setattr("llm_cls.runs.config_file.read_config", Mock())
+    monkeypatch.setattr("llm_cls.training.prepare.prepare", lambda *_: Mock(identity={}))
+    with pytest.raises(DataError, match="have changed since this command read them"):
+        _train(tmp_path, Mock())

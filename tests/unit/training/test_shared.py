@@ -1,5 +1,8 @@
 """What the runs of a sweep share, and what one of them must have for itself."""
 
+import gc
+import weakref
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -7,7 +10,7 @@ import pytest
 
 from llm_cls.config.schema import Config
 from llm_cls.data import datamodule
-from llm_cls.training.shared import Shared
+from llm_cls.training.shared import Shared, freeze_libraries
 from tests.unit.config.test_schema import parse
 
 
@@ -55,3 +58,20 @@ def test_a_corpus_that_was_read_anew_is_tokenized_anew(tmp_path: Path, read: lis
     assert len(shared.tokenized(fewer, tokenizer, own).tokens["train"]) == 8
     assert len(shared.tokenized(corpus, tokenizer, own).tokens["train"]) == len(before.tokens["train"]) == 16
     assert len(read) == 9
+
+
+@pytest.fixture
+def unfrozen() -> Iterator[None]:
+    yield
+    gc.unfreeze()
+
+
+@pytest.mark.usefixtures("unfrozen")
+def test_what_an_earlier_run_left_in_cycles_is_not_frozen() -> None:
+    """As where Ray gives a process one run after another."""
+    left = Shared()
+    left._kept["itself"] = ("", left)
+    gone = weakref.ref(left)
+    del left
+    freeze_libraries()
+    assert gone() is None and gc.get_freeze_count() > 0
