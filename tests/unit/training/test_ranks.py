@@ -25,6 +25,8 @@ while directory:
     with (folder / f"rank-{{rank}}").open("a") as file:
         file.write(f"{{os.getpid()}}\\n")
     if (folder / f"do-{{rank}}").exists():
+        while len(list(folder.glob("rank-*"))) < int(os.environ["WORLD_SIZE"]):  # all have begun
+            time.sleep(0.01)
         exec((folder / f"do-{{rank}}").read_text())
     connection.sendall(b"\\n")
     directory = json.loads(requests.readline() or '""')
