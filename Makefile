@@ -20,7 +20,7 @@ dashboard: $(INSTALLED) ## browse the curves of the runs below DIR (default: out
 	@$(RUN) -m llm_cls.dashboard dir=$(or $(DIR),outputs)
 
 test: $(INSTALLED) ## set up and run the default tests, offline: minutes on two cores
-	$(PYTEST) -n 3 --dist worksteal
+	$(PYTEST) -n 4 --dist worksteal
 
 test-slow: $(INSTALLED) ## run the tests that take many minutes: kills at random moments, Ray
 	$(RUN) -m pip install --disable-pip-version-check --quiet -c constraints.txt -e '.[dev,onnx,ray]'
