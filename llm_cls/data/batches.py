@@ -17,6 +17,9 @@ from torch.utils.data import Dataset
 
 from llm_cls.data.tokens import Tokens
 
+# Texts per pass of scoring, which keeps no activations; short passes leave a GPU waiting for launches.
+SCORING_TEXTS = {"cpu": 32, "cuda": 128}
+
 
 @dataclass
 class Batch:
@@ -64,10 +67,6 @@ class Batch:
             self.indices[first:end],
             self.first_token + before,
         )
-
-
-# Texts per pass of scoring, which keeps no activations; short passes leave a GPU waiting for launches.
-SCORING_TEXTS = {"cpu": 32, "cuda": 128}
 
 
 def collate(tokens: Tokens, labels: npt.NDArray[np.int64], indices: Sequence[int] | npt.NDArray[np.int64]) -> Batch:

@@ -23,8 +23,9 @@ from llm_cls.model.decoder import eos_ids, load_architecture, load_decoder, mode
 from llm_cls.training.launch import Ranks
 from llm_cls.training.wandb_session import Service
 
-# Keys of the section data that do not change the corpus.
-_IGNORED_KEYS = {"max_length", "truncation", "cut", "keep_texts", "batch_size", "micro_batch_size", "eval_batch_size"}
+# Keys of the section data that do not change the tokens of a corpus, and those that do not change the corpus.
+_NOT_OF_TOKENS = {"keep_texts", "batch_size", "micro_batch_size", "eval_batch_size"}
+_IGNORED_KEYS = _NOT_OF_TOKENS | {"max_length", "truncation", "cut"}
 _MOST_TEMPLATES = 4  # of a corpus, of which the tokens are kept; the published grid has three
 
 
@@ -71,7 +72,8 @@ class Shared:
         kept, of_templates = self._kept.get("tokens", (None, {}))
         if kept is None or kept[0] is not corpus or kept[1] is not tokenizer:  # a corpus that was read anew may differ
             of_templates = self._keep("tokens", (corpus, tokenizer), {})
-        key = sha256_json([section.model_dump(mode="json") for section in (config.template, config.data)])
+        data = config.data.model_dump(mode="json", exclude=_NOT_OF_TOKENS)
+        key = sha256_json([config.template.model_dump(mode="json"), data])
         if key not in of_templates:
             of_templates[key] = tokenize_corpus(corpus, tokenizer, config.template, config.data)
             for oldest in list(of_templates)[:-_MOST_TEMPLATES]:

@@ -214,7 +214,6 @@ def activate_backward(
     out = None
     if out_format.values:
         out = torch.empty_like(x) if gated or out_format.fp8 else grad
-    piece = _piece(cols)
     kind = {"KIND": activation, "GATED": gated, "HAS_BIAS": bias is not None}
     if part is not None:
         assert out is not None and not out_format.fp8
@@ -224,6 +223,7 @@ def activate_backward(
             ADAPTERS=part.n, M=16, **kind, **options(part.a, part.n, part.keep),
         )  # fmt: skip
         return Operand(out)
+    piece = _piece(cols)
     kind["BLOCK"] = piece
     if not out_format.fp8:
         assert out is not None

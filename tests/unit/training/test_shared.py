@@ -46,7 +46,8 @@ def test_a_corpus_is_tokenized_once_for_each_template_and_length(tmp_path: Path,
         assert len(read) == 3 * 3, "three splits in three templates"
     shorter = config(tmp_path, "template=2", "data.max_length=32")
     assert max(shared.tokenized(corpus, tokenizer, shorter).tokens["train"].lengths) == 32
-    assert len(read) == 12
+    shared.tokenized(corpus, tokenizer, config(tmp_path, "template=2", "data.batch_size=4", "data.eval_batch_size=4"))
+    assert len(read) == 12, "batches are made of the same tokens"
 
 
 def test_a_corpus_that_was_read_anew_is_tokenized_anew(tmp_path: Path, read: list[int]) -> None:
