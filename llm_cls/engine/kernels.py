@@ -33,17 +33,24 @@ def _triton(name: str) -> Any:
     return import_module(f"llm_cls.engine.triton.{name}")
 
 
-def norm(stream: Stream, parameters: Norm, out_format: OperandFormat = UNQUANTIZED) -> NormOutput:
-    """The sum of the residual stream, and its norm.
+def norm(
+    stream: Stream,
+    parameters: Norm,
+    out_format: OperandFormat = UNQUANTIZED,
+    second: tuple[Norm, OperandFormat] | None = None,
+) -> NormOutput:
+    """The sum of the residual stream, and its norm, or two.
 
     Args:
         stream: The terms of the sum.
         parameters: Of the norm.
         out_format: Of the norm; the sum is not quantized. The sum is ``stream.x`` itself where nothing is added.
+        second: Parameters and format of another norm of the same sum, of the same kind and with the same ``eps``.
     """
+    assert second is None or second[0].eps == parameters.eps
     x, addends, bias, post_norm = stream
     if uses_triton(x):
-        found: NormOutput = _triton("norm").norm(stream, parameters, out_format)
+        found: NormOutput = _triton("norm").norm(stream, parameters, out_format, second)
         return found
     if post_norm is not None:
         addends = [norm(Stream(addend), post_norm).normed.tensor for addend in addends]
@@ -55,7 +62,7 @@ def norm(stream: Stream, parameters: Norm, out_format: OperandFormat = UNQUANTIZ
         out = (normed * _wide(parameters.weight)).to(x.dtype)
     else:
         out = F.layer_norm(x, x.shape[-1:], parameters.weight, parameters.bias, parameters.eps)
-    return NormOutput(x, _operand(out, out_format))
+    return NormOutput(x, _operand(out, out_format), None if second is None else norm(Stream(x), *second).normed)
 
 
 def norm_backward(
@@ -64,8 +71,9 @@ def norm_backward(
     parameters: Norm,
     residual: Tensor | None,
     out_format: OperandFormat = UNQUANTIZED,
+    second: tuple[Tensor, Norm] | None = None,
 ) -> Operand:
-    """Gradient with respect to the input of a norm, plus ``residual``.
+    """Gradient with respect to the input of a norm, or of two, plus ``residual``.
 
     Args:
         grad: With respect to the output, shape ``(tokens, hidden_size)``.
@@ -73,10 +81,13 @@ def norm_backward(
         parameters: Of the norm.
         residual: The gradient that reaches the input through the residual connection, shape of ``x``, or None.
         out_format: Of the result, which always has its values in the dtype of the weights, too.
+        second: The gradient with respect to the second output of ``norm``, and the parameters.
     """
     if uses_triton(x):
-        found: Operand = _triton("norm").norm_backward(grad, x, parameters, residual, out_format)
+        found: Operand = _triton("norm").norm_backward(grad, x, parameters, residual, out_format, second)
         return found
+    if second is not None:
+        residual = norm_backward(second[0], x, second[1], residual).tensor
     if parameters.rms:
         wide = _wide(x)
         scale = torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + parameters.eps)

@@ -79,7 +79,10 @@ def layer_forward(
     """One layer, from the sum that its first norm computes to the one that the next layer's first norm computes."""
     spec, layout, (dropout_state, mlp_dropout_state) = layer.spec, inputs.layout, inputs.dropout_states(only_last)
     attention_post, mlp_post = spec.attention_post_norm, spec.mlp_post_norm
-    x, normed = norm(stream, spec.attention_norm, layer.qkv.operand_format(len(stream.x)))
+    out_format, second = layer.qkv.operand_format(len(stream.x)), None
+    if spec.parallel_residual and not only_last:  # both norms read the same sum; in the last layer the MLP has few rows
+        second = (spec.mlp_norm, layer.up.operand_format(len(stream.x)))
+    x, normed, mlp_normed = norm(stream, spec.attention_norm, out_format, second)
     saved = SavedLayer(x)
     qkv, saved.qkv = layer.qkv.forward(normed, dropout_state, add_bias=True)
     (q, k, v), saved.heads = rotate_heads(qkv, spec.attention, layout.position_ids, spec.rotary, save)
@@ -94,9 +97,12 @@ def layer_forward(
     out_x = as_operand(attended.flatten(1), out_format)
     out, saved.out = layer.out.forward(out_x, mlp_dropout_state, add_bias=attention_post is not None)
     saved.attention_post = out if attention_post else None
-    branch = Stream(residual) if spec.parallel_residual else Stream(residual, [out], out_bias, attention_post)
-    saved.mlp_x, normed = norm(branch, spec.mlp_norm, layer.up.operand_format(len(q)))
-    saved.hidden, saved.up = layer.up.forward(normed, mlp_dropout_state)
+    saved.mlp_x = x
+    if mlp_normed is None:
+        branch = Stream(residual) if spec.parallel_residual else Stream(residual, [out], out_bias, attention_post)
+        saved.mlp_x, mlp_normed, _ = norm(branch, spec.mlp_norm, layer.up.operand_format(len(q)))
+    saved.hidden, saved.up = layer.up.forward(mlp_normed, mlp_dropout_state)
+    del mlp_normed
     if recompute and not layer.down.adapters and mlp_post is None:  # nothing needs the layer's output
         return stream, saved
     out_format = layer.down.operand_format(len(q))
@@ -134,8 +140,9 @@ def layer_backward(
     out_format = layer.out.operand_format(rows)
     if spec.parallel_residual or spec.attention_post_norm is not None:
         out_format = UNQUANTIZED
-    d_mlp = norm_backward(grad, saved.mlp_x, spec.mlp_norm, d.values, out_format)
     # With a parallel residual both branches start at the layer's input, and attention's output is an addend of the sum.
+    second = (grad, spec.mlp_norm) if spec.parallel_residual and not only_last else None
+    d_mlp = d if second else norm_backward(grad, saved.mlp_x, spec.mlp_norm, d.values, out_format)
     d_out = d if spec.parallel_residual else d_mlp
     d_out = _addend_backward(d_out, saved.attention_post, spec.attention_post_norm, layer.out.operand_format(rows))
     grad = whole(*layer.out.backward(d_out, saved.out, mlp_dropout_state, gradients, True))
@@ -156,7 +163,7 @@ def layer_backward(
     if only_last:
         total = norm_backward(grad, saved.x, spec.attention_norm, None).tensor
         return as_operand(total.index_add_(0, layout.last_tokens, d_mlp.tensor), out_format)
-    return norm_backward(grad, saved.x, spec.attention_norm, d_mlp.values, out_format)
+    return norm_backward(grad, saved.x, spec.attention_norm, d_mlp.values, out_format, second)
 
 
 def _addend_backward(d: Operand, x: Tensor | None, post_norm: Norm | None, out_format: OperandFormat) -> Operand:

@@ -153,7 +153,9 @@ class NormOutput(NamedTuple):
     Attributes:
         total: The sum that was normalised, in the dtype of the weights.
         normed: Its norm, in the requested formats.
+        second: Its second norm, where one was asked for.
     """
 
     total: Tensor
     normed: Operand
+    second: Operand | None = None

@@ -1,4 +1,8 @@
-"""The non-linearity of the MLP as Triton kernels; a program takes a piece of a row, or with float8 output all of it."""
+"""The non-linearity of the MLP as Triton kernels.
+
+A program takes a piece of a row. With float8 output it takes all of it, because the scale is that of the row, and keeps
+the result in registers until the scale is known.
+"""
 
 import torch
 import triton
@@ -6,43 +10,9 @@ import triton.language as tl
 from torch import Tensor
 
 from llm_cls.engine.tensors import AdapterPart, Operand, OperandFormat
+from llm_cls.engine.triton.functions import derivative, function
 from llm_cls.engine.triton.lora import TILE, adapter_part, mask_width, options
 from llm_cls.engine.triton.norm import empty_fp8
-
-
-@triton.jit
-def _normal(x):
-    """Cumulative distribution of the standard normal and ``exp(-x^2 / 2)``, with one exponential for both.
-
-    Abramowitz and Stegun, Handbook of Mathematical Functions, 7.1.26: absolute error of erf at most 1.5e-7.
-    """
-    density = tl.exp(-0.5 * x * x)
-    t = 1.0 / (1.0 + 0.23164189 * tl.abs(x))
-    poly = ((((1.061405429 * t - 1.453152027) * t + 1.421413741) * t - 0.284496736) * t + 0.254829592) * t
-    tail = 0.5 * poly * density
-    return tl.where(x < 0.0, tail, 1.0 - tail), density
-
-
-@triton.jit
-def _function(x, KIND: tl.constexpr):
-    if KIND == "gelu":
-        cdf, _ = _normal(x)
-        return x * cdf
-    if KIND == "gelu_tanh":
-        return x * tl.sigmoid(1.5957691216057308 * (x + 0.044715 * x * x * x))
-    return x * tl.sigmoid(x)
-
-
-@triton.jit
-def _derivative(x, KIND: tl.constexpr):
-    if KIND == "gelu":
-        cdf, density = _normal(x)
-        return cdf + x * density * 0.3989422804014327
-    if KIND == "gelu_tanh":
-        s = tl.sigmoid(1.5957691216057308 * (x + 0.044715 * x * x * x))
-        return s + x * s * (1.0 - s) * 1.5957691216057308 * (1.0 + 0.134145 * x * x)
-    s = tl.sigmoid(x)
-    return s + x * s * (1.0 - s)
 
 
 @triton.jit
@@ -51,7 +21,7 @@ def _activated(x, bias, row, cols, c, inside, KIND: tl.constexpr, GATED: tl.cons
     value = tl.load(start + c, mask=inside, other=0.0).to(tl.float32)
     if HAS_BIAS:
         value += tl.load(bias + c, mask=inside, other=0.0).to(tl.float32)
-    result = _function(value, KIND)
+    result = function(value, KIND)
     if GATED:
         other = tl.load(start + cols + c, mask=inside, other=0.0).to(tl.float32)
         if HAS_BIAS:
@@ -73,13 +43,13 @@ def _activated_backward(
     value = tl.load(start + c, mask=inside, other=0.0).to(tl.float32)
     if HAS_BIAS:
         value += tl.load(bias + c, mask=inside, other=0.0).to(tl.float32)
-    first = g * _derivative(value, KIND)
+    first = g * derivative(value, KIND)
     second = first
     if GATED:
         other = tl.load(start + cols + c, mask=inside, other=0.0).to(tl.float32)
         if HAS_BIAS:
             other += tl.load(bias + cols + c, mask=inside, other=0.0).to(tl.float32)
-        second = g * _function(value, KIND)
+        second = g * function(value, KIND)
         first *= other
     return first, second
 
@@ -97,25 +67,25 @@ def _activate_kernel(
 
 @triton.jit
 def _activate_fp8_kernel(
-    x, bias, out, fp8, scales, cols,
-    KIND: tl.constexpr, GATED: tl.constexpr, HAS_BIAS: tl.constexpr, VALUES: tl.constexpr, BLOCK: tl.constexpr,
+    x, bias, out, fp8, scales, cols, KIND: tl.constexpr, GATED: tl.constexpr, HAS_BIAS: tl.constexpr,
+    VALUES: tl.constexpr, PIECES: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(0).to(tl.int64)
     top = tl.zeros((BLOCK,), tl.float32)
-    for start in range(0, cols, BLOCK):
-        c = start + tl.arange(0, BLOCK)
+    pieces = ()
+    for i in tl.static_range(PIECES):
+        c = i * BLOCK + tl.arange(0, BLOCK)
         inside = c < cols
         result = _activated(x, bias, row, cols, c, inside, KIND, GATED, HAS_BIAS)
         top = tl.maximum(top, tl.where(inside, tl.abs(result), 0.0))
         if VALUES:
             tl.store(out + row * cols + c, result.to(out.dtype.element_ty), mask=inside)
+        pieces += (result,)  # type: ignore[assignment]  # Triton would run an annotation
     scale = tl.maximum(tl.max(top, 0), 1e-12) / 448.0
     tl.store(scales + row, scale)
-    for start in range(0, cols, BLOCK):
-        c = start + tl.arange(0, BLOCK)
-        inside = c < cols
-        result = _activated(x, bias, row, cols, c, inside, KIND, GATED, HAS_BIAS)
-        tl.store(fp8 + row * cols + c, (result / scale).to(fp8.dtype.element_ty), mask=inside)
+    for i in tl.static_range(PIECES):
+        c = i * BLOCK + tl.arange(0, BLOCK)
+        tl.store(fp8 + row * cols + c, (pieces[i] * (1.0 / scale)).to(fp8.dtype.element_ty), mask=c < cols)
 
 
 @triton.jit
@@ -155,14 +125,15 @@ def _activate_backward_part_kernel(
 
 @triton.jit
 def _activate_backward_fp8_kernel(
-    grad, x, bias, out, fp8, scales, cols, grad_row,
-    KIND: tl.constexpr, GATED: tl.constexpr, HAS_BIAS: tl.constexpr, VALUES: tl.constexpr, BLOCK: tl.constexpr,
+    grad, x, bias, out, fp8, scales, cols, grad_row, KIND: tl.constexpr, GATED: tl.constexpr, HAS_BIAS: tl.constexpr,
+    VALUES: tl.constexpr, PIECES: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(0).to(tl.int64)
     width = cols * (2 if GATED else 1)
     top = tl.zeros((BLOCK,), tl.float32)
-    for start in range(0, cols, BLOCK):
-        c = start + tl.arange(0, BLOCK)
+    pieces = ()
+    for i in tl.static_range(PIECES):
+        c = i * BLOCK + tl.arange(0, BLOCK)
         inside = c < cols
         first, second = _activated_backward(grad, 0.0, x, bias, row, cols, grad_row, c, inside, KIND, GATED, HAS_BIAS)
         top = tl.maximum(top, tl.where(inside, tl.maximum(tl.abs(first), tl.abs(second)), 0.0))
@@ -170,15 +141,15 @@ def _activate_backward_fp8_kernel(
             tl.store(out + row * width + c, first.to(out.dtype.element_ty), mask=inside)
             if GATED:
                 tl.store(out + row * width + cols + c, second.to(out.dtype.element_ty), mask=inside)
+        pieces += ((first, second),)  # type: ignore[assignment]  # Triton would run an annotation
     scale = tl.maximum(tl.max(top, 0), 1e-12) / 448.0
     tl.store(scales + row, scale)
-    for start in range(0, cols, BLOCK):
-        c = start + tl.arange(0, BLOCK)
-        inside = c < cols
-        first, second = _activated_backward(grad, 0.0, x, bias, row, cols, grad_row, c, inside, KIND, GATED, HAS_BIAS)
-        tl.store(fp8 + row * width + c, (first / scale).to(fp8.dtype.element_ty), mask=inside)
+    for i in tl.static_range(PIECES):
+        c = i * BLOCK + tl.arange(0, BLOCK)
+        start = fp8 + row * width + c
+        tl.store(start, (pieces[i][0] * (1.0 / scale)).to(fp8.dtype.element_ty), mask=c < cols)
         if GATED:
-            tl.store(fp8 + row * width + cols + c, (second / scale).to(fp8.dtype.element_ty), mask=inside)
+            tl.store(start + cols, (pieces[i][1] * (1.0 / scale)).to(fp8.dtype.element_ty), mask=c < cols)
 
 
 def _piece(cols: int) -> int:
@@ -186,17 +157,28 @@ def _piece(cols: int) -> int:
     return 1024 if cols % 2048 else 2048
 
 
+def _fp8_options(cols: int, gated: bool) -> dict[str, int]:
+    """Of a program that takes a whole row: columns per piece, pieces and warps, by measurement on an H100."""
+    piece = min(triton.next_power_of_2(cols), 4096)
+    warps = piece // (256 if gated else 512)
+    return {"BLOCK": piece, "PIECES": triton.cdiv(cols, piece), "num_warps": max(warps, 1)}
+
+
 def activate(x: Tensor, activation: str, gated: bool, bias: Tensor | None, out_format: OperandFormat) -> Operand:
     """See ``kernels.activate``."""
     rows, cols = x.shape[0], x.shape[1] // (2 if gated else 1)
     out = x.new_empty(rows, cols + out_format.extra_columns)[:, :cols] if out_format.values else None
-    piece = _piece(cols)
-    kind = {"KIND": activation, "GATED": gated, "HAS_BIAS": bias is not None, "BLOCK": piece}
+    kind = {"KIND": activation, "GATED": gated, "HAS_BIAS": bias is not None}
     if not out_format.fp8:
-        _activate_kernel[(rows, triton.cdiv(cols, piece))](x, bias, out, cols, cols + out_format.extra_columns, **kind)
+        piece = _piece(cols)
+        _activate_kernel[(rows, triton.cdiv(cols, piece))](
+            x, bias, out, cols, cols + out_format.extra_columns, BLOCK=piece, **kind
+        )
         return Operand(out)
     fp8, scales = empty_fp8(rows, cols, x, True)
-    _activate_fp8_kernel[(rows,)](x, bias, out, fp8, scales, cols, VALUES=out_format.values, **kind)
+    _activate_fp8_kernel[(rows,)](
+        x, bias, out, fp8, scales, cols, VALUES=out_format.values, **kind, **_fp8_options(cols, gated)
+    )
     return Operand(out, fp8, scales)
 
 
@@ -223,15 +205,16 @@ def activate_backward(
             ADAPTERS=part.n, M=16, **kind, **options(part.a, part.n, part.keep),
         )  # fmt: skip
         return Operand(out)
-    piece = _piece(cols)
-    kind["BLOCK"] = piece
     if not out_format.fp8:
         assert out is not None
-        strides = grad.stride(0), out.stride(0)
-        _activate_backward_kernel[(rows, triton.cdiv(cols, piece))](grad, x, bias, out, cols, *strides, **kind)
+        piece, strides = _piece(cols), (grad.stride(0), out.stride(0))
+        _activate_backward_kernel[(rows, triton.cdiv(cols, piece))](
+            grad, x, bias, out, cols, *strides, BLOCK=piece, **kind
+        )
         return Operand(out)
     fp8, scales = empty_fp8(rows, x.shape[1], x, True)
     _activate_backward_fp8_kernel[(rows,)](
-        grad, x, bias, out, fp8, scales, cols, grad.stride(0), VALUES=out_format.values, **kind
-    )
+        grad, x, bias, out, fp8, scales, cols, grad.stride(0), VALUES=out_format.values, **kind,
+        **_fp8_options(cols, gated),
+    )  # fmt: skip
     return Operand(out, fp8, scales)

@@ -13,14 +13,28 @@ def _store_fp8(result, inside, out, scales, row, c, cols):
     """A row in float8, with the scale that makes its largest element the largest of the type."""
     scale = tl.maximum(tl.max(tl.where(inside, tl.abs(result), 0.0), 0), 1e-12) / 448.0
     tl.store(scales + row, scale)
-    tl.store(out + row * cols + c, (result / scale).to(out.dtype.element_ty), mask=inside)
+    tl.store(out + row * cols + c, (result * (1.0 / scale)).to(out.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def _store_normed(normed, inside, weight, bias, out, fp8, scales, row, c, cols, out_row,
+                  RMS: tl.constexpr, VALUES: tl.constexpr, FP8: tl.constexpr):  # fmt: skip
+    result = normed * tl.load(weight + c, mask=inside, other=0.0).to(tl.float32)
+    if not RMS:
+        result += tl.load(bias + c, mask=inside, other=0.0).to(tl.float32)
+    if VALUES:
+        tl.store(out + row * out_row + c, result.to(out.dtype.element_ty), mask=inside)
+    if FP8:
+        _store_fp8(result, inside, fp8, scales, row, c, cols)
 
 
 @triton.jit
 def _norm_kernel(
-    x, a, b, pending_bias, post_weight, weight, bias, total, out, fp8, scales, cols, out_row, post_eps, eps,
+    x, a, b, pending_bias, post_weight, weight, bias, total, out, fp8, scales,
+    weight2, bias2, out2, fp8_2, scales2, cols, out_row, out2_row, post_eps, eps,
     ADDENDS: tl.constexpr, HAS_PENDING_BIAS: tl.constexpr, HAS_POST_NORM: tl.constexpr, RMS: tl.constexpr,
-    VALUES: tl.constexpr, FP8: tl.constexpr, BLOCK: tl.constexpr,
+    VALUES: tl.constexpr, FP8: tl.constexpr, SECOND: tl.constexpr, VALUES2: tl.constexpr, FP8_2: tl.constexpr,
+    BLOCK: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(0).to(tl.int64)
     c = tl.arange(0, BLOCK)
@@ -40,23 +54,19 @@ def _norm_kernel(
         rounded = value.to(total.dtype.element_ty)  # the norm is that of the sum as it is stored
         tl.store(total + row * cols + c, rounded, mask=inside)
         value = rounded.to(tl.float32)
-    w = tl.load(weight + c, mask=inside, other=0.0).to(tl.float32)
     if not RMS:
         value = tl.where(inside, value - tl.sum(value, 0) / cols, 0.0)
-    scale = tl.rsqrt(tl.sum(value * value, 0) / cols + eps)
-    result = value * scale * w
-    if not RMS:
-        result += tl.load(bias + c, mask=inside, other=0.0).to(tl.float32)
-    if VALUES:
-        tl.store(out + row * out_row + c, result.to(out.dtype.element_ty), mask=inside)
-    if FP8:
-        _store_fp8(result, inside, fp8, scales, row, c, cols)
+    normed = value * tl.rsqrt(tl.sum(value * value, 0) / cols + eps)
+    _store_normed(normed, inside, weight, bias, out, fp8, scales, row, c, cols, out_row, RMS, VALUES, FP8)
+    if SECOND:
+        _store_normed(normed, inside, weight2, bias2, out2, fp8_2, scales2, row, c, cols, out2_row,
+                      RMS, VALUES2, FP8_2)  # fmt: skip
 
 
 @triton.jit
 def _norm_backward_kernel(
-    grad, x, weight, residual, out, fp8, scales, cols, grad_row, eps,
-    RESIDUAL: tl.constexpr, RMS: tl.constexpr, FP8: tl.constexpr, BLOCK: tl.constexpr,
+    grad, x, weight, grad2, weight2, residual, out, fp8, scales, cols, grad_row, grad2_row, eps,
+    SECOND: tl.constexpr, RESIDUAL: tl.constexpr, RMS: tl.constexpr, FP8: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(0).to(tl.int64)
     start = row * cols
@@ -65,6 +75,9 @@ def _norm_backward_kernel(
     value = tl.load(x + start + c, mask=inside, other=0.0).to(tl.float32)
     w = tl.load(weight + c, mask=inside, other=0.0).to(tl.float32)
     weighted = tl.load(grad + row * grad_row + c, mask=inside, other=0.0).to(tl.float32) * w
+    if SECOND:  # the backward pass of a norm is linear in this product, and all else is the same
+        w = tl.load(weight2 + c, mask=inside, other=0.0).to(tl.float32)
+        weighted += tl.load(grad2 + row * grad2_row + c, mask=inside, other=0.0).to(tl.float32) * w
     if not RMS:
         value = tl.where(inside, value - tl.sum(value, 0) / cols, 0.0)
     scale = tl.rsqrt(tl.sum(value * value, 0) / cols + eps)
@@ -99,35 +112,47 @@ def empty_fp8(rows: int, cols: int, like: Tensor, wanted: bool) -> tuple[Tensor 
     return like.new_empty(rows, cols, dtype=torch.float8_e4m3fn), like.new_empty(rows, 1, dtype=torch.float32)
 
 
-def norm(stream: Stream, parameters: Norm, out_format: OperandFormat) -> NormOutput:
+def norm(
+    stream: Stream, parameters: Norm, out_format: OperandFormat, second: tuple[Norm, OperandFormat] | None = None
+) -> NormOutput:
     """See ``kernels.norm``."""
     x, addends, pending_bias, post_norm = stream
     rows, cols = x.shape
-    out = x.new_empty(rows, cols + out_format.extra_columns)[:, :cols] if out_format.values else None
-    fp8, scales = empty_fp8(rows, cols, x, out_format.fp8)
+    parameters2, format2 = second or (parameters, OperandFormat(values=False))
+    out, out2 = _empty_operand(rows, cols, x, out_format), _empty_operand(rows, cols, x, format2)
     total = x if not addends and pending_bias is None else torch.empty_like(x)
     a, b = [*addends, None, None][:2]
     block = triton.next_power_of_2(cols)
     _norm_kernel[(rows,)](
-        x, a, b, pending_bias, post_norm and post_norm.weight, parameters.weight, parameters.bias, total, out, fp8,
-        scales, cols, cols + out_format.extra_columns, post_norm.eps if post_norm else 0.0, parameters.eps,
+        x, a, b, pending_bias, post_norm and post_norm.weight, parameters.weight, parameters.bias, total, *out,
+        parameters2.weight, parameters2.bias, *out2, cols, cols + out_format.extra_columns,
+        cols + format2.extra_columns, post_norm.eps if post_norm else 0.0, parameters.eps,
         ADDENDS=len(addends), HAS_PENDING_BIAS=pending_bias is not None, HAS_POST_NORM=post_norm is not None,
-        RMS=parameters.rms, VALUES=out_format.values, FP8=out_format.fp8, BLOCK=block, num_warps=_row_warps(block),
+        RMS=parameters.rms, VALUES=out_format.values, FP8=out_format.fp8, SECOND=second is not None,
+        VALUES2=format2.values, FP8_2=format2.fp8, BLOCK=block, num_warps=_row_warps(block),
     )  # fmt: skip
-    return NormOutput(total, Operand(out, fp8, scales))
+    return NormOutput(total, out, None if second is None else out2)
+
+
+def _empty_operand(rows: int, cols: int, like: Tensor, out_format: OperandFormat) -> Operand:
+    values = like.new_empty(rows, cols + out_format.extra_columns)[:, :cols] if out_format.values else None
+    return Operand(values, *empty_fp8(rows, cols, like, out_format.fp8))
 
 
 def norm_backward(
-    grad: Tensor, x: Tensor, parameters: Norm, residual: Tensor | None, out_format: OperandFormat
-) -> Operand:
+    grad: Tensor, x: Tensor, parameters: Norm, residual: Tensor | None, out_format: OperandFormat,
+    second: tuple[Tensor, Norm] | None = None,
+) -> Operand:  # fmt: skip
     """See ``kernels.norm_backward``."""
     rows, cols = x.shape
     out = torch.empty_like(x)
     fp8, scales = empty_fp8(rows, cols, x, out_format.fp8)
+    grad2, parameters2 = second or (grad, parameters)
     block = triton.next_power_of_2(cols)
     _norm_backward_kernel[(rows,)](
-        grad, x, parameters.weight, residual, out, fp8, scales, cols, grad.stride(0), parameters.eps,
-        RESIDUAL=residual is not None, RMS=parameters.rms, FP8=out_format.fp8, BLOCK=block, num_warps=_row_warps(block),
+        grad, x, parameters.weight, grad2, parameters2.weight, residual, out, fp8, scales, cols, grad.stride(0),
+        grad2.stride(0), parameters.eps, SECOND=second is not None, RESIDUAL=residual is not None, RMS=parameters.rms,
+        FP8=out_format.fp8, BLOCK=block, num_warps=_row_warps(block),
     )  # fmt: skip
     return Operand(out, fp8, scales)
 

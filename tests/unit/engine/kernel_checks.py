@@ -4,6 +4,7 @@ The kernels' own functions are called, because ``kernels.py`` takes them for ten
 """
 
 from importlib import import_module
+from itertools import product
 from typing import Any
 
 import torch
@@ -58,16 +59,23 @@ def check_norm(
         )
         for change in (lambda t: t.to(device), torch.Tensor.double)
     )
-    total, normed = triton("norm").norm(stream, ours, UNQUANTIZED)
-    expected = kernels.norm(exact_stream, exact)
-    check(total, expected.total, dtype)
-    check(normed.tensor, expected.normed.tensor, dtype)
-    for rest in (None, residual):
-        given = None if rest is None else rest.to(device)
-        found = triton("norm").norm_backward(grad.to(device), total, ours, given, UNQUANTIZED)
-        given = None if rest is None else rest.double()
-        wanted = kernels.norm_backward(grad.double(), total.double().cpu(), exact, given)
-        check(found.tensor, wanted.tensor, dtype)
+    exact2 = Norm(bias.double(), None if rms else weight.double(), 1e-5, rms)
+    ours2 = Norm(bias.to(device), None if rms else weight.to(device), 1e-5, rms)
+    for n in (1, 2):  # norms of the sum
+        second, exact_second = ((norm, UNQUANTIZED) if n == 2 else None for norm in (ours2, exact2))
+        found = triton("norm").norm(stream, ours, UNQUANTIZED, second)
+        expected = kernels.norm(exact_stream, exact, UNQUANTIZED, exact_second)
+        check(found.total, expected.total, dtype)
+        check(found.normed.tensor, expected.normed.tensor, dtype)
+        if n == 2:
+            check(found.second.tensor, expected.second.tensor, dtype)
+    for rest, grad2 in product((None, residual), (None, normal(rows, cols, dtype=dtype, seed=11))):
+        given, exact_given = (None, None) if rest is None else (rest.to(device), rest.double())
+        second, exact_second = (None, None) if grad2 is None else ((grad2.to(device), ours2), (grad2.double(), exact2))
+        result = triton("norm").norm_backward(grad.to(device), found.total, ours, given, UNQUANTIZED, second)
+        exact_total = found.total.double().cpu()
+        wanted = kernels.norm_backward(grad.double(), exact_total, exact, exact_given, UNQUANTIZED, exact_second)
+        check(result.tensor, wanted.tensor, dtype)
 
 
 def check_activate(
@@ -236,9 +244,10 @@ def check_fp8(device: str, rows: int, cols: int, tolerance: float) -> None:
     weight = normal(cols, dtype=torch.bfloat16, seed=2).to(device)
     parameters = Norm(weight, weight, 1e-5, rms=False)
     norm, activation = triton("norm"), triton("activation")
-    normed = norm.norm(Stream(x, [grad]), parameters, both)
+    normed = norm.norm(Stream(x, [grad]), parameters, both, (parameters, both))
     operands = [
         normed.normed,
+        normed.second,
         norm.norm_backward(grad, normed.total, parameters, x, both),
         activation.activate(x, "gelu", False, weight, both),
         activation.activate_backward(grad.clone(), x, "gelu", False, weight, both),

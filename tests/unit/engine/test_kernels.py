@@ -9,7 +9,7 @@ from transformers.models.llama.modeling_llama import LlamaRMSNorm
 from llm_cls.engine import kernels
 from llm_cls.engine.kernels import ACTIVATIONS
 from llm_cls.engine.lora_products import add_dropout, dropout
-from llm_cls.engine.tensors import DropoutMask, DropoutState, Norm, Stream
+from llm_cls.engine.tensors import UNQUANTIZED, DropoutMask, DropoutState, Norm, Stream
 
 
 def normal(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -34,6 +34,19 @@ def test_norm_is_that_of_the_sum_with_the_gradient_of_autograd(rms: bool) -> Non
     wanted = torch.autograd.grad(expected, total, grad)[0] + residual
     result = kernels.norm_backward(grad, found.total, parameters, residual)
     torch.testing.assert_close(result.tensor, wanted, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("rms", [False, True])
+def test_two_norms_of_a_sum_are_those_of_each_by_itself(rms: bool) -> None:
+    x, a, grad, other, residual = (normal(5, 8, seed=i).detach() for i in range(5))
+    first, second = (Norm(*(normal(8, seed=i + j).detach() for j in range(2)), 1e-3, rms) for i in (5, 7))
+    found = kernels.norm(Stream(x, [a]), first, UNQUANTIZED, (second, UNQUANTIZED))
+    assert found.second is not None
+    torch.testing.assert_close(found.normed.tensor, kernels.norm(Stream(x + a), first).normed.tensor)
+    torch.testing.assert_close(found.second.tensor, kernels.norm(Stream(x + a), second).normed.tensor)
+    result = kernels.norm_backward(grad, x + a, first, residual, UNQUANTIZED, (other, second))
+    parts = [kernels.norm_backward(*some, None).tensor for some in ((grad, x + a, first), (other, x + a, second))]
+    torch.testing.assert_close(result.tensor, residual + sum(parts))
 
 
 @pytest.mark.parametrize("gated", [False, True])

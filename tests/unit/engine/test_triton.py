@@ -89,8 +89,9 @@ def test_lora_products(rows: int, cols: int, n: int, r: int, p: float) -> None:
     checks.check_lora("cpu", torch.float32, rows, cols, n, r, p)
 
 
-def test_fp8() -> None:
-    checks.check_fp8("cpu", 3, 96, tolerance=0.08)
+@pytest.mark.parametrize("cols", [96, 2200])
+def test_fp8(cols: int) -> None:
+    checks.check_fp8("cpu", 3, cols, tolerance=0.1)  # the interpreter rounds towards zero: by up to an eighth
 
 
 @pytest.fixture
