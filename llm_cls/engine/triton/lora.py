@@ -60,12 +60,18 @@ def _keep_kernel(
 
 
 @triton.jit
-def _kept(keep, row, tile, rows, mask_row, COLUMNS: tl.constexpr):
-    """Whether each element of a tile of columns is kept; a thread that holds eight columns loads one byte."""
-    byte = keep + row[:, None] * mask_row + (tile * (COLUMNS // 8) + tl.arange(0, COLUMNS // 8))[None, :]
-    bits = tl.load(byte, mask=(row < rows)[:, None], other=0).to(tl.int32)
-    bits = (bits[:, :, None] >> tl.arange(0, 8)[None, None, :]) & 1
-    return tl.reshape(bits, (row.shape[0], COLUMNS)) != 0
+def _bits(keep, row, tile, rows, mask_row, COLUMNS: tl.constexpr):
+    """Those of a tile of columns; a thread that holds eight columns loads one byte."""
+    byte = (tile * (COLUMNS // 8) + tl.arange(0, COLUMNS // 8))[None, :]
+    place = keep + row[:, None] * mask_row + byte
+    return tl.load(place, mask=(row < rows)[:, None] & (byte < mask_row), other=0)
+
+
+@triton.jit
+def _kept(bits, COLUMNS: tl.constexpr):
+    """Whether each element of a tile is kept."""
+    bits = (bits.to(tl.int32)[:, :, None] >> tl.arange(0, 8)[None, None, :]) & 1
+    return tl.reshape(bits, (bits.shape[0], COLUMNS)) != 0
 
 
 @triton.jit(do_not_specialize=["rows", "factor"])
@@ -80,13 +86,15 @@ def _down_kernel(
     a += adapter * RANK * cols
     if DROPOUT:
         keep += adapter.to(tl.int64) * rows * mask_row
+        ahead = _bits(keep, row, 0, rows, mask_row, COLUMNS)  # loads of a byte are not pipelined by Triton
     acc = tl.zeros((M, R), tl.float32)
     for tile in range(0, tl.cdiv(cols, COLUMNS)):
         c = tile * COLUMNS + tl.arange(0, COLUMNS)
         inside = (row < rows)[:, None] & (c < cols)[None, :]
         value = tl.load(x + row[:, None] * x_row + c[None, :], mask=inside, other=0.0)
         if DROPOUT:
-            value = tl.where(_kept(keep, row, tile, rows, mask_row, COLUMNS), value, 0.0)
+            value = tl.where(_kept(ahead, COLUMNS), value, 0.0)
+            ahead = _bits(keep, row, tile + 1, rows, mask_row, COLUMNS)
         weight = tl.load(a + r[None, :] * cols + c[:, None], mask=(r < RANK)[None, :] & (c < cols)[:, None], other=0.0)
         acc = tl.dot(value, weight, acc, input_precision=PRECISION)
     place = out + row[:, None] * out_row + (adapter * RANK + r)[None, :]
@@ -109,8 +117,8 @@ def adapter_part(
         weight = tl.load(place, mask=(r < RANK)[:, None] & (c < cols)[None, :], other=0.0)
         part = tl.dot(down, weight, input_precision=PRECISION)
         if DROPOUT:
-            keeps = _kept(keep + tl.full((), adapter, tl.int64) * rows * mask_row, row, tile, rows, mask_row, COLUMNS)
-            part = tl.where(keeps, part, 0.0)
+            start = keep + tl.full((), adapter, tl.int64) * rows * mask_row
+            part = tl.where(_kept(_bits(start, row, tile, rows, mask_row, COLUMNS), COLUMNS), part, 0.0)
         added += part
     return added * factor
 
@@ -143,13 +151,15 @@ def _weight_grad_kernel(
     r = tl.arange(0, R)
     if DROPOUT:
         keep += adapter.to(tl.int64) * rows * mask_row
+        ahead = _bits(keep, (split * share + tl.arange(0, M)).to(tl.int64), tile, rows, mask_row, COLUMNS)
     acc = tl.zeros((COLUMNS, R), tl.float32)  # transposed: the products of a Hopper GPU have 64 rows or more
     for start in range(split * share, tl.minimum((split + 1) * share, rows), M):
         row = (start + tl.arange(0, M)).to(tl.int64)
         inside = (row < rows)[:, None] & (c < cols)[None, :]
         value = tl.load(x + row[:, None] * x_row + c[None, :], mask=inside, other=0.0)
         if DROPOUT:
-            value = tl.where(_kept(keep, row, tile, rows, mask_row, COLUMNS), value, 0.0)
+            value = tl.where(_kept(ahead, COLUMNS), value, 0.0)
+            ahead = _bits(keep, row + M, tile, rows, mask_row, COLUMNS)
         place = grad + row[:, None] * grad_row + (adapter * RANK + r)[None, :]
         down = tl.load(place, mask=(row < rows)[:, None] & (r < RANK)[None, :], other=0.0)
         acc = tl.dot(tl.trans(value), down, acc, input_precision=PRECISION)
