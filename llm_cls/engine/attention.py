@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from llm_cls.engine.head_norms import HeadInputs
 from llm_cls.engine.packing import PackedLayout
 from llm_cls.engine.spec import Scores
 
@@ -116,6 +117,12 @@ def attend(
     return output.detach(), _SavedByAutograd(q, k, v, output)
 
 
+def reaches_projection(saved: SavedAttention, only_last: bool, before: HeadInputs) -> bool:
+    """Whether ``attend_backward`` takes ``before``: the Triton kernels do where a head is rotated as a whole."""
+    whole = 2 * before.rotary.cos.shape[1] == before.spec.head_size
+    return isinstance(saved, _SavedByTriton) and whole and not only_last
+
+
 def attend_backward(
     saved: SavedAttention,
     grad: Tensor,
@@ -123,8 +130,11 @@ def attend_backward(
     scores: Scores,
     only_last: bool,
     target: Sequence[Tensor],
+    before: HeadInputs | None = None,
 ) -> Sequence[Tensor]:
     """Gradients with respect to ``q``, ``k`` and ``v``, from what ``attend`` saved.
+
+    With ``before``, which ``reaches_projection`` must allow, they are those with respect to the projection's output.
 
     Returns:
         ``target``, written, where the kernel can write there; new tensors otherwise.
@@ -135,7 +145,7 @@ def attend_backward(
         whole = attend_backward(saved, _among_all(grad, saved.k, layout), layout, scores, False, target)
         return whole[0][layout.last_tokens], *whole[1:]
     if isinstance(saved, _SavedByTriton):
-        _triton().attend_backward(*saved, grad, target, layout.cu_seqlens, layout.max_seqlen, scores)
+        _triton().attend_backward(*saved, grad, target, layout.cu_seqlens, layout.max_seqlen, scores, before)
         return target
     q, k, v, output, lse, cu_seqlens_q, max_seqlen_q, rng, unused = saved
     with _deterministic():

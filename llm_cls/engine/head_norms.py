@@ -19,6 +19,20 @@ class SavedHeads(NamedTuple):
     k: Tensor
 
 
+class HeadInputs(NamedTuple):
+    """What lies between the projection and attention, for the backward pass.
+
+    Attributes:
+        spec: Of the attention, with the norms.
+        rotary: The angles.
+        saved: What ``rotate_heads`` saved; None: there are no norms.
+    """
+
+    spec: AttentionSpec
+    rotary: RotaryTable
+    saved: SavedHeads | None
+
+
 def rotate_heads(
     qkv: Tensor, spec: AttentionSpec, position_ids: Tensor, rotary: RotaryTable, save: bool
 ) -> tuple[Sequence[Tensor], SavedHeads | None]:
@@ -51,15 +65,15 @@ def rotate_heads(
 def rotate_heads_backward(
     source: Sequence[Tensor],
     target: Sequence[Tensor],
-    saved: SavedHeads | None,
-    spec: AttentionSpec,
+    before: HeadInputs,
     position_ids: Tensor,
-    rotary: RotaryTable,
 ) -> None:
     """From the gradients of attention's inputs, ``source``, to those of the projection's output, ``target``.
 
-    Both consist of query, key and value; a part of ``source`` may be that of ``target``.
+    Both consist of query, key and value; a part of ``source`` may be that of ``target``. Some of attention's kernels do
+    this themselves: ``attention.reaches_projection``.
     """
+    spec, rotary, saved = before
     if saved is None or spec.query_norm is None or spec.key_norm is None:
         kernels.rotate(source, target, position_ids, rotary.cos, rotary.sin, -1)
         return

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from llm_cls.engine.attention import SavedAttention, attend, attend_backward
-from llm_cls.engine.head_norms import SavedHeads, rotate_heads, rotate_heads_backward
+from llm_cls.engine.attention import SavedAttention, attend, attend_backward, reaches_projection
+from llm_cls.engine.head_norms import HeadInputs, SavedHeads, rotate_heads, rotate_heads_backward
 from llm_cls.engine.kernels import activate, activate_backward, as_operand, norm, norm_backward
 from llm_cls.engine.layers import Layer
 from llm_cls.engine.lora import AdapterGradients
@@ -149,11 +149,16 @@ def layer_backward(
     shape = (len(grad), spec.attention.heads, spec.attention.head_size)
     joined = grad.new_empty(len(saved.x), layer.qkv.weight.shape[0])
     target = spec.attention.split(joined)
-    source = attend_backward(saved.attention, grad.view(shape), layout, spec.attention.scores, only_last, target)
+    before = HeadInputs(spec.attention, spec.rotary, saved.heads)
+    by_attention = before if reaches_projection(saved.attention, only_last, before) else None
+    source = attend_backward(
+        saved.attention, grad.view(shape), layout, spec.attention.scores, only_last, target, by_attention
+    )
     if only_last:
         dq = source[0].new_zeros(target[0].shape).index_copy_(0, layout.last_tokens, source[0])
         source = (dq, *source[1:])
-    rotate_heads_backward(source, target, saved.heads, spec.attention, layout.position_ids, spec.rotary)
+    if by_attention is None:
+        rotate_heads_backward(source, target, before, layout.position_ids)
     d_qkv = as_operand(joined, layer.qkv.operand_format(len(joined)))
     grad, part = layer.qkv.backward(d_qkv, saved.qkv, dropout_state, gradients, need_input)
     if not need_input:

@@ -9,6 +9,7 @@ from llm_cls.engine.packing import PackedLayout
 from llm_cls.engine.products import product_over_rows
 from llm_cls.engine.spec import Scores
 from tests.unit.engine import kernel_checks as checks
+from tests.unit.engine.attention_checks import SCORES, check_attention
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")]
 
@@ -45,14 +46,14 @@ def test_head_norms(half: int, kv_heads: int, dtype: torch.dtype) -> None:
     checks.check_head_norms("cuda", dtype, half, 6, kv_heads)
 
 
-@pytest.mark.parametrize("scores", checks.SCORES)
+@pytest.mark.parametrize("scores", SCORES)
 @pytest.mark.parametrize(("heads", "kv_heads", "size"), [(6, 6, 128), (4, 2, 64), (4, 4, 32), (4, 1, 256)])
 def test_attention(heads: int, kv_heads: int, size: int, scores: Scores) -> None:
-    checks.check_attention("cuda", torch.bfloat16, heads, kv_heads, size, [1, 200, 64, 512, 65, 31], scores)
+    check_attention("cuda", torch.bfloat16, heads, kv_heads, size, [1, 200, 64, 512, 65, 31], scores)
 
 
 @pytest.mark.parametrize("only_last", [False, True])
-@pytest.mark.parametrize("scores", checks.SCORES)
+@pytest.mark.parametrize("scores", SCORES)
 @pytest.mark.parametrize(
     ("heads", "kv_heads", "size"), [(6, 6, 128), (4, 4, 80), (4, 2, 96), (4, 2, 64), (4, 1, 256), (4, 2, 256)]
 )

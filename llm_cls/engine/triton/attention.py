@@ -2,9 +2,10 @@
 
 FlashAttention-2 (Dao, 2023) with blocks for texts of at most some hundred tokens. The general kernel works in blocks
 of 128 and, backward, keeps a float32 copy of the query's gradient in device memory. Here blocks are smaller, so that
-less is computed above the causal diagonal, and each gradient is written once, to where the next product reads it. The
-grid has one dimension, because the other dimensions end at 65,535, and many short texts have more heads than that. A
-text begins at a 64-bit offset; within it offsets have 32 bits, which saves a fifth of the forward kernel's registers.
+less is computed above the causal diagonal, and each gradient is written once, to where the next product reads it; those
+of query and key are first taken back through rotation and norms. The grid has one dimension, because the other
+dimensions end at 65,535, and many short texts have more heads than that. A text begins at a 64-bit offset; within it
+offsets have 32 bits, which saves a fifth of the forward kernel's registers.
 """
 
 from collections.abc import Sequence
@@ -15,7 +16,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from llm_cls.engine.head_norms import HeadInputs
 from llm_cls.engine.spec import Scores
+from llm_cls.engine.triton.head_norms import gradient_inputs, store_gradient
 
 
 @triton.jit
@@ -104,7 +107,7 @@ def _forward_kernel(
 @triton.jit(do_not_specialize=["total", "blocks"])
 def _query_kernel(
     q, k, v, out, grad, lse, delta, dq, cu_seqlens, blocks, q_row, q_head, kv_row, kv_head, d_row, d_head,
-    out_row, grad_row, heads, group, total, scale, plain_scale,
+    out_row, grad_row, heads, group, total, scale, plain_scale, rotary, norm,
     M: tl.constexpr, N: tl.constexpr, D: tl.constexpr, WINDOW: tl.constexpr, CAP: tl.constexpr, TOGETHER: tl.constexpr,
 ):  # fmt: skip
     block, head, start, length = _part(cu_seqlens, blocks, heads, TOGETHER)
@@ -138,14 +141,13 @@ def _query_kernel(
         if CAP > 0.0:
             ds *= 1.0 - score * score * (1.0 / (CAP * CAP))
         acc = tl.dot(ds.to(key.dtype), key, acc)
-    target = dq + start * d_row + head * d_head
-    tl.store(target + r[:, None] * d_row + d[None, :], (acc * plain_scale).to(dq.dtype.element_ty), mask=rows[:, None])
+    store_gradient(dq + start * d_row + head * d_head, d_row, acc * plain_scale, r, rows, start, head, rotary, norm)
 
 
 @triton.jit(do_not_specialize=["total", "blocks"])
 def _key_value_kernel(
     q, k, v, grad, lse, delta, dk, dv, cu_seqlens, blocks, q_row, q_head, kv_row, kv_head, d_row, d_head,
-    grad_row, heads, group, total, scale, plain_scale,
+    grad_row, heads, group, total, scale, plain_scale, rotary, norm,
     M: tl.constexpr, N: tl.constexpr, D: tl.constexpr, WINDOW: tl.constexpr, CAP: tl.constexpr, TOGETHER: tl.constexpr,
 ):  # fmt: skip
     block, kv, start, length = _part(cu_seqlens, blocks, heads // group, TOGETHER)
@@ -183,8 +185,8 @@ def _key_value_kernel(
             key_grad = tl.dot(ds.to(query.dtype), query, key_grad)
     kv_start = start * d_row + kv * d_head
     place = c[:, None] * d_row + d[None, :]
-    tl.store(dk + kv_start + place, (key_grad * plain_scale).to(dk.dtype.element_ty), mask=columns[:, None])
     tl.store(dv + kv_start + place, value_grad.to(dv.dtype.element_ty), mask=columns[:, None])
+    store_gradient(dk + kv_start, d_row, key_grad * plain_scale, c, columns, start, kv, rotary, norm)
 
 
 _LOG2_E = 1.4426950408889634
@@ -223,9 +225,9 @@ def attend(
 
 def attend_backward(
     q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, grad: Tensor, target: Sequence[Tensor],
-    cu_seqlens: Tensor, max_seqlen: int, scores: Scores,
+    cu_seqlens: Tensor, max_seqlen: int, scores: Scores, before: HeadInputs | None = None,
 ) -> None:  # fmt: skip
-    """Writes the gradients with respect to ``q``, ``k`` and ``v`` into ``target``."""
+    """Writes the gradients of ``q``, ``k`` and ``v``, or with ``before`` the projection's output, into ``target``."""
     total, heads, size = q.shape
     dq, dk, dv = target
     n, group = len(cu_seqlens) - 1, heads // k.shape[1]
@@ -236,10 +238,11 @@ def attend_backward(
     blocks = triton.cdiv(max_seqlen, options["M"])
     _query_kernel[(blocks * n * heads,)](
         q, k, v, out, grad, lse, delta, dq, cu_seqlens, blocks, *strides, dq.stride(0), dq.stride(1), out.stride(0),
-        *scales, **options,
+        *scales, *gradient_inputs(before, 0), **options,
     )  # fmt: skip
     options = _options("key_value", size, scores)
     blocks = triton.cdiv(max_seqlen, options["N"])
     _key_value_kernel[(blocks * n * k.shape[1],)](
-        q, k, v, grad, lse, delta, dk, dv, cu_seqlens, blocks, *strides, dk.stride(0), dk.stride(1), *scales, **options,
+        q, k, v, grad, lse, delta, dk, dv, cu_seqlens, blocks, *strides, dk.stride(0), dk.stride(1), *scales,
+        *gradient_inputs(before, 1), **options,
     )  # fmt: skip

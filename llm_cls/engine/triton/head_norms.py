@@ -1,11 +1,16 @@
-"""RMS norm of each head and rotary position embedding in one pass; a program takes query, key or value of a token."""
+"""RMS norm of each head and rotary position embedding in one pass; a program takes query, key or value of a token.
+
+The backward pass can also be the end of attention's, which saves the pass: ``store_gradient``.
+"""
 
 from collections.abc import Sequence
+from typing import Any
 
 import triton
 import triton.language as tl
 from torch import Tensor
 
+from llm_cls.engine.head_norms import HeadInputs
 from llm_cls.engine.tensors import Norm
 
 
@@ -14,6 +19,18 @@ def _inverse_root(first, second, other, size, eps):
     """Of the mean square of each head; shape ``(heads, 1)``."""
     squares = tl.sum(first * first, 1) + tl.sum(second * second, 1) + tl.sum(other * other, 1)
     return tl.rsqrt(squares / size + eps)[:, None]
+
+
+@triton.jit
+def _rotate_backward(first, second, co, si):
+    return first * co + second * si, second * co - first * si
+
+
+@triton.jit
+def _norm_backward(first, second, other, u1, u2, u3, scale, size):
+    """From the normed heads before their weights, and the gradients times these weights."""
+    mean = (tl.sum(u1 * first, 1) + tl.sum(u2 * second, 1) + tl.sum(u3 * other, 1))[:, None] / size
+    return scale * (u1 - first * mean), scale * (u2 - second * mean), scale * (u3 - other * mean)
 
 
 @triton.jit
@@ -40,9 +57,8 @@ def _heads(
         g1 = tl.load(grad + c, mask=inside, other=0.0).to(tl.float32)
         g2 = tl.load(grad + half + c, mask=inside, other=0.0).to(tl.float32)
         g3 = tl.load(grad + 2 * half + r, mask=beyond, other=0.0).to(tl.float32) * w3
-        u1, u2 = (g1 * co + g2 * si) * w1, (g2 * co - g1 * si) * w2
-        mean = (tl.sum(u1 * first, 1) + tl.sum(u2 * second, 1) + tl.sum(g3 * other, 1))[:, None] / size
-        y1, y2, y3 = scale * (u1 - first * mean), scale * (u2 - second * mean), scale * (g3 - other * mean)
+        g1, g2 = _rotate_backward(g1, g2, co, si)
+        y1, y2, y3 = _norm_backward(first, second, other, g1 * w1, g2 * w2, g3, scale, size)
     else:
         first, second, y3 = first * w1, second * w2, other * w3
         y1, y2 = first * co - second * si, second * co + first * si
@@ -79,6 +95,62 @@ def _kernel(
         else:
             _heads(k + row * k_row, k_grad + row * kg_row, k_out + row * ko_row, k_weight, k_head, kg_head, ko_head,
                    kv_heads, co, si, k_eps, half, rest, size, BACKWARD, KV_HEADS, HALF, REST)  # fmt: skip
+
+
+@triton.jit
+def store_gradient(out, out_row, grad, r, rows, start, head, rotary, norm):
+    """Stores the gradient of a head's queries or keys for the tokens ``r`` of a text, taken back as far as it is told.
+
+    Args:
+        out: Where the head of the text's first token goes.
+        out_row: Stride of a token in ``out``.
+        grad: float32, shape ``(tokens, head_size)``.
+        r: The tokens, counted from the start of the text.
+        rows: Which of them are in the text.
+        start: The text's first token.
+        head: The number of the head.
+        rotary: Of ``gradient_inputs``; None: ``grad`` is stored as it is.
+        norm: The same; None: there is no norm.
+    """
+    D: tl.constexpr = grad.shape[1]
+    if rotary is None:
+        d = tl.arange(0, D)
+        tl.store(out + r[:, None] * out_row + d[None, :], grad.to(out.dtype.element_ty), mask=rows[:, None])
+    else:
+        cos, sin, last = rotary
+        M: tl.constexpr = grad.shape[0]
+        H: tl.constexpr = D // 2
+        c = tl.arange(0, H)
+        # A text that only fills up a CUDA graph may be longer than the table.
+        angle = tl.minimum(r, last)[:, None] * H + c[None, :]
+        first, second = tl.split(tl.permute(tl.reshape(grad, (M, 2, H)), (0, 2, 1)))
+        first, second = _rotate_backward(first, second, tl.load(cos + angle), tl.load(sin + angle))
+        if norm is not None:
+            x, x_row, x_head, weight, eps = norm
+            x += start * x_row + head * x_head
+            place = r[:, None] * x_row + c[None, :]
+            x1 = tl.load(x + place, mask=rows[:, None], other=0.0).to(tl.float32)
+            x2 = tl.load(x + H + place, mask=rows[:, None], other=0.0).to(tl.float32)
+            none = tl.zeros((M, 1), tl.float32)
+            scale = _inverse_root(x1, x2, none, D, eps)
+            u1 = first * tl.load(weight + c).to(tl.float32)[None, :]
+            u2 = second * tl.load(weight + H + c).to(tl.float32)[None, :]
+            first, second, _ = _norm_backward(x1 * scale, x2 * scale, none, u1, u2, none, scale, D)
+        out += r[:, None] * out_row + c[None, :]
+        tl.store(out, first.to(out.dtype.element_ty), mask=rows[:, None])
+        tl.store(out + H, second.to(out.dtype.element_ty), mask=rows[:, None])
+
+
+def gradient_inputs(before: HeadInputs | None, i: int) -> tuple[tuple[Any, ...] | None, tuple[Any, ...] | None]:
+    """``(rotary, norm)`` as ``store_gradient`` takes them for the query (``i`` = 0) or the key (1)."""
+    if before is None:
+        return None, None
+    rotary = before.rotary.cos, before.rotary.sin, len(before.rotary.cos) - 1
+    norm = (before.spec.query_norm, before.spec.key_norm)[i]
+    if before.saved is None or norm is None:
+        return rotary, None
+    x = before.saved[i]
+    return rotary, (x, x.stride(0), x.stride(1), norm.weight, norm.eps)
 
 
 def norm_and_rotate(

@@ -19,6 +19,7 @@ from llm_cls.engine.kernels import ACTIVATIONS
 from llm_cls.engine.spec import Scores
 
 from . import kernel_checks as checks
+from .attention_checks import SCORES, check_attention
 
 compiled: set[tuple[str, int]] = set()
 
@@ -50,8 +51,8 @@ def launch(kernel: Any, grid: Any) -> Any:
 
 
 def every_kernel(capability: int) -> None:
-    for size, score in product(TRITON_HEAD_SIZES, checks.SCORES):
-        checks.check_attention("cpu", torch.bfloat16, 4, 2, size, [1, 65], score)
+    for size, score in product(TRITON_HEAD_SIZES, SCORES):
+        check_attention("cpu", torch.bfloat16, 4, 2, size, [1, 65], score)
     for dtype in (torch.bfloat16, torch.float16, torch.float32):
         for (cols, n, r), p in product([(640, 3, 32), (132, 1, 12)], [0.0, 0.1]):
             checks.check_lora("cpu", dtype, 70, cols, n, r, p)
@@ -75,7 +76,7 @@ def main() -> None:
     JITFunction.__getitem__ = launch  # type: ignore[method-assign]
     checks.check = lambda *_: None  # type: ignore[assignment]
     checks.error = lambda *_: 0.0  # type: ignore[assignment]
-    checks.check_attention("cpu", torch.bfloat16, 4, 2, 128, [1, 65], Scores(0.1))
+    check_attention("cpu", torch.bfloat16, 4, 2, 128, [1, 65], Scores(0.1))
     checks.check_lora("cpu", torch.bfloat16, 70, 640, 3, 32, 0.1)
     if sys.argv[2:] == ["all"]:
         every_kernel(capability)

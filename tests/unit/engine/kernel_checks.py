@@ -11,16 +11,12 @@ import torch
 from torch import Tensor
 
 from llm_cls.engine import kernels
-from llm_cls.engine.attention import packed_sdpa
-from llm_cls.engine.head_norms import rotate_heads, rotate_heads_backward
-from llm_cls.engine.packing import packed_positions
+from llm_cls.engine.head_norms import HeadInputs, rotate_heads, rotate_heads_backward
 from llm_cls.engine.spec import AttentionSpec, RotaryTable, Scores
 from llm_cls.engine.tensors import UNQUANTIZED, AdapterPart, DropoutMask, DropoutState, Norm, OperandFormat, Stream
 
 # Rounding to bfloat16 has a root mean square error of 2e-3; the interpreter truncates, which doubles the error.
 TOLERANCE = {torch.float32: 2e-6, torch.bfloat16: 4e-3}
-
-SCORES = [Scores(0.1), Scores(0.1, window=40), Scores(0.1, softcap=0.5), Scores(0.1, 70, 0.5)]
 
 
 def triton(name: str) -> Any:
@@ -124,7 +120,7 @@ def check_head_norms(device: str, dtype: torch.dtype, half: int, heads: int, kv_
     wide = RotaryTable(rotary.cos.double(), rotary.sin.double())
     expected, saved = rotate_heads(joined.double().flatten(1), spec, position_ids, wide, save=True)
     wanted = torch.empty(tokens, sum(sizes), size, dtype=torch.float64).split(sizes, 1)
-    rotate_heads_backward(grad.double().split(sizes, 1), wanted, saved, spec, position_ids, wide)
+    rotate_heads_backward(grad.double().split(sizes, 1), wanted, HeadInputs(spec, wide, saved), position_ids)
     tables = ours, position_ids.to(device), rotary.cos.to(device), rotary.sin.to(device)
     source = joined.to(device).split(sizes, 1)
     kernel = triton("head_norms")
@@ -139,24 +135,6 @@ def check_head_norms(device: str, dtype: torch.dtype, half: int, heads: int, kv_
         kernel.norm_and_rotate_backward(upper, target, source[:2], *tables)
         for found, value in zip(target, wanted, strict=True):
             check(found, value, dtype)
-
-
-def check_attention(
-    device: str, dtype: torch.dtype, heads: int, kv_heads: int, size: int, seq_lens: list[int], scores: Scores
-) -> None:
-    cu_seqlens = packed_positions(seq_lens)[1].int().to(device)
-    sizes = [heads, kv_heads, kv_heads]
-    joined = normal(sum(seq_lens), sum(sizes), size, dtype=dtype)
-    grad = normal(sum(seq_lens), heads, size, dtype=dtype, seed=1)
-    exact = [x.requires_grad_() for x in joined.double().split(sizes, 1)]
-    expected = packed_sdpa(*exact, seq_lens, scores.scaling, window=scores.window, softcap=scores.softcap)
-    parts = joined.to(device).split(sizes, 1)
-    output, lse = triton("attention").attend(*parts, cu_seqlens, max(seq_lens), scores)
-    check(output, expected.detach(), dtype)
-    target = torch.full_like(joined, float("nan")).to(device).split(sizes, 1)
-    triton("attention").attend_backward(*parts, output, lse, grad.to(device), target, cu_seqlens, max(seq_lens), scores)
-    for ours, wanted in zip(target, torch.autograd.grad(expected, exact, grad.double()), strict=True):
-        assert error(ours, wanted) <= 2 * TOLERANCE[dtype]
 
 
 def kept(keep: Tensor, cols: int) -> Tensor:

@@ -6,16 +6,18 @@ both.
 
 import os
 from importlib.util import find_spec
+from typing import Any
 
 import pytest
 import torch
 
-from llm_cls.engine import kernels
+from llm_cls.engine import attention, kernels, layer_pass
 from llm_cls.engine.kernels import ACTIVATIONS
 from llm_cls.engine.spec import Scores
 
 from . import kernel_checks as checks
 from . import test_joint
+from .attention_checks import check_attention
 from .networks import batch, build, compare, fused
 
 pytestmark = pytest.mark.skipif(
@@ -62,17 +64,21 @@ def test_head_norms(half: int, kv_heads: int, dtype: torch.dtype) -> None:
 
 @pytest.mark.parametrize(("heads", "kv_heads"), [(2, 2), (4, 2)])
 def test_attention(heads: int, kv_heads: int) -> None:
-    checks.check_attention("cpu", torch.float32, heads, kv_heads, 32, [1, 70, 64], Scores(0.1))
+    check_attention("cpu", torch.float32, heads, kv_heads, 32, [1, 70, 64, 65], Scores(0.1))
 
 
 @pytest.mark.parametrize("scores", [Scores(0.1, window=2), Scores(0.1, 40), Scores(0.1, softcap=0.5), Scores(1, 70, 3)])
 def test_attention_with_window_and_soft_cap(scores: Scores) -> None:
-    checks.check_attention("cpu", torch.float32, 2, 1, 32, [1, 140, 64], scores)
+    check_attention("cpu", torch.float32, 2, 1, 32, [1, 140, 64], scores)
 
 
 @pytest.mark.parametrize("scores", [Scores(0.1), Scores(0.1, softcap=0.5)])
 def test_attention_with_large_heads(scores: Scores) -> None:
-    checks.check_attention("cpu", torch.float32, 2, 1, 256, [1, 70], scores)
+    check_attention("cpu", torch.float32, 2, 1, 256, [1, 70], scores)
+
+
+def test_attention_over_several_blocks() -> None:
+    check_attention("cpu", torch.float32, 2, 1, 64, [65, 300, 1], Scores(0.1, softcap=0.5))
 
 
 def test_dropout() -> None:
@@ -113,6 +119,25 @@ def test_a_network_of_kernels_is_the_reference(architecture: str) -> None:
 @pytest.mark.parametrize("architecture", ["qwen3-windowed", "gemma2", "gemma3-local-last"])
 def test_kernels_of_head_norms_and_post_norms_are_the_reference(architecture: str) -> None:
     compare(architecture, [[3, 9, 1]], "fused", "lora.lora_dropout=0", "lora.target_modules=all-linear", "lora.r=8")
+
+
+@pytest.mark.usefixtures("interpreted")
+@pytest.mark.parametrize("architecture", ["mistral-windowed", "qwen3-windowed", "gemma2"])
+def test_attention_kernels_that_reach_the_projection_are_the_reference(
+    architecture: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In all layers but the last, in which the window or the soft cap leaves no other kernel."""
+    for name in ("has_attention_kernel", "_has_triton_kernel"):
+        monkeypatch.setattr(attention, name, lambda *_: True)
+    reached = []
+
+    def reaches(*arguments: Any) -> bool:
+        reached.append(attention.reaches_projection(*arguments))
+        return reached[-1]
+
+    monkeypatch.setattr(layer_pass, "reaches_projection", reaches)
+    compare(architecture, [[3, 9, 1]], "fused", "lora.lora_dropout=0", "lora.target_modules=all-linear", "lora.r=8")
+    assert reached == [False, True]
 
 
 @pytest.mark.slow  # the interpreter takes a minute for each
