@@ -16,6 +16,7 @@ from torch import Tensor
 from llm_cls.engine.tensors import AdapterPart, DropoutMask
 
 TILE = 128  # columns that a program computes at a time; the bits of a row fill whole tiles
+_PROCESSORS = 132  # of an H100
 _PROGRAMS = 528  # that read the input for the gradient of ``A``: four on each of an H100's processors
 
 
@@ -60,18 +61,12 @@ def _keep_kernel(
 
 
 @triton.jit
-def _bits(keep, row, tile, rows, mask_row, COLUMNS: tl.constexpr):
-    """Those of a tile of columns; a thread that holds eight columns loads one byte."""
-    byte = (tile * (COLUMNS // 8) + tl.arange(0, COLUMNS // 8))[None, :]
-    place = keep + row[:, None] * mask_row + byte
-    return tl.load(place, mask=(row < rows)[:, None] & (byte < mask_row), other=0)
-
-
-@triton.jit
-def _kept(bits, COLUMNS: tl.constexpr):
-    """Whether each element of a tile is kept."""
-    bits = (bits.to(tl.int32)[:, :, None] >> tl.arange(0, 8)[None, None, :]) & 1
-    return tl.reshape(bits, (bits.shape[0], COLUMNS)) != 0
+def _kept(keep, row, tile, rows, mask_row, COLUMNS: tl.constexpr):
+    """Whether each element of a tile of columns is kept; a thread that holds eight columns loads one byte."""
+    byte = keep + row[:, None] * mask_row + (tile * (COLUMNS // 8) + tl.arange(0, COLUMNS // 8))[None, :]
+    bits = tl.load(byte, mask=(row < rows)[:, None], other=0).to(tl.int32)
+    bits = (bits[:, :, None] >> tl.arange(0, 8)[None, None, :]) & 1
+    return tl.reshape(bits, (row.shape[0], COLUMNS)) != 0
 
 
 @triton.jit(do_not_specialize=["rows", "factor"])
@@ -86,15 +81,13 @@ def _down_kernel(
     a += adapter * RANK * cols
     if DROPOUT:
         keep += adapter.to(tl.int64) * rows * mask_row
-        ahead = _bits(keep, row, 0, rows, mask_row, COLUMNS)  # loads of a byte are not pipelined by Triton
     acc = tl.zeros((M, R), tl.float32)
     for tile in range(0, tl.cdiv(cols, COLUMNS)):
         c = tile * COLUMNS + tl.arange(0, COLUMNS)
         inside = (row < rows)[:, None] & (c < cols)[None, :]
         value = tl.load(x + row[:, None] * x_row + c[None, :], mask=inside, other=0.0)
         if DROPOUT:
-            value = tl.where(_kept(ahead, COLUMNS), value, 0.0)
-            ahead = _bits(keep, row, tile + 1, rows, mask_row, COLUMNS)
+            value = tl.where(_kept(keep, row, tile, rows, mask_row, COLUMNS), value, 0.0)
         weight = tl.load(a + r[None, :] * cols + c[:, None], mask=(r < RANK)[None, :] & (c < cols)[:, None], other=0.0)
         acc = tl.dot(value, weight, acc, input_precision=PRECISION)
     place = out + row[:, None] * out_row + (adapter * RANK + r)[None, :]
@@ -117,8 +110,8 @@ def adapter_part(
         weight = tl.load(place, mask=(r < RANK)[:, None] & (c < cols)[None, :], other=0.0)
         part = tl.dot(down, weight, input_precision=PRECISION)
         if DROPOUT:
-            start = keep + tl.full((), adapter, tl.int64) * rows * mask_row
-            part = tl.where(_kept(_bits(start, row, tile, rows, mask_row, COLUMNS), COLUMNS), part, 0.0)
+            keeps = _kept(keep + tl.full((), adapter, tl.int64) * rows * mask_row, row, tile, rows, mask_row, COLUMNS)
+            part = tl.where(keeps, part, 0.0)
         added += part
     return added * factor
 
@@ -151,15 +144,13 @@ def _weight_grad_kernel(
     r = tl.arange(0, R)
     if DROPOUT:
         keep += adapter.to(tl.int64) * rows * mask_row
-        ahead = _bits(keep, (split * share + tl.arange(0, M)).to(tl.int64), tile, rows, mask_row, COLUMNS)
     acc = tl.zeros((COLUMNS, R), tl.float32)  # transposed: the products of a Hopper GPU have 64 rows or more
     for start in range(split * share, tl.minimum((split + 1) * share, rows), M):
         row = (start + tl.arange(0, M)).to(tl.int64)
         inside = (row < rows)[:, None] & (c < cols)[None, :]
         value = tl.load(x + row[:, None] * x_row + c[None, :], mask=inside, other=0.0)
         if DROPOUT:
-            value = tl.where(_kept(ahead, COLUMNS), value, 0.0)
-            ahead = _bits(keep, row + M, tile, rows, mask_row, COLUMNS)
+            value = tl.where(_kept(keep, row, tile, rows, mask_row, COLUMNS), value, 0.0)
         place = grad + row[:, None] * grad_row + (adapter * RANK + r)[None, :]
         down = tl.load(place, mask=(row < rows)[:, None] & (r < RANK)[None, :], other=0.0)
         acc = tl.dot(tl.trans(value), down, acc, input_precision=PRECISION)
@@ -184,8 +175,9 @@ def draw(mask: DropoutMask, n: int, rows: int, cols: int) -> Tensor:
 def down(x: Tensor, a: Tensor, n: int, keep: Tensor | None, factor: float, out: Tensor) -> None:
     """See ``lora_products.down``; the result is written to ``out``."""
     rows, cols = x.shape
-    _down_kernel[(n, triton.cdiv(rows, 64))](
-        x, a, keep, out, rows, cols, x.stride(0), out.stride(0), mask_width(keep), factor, M=64, **options(a, n, keep)
+    m = min(max(triton.next_power_of_2(triton.cdiv(n * rows, _PROCESSORS)), 16), 64)
+    _down_kernel[(n, triton.cdiv(rows, m))](
+        x, a, keep, out, rows, cols, x.stride(0), out.stride(0), mask_width(keep), factor, M=m, **options(a, n, keep)
     )  # fmt: skip
 
 
