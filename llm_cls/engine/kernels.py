@@ -4,7 +4,7 @@ Each function is one pass over its tensors in device memory, computed in float32
 PyTorch code is the definition; the kernels in ``triton/`` are tested against it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from typing import Any
 
@@ -31,6 +31,11 @@ def uses_triton(x: Tensor) -> bool:
 def _triton(name: str) -> Any:
     """A module of kernels; imported late, because only torch's CUDA build brings Triton."""
     return import_module(f"llm_cls.engine.triton.{name}")
+
+
+def compile_together(run: Callable[[], object]) -> None:
+    """Compiles the Triton kernels that ``run`` starts side by side; none of them computes."""
+    _triton("launch").compile_together(run)
 
 
 def norm(

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from llm_cls.engine import network
+from llm_cls.engine import kernels, network
 from llm_cls.engine.attention import has_attention_kernel
 from llm_cls.engine.graphs import Graphs, Replay
 from llm_cls.engine.layer_pass import PackedInputs
@@ -47,9 +47,10 @@ class FusedDecoder:
         self._has_dropout = any(adapter.p for adapter in network.adapters)
         weight = network.embedding
         attentions = [layer.spec.attention for layer in network.layers]
-        kernels = [has_attention_kernel(weight.device, weight.dtype, x.head_size, x.scores) for x in attentions]
-        self._graphs = Graphs(network, max_seqlen) if all(kernels) else None
+        capable = [has_attention_kernel(weight.device, weight.dtype, x.head_size, x.scores) for x in attentions]
+        self._graphs = Graphs(network, max_seqlen) if all(capable) else None
         self._seed = 0
+        self._compiled: set[bool] = set()
 
     @cached_property
     def memory(self) -> Plan:
@@ -83,6 +84,7 @@ class FusedDecoder:
         rng = self.draw_rng(first_token, training)
         with torch.autocast(input_ids.device.type, enabled=False):  # all tensors have their dtypes already
             if not torch.is_grad_enabled() or not self._parameters:
+                self._compile_together(input_ids, seq_lens, rng, trains=False)
                 return network.forward(self.network, self._inputs(input_ids, seq_lens, rng), save=False)[0]
             pooled: Tensor = _Step.apply(self, input_ids, seq_lens, rng, *self._parameters)  # type: ignore[no-untyped-call]
             return pooled
@@ -97,6 +99,7 @@ class FusedDecoder:
 
     def run(self, input_ids: Tensor, seq_lens: Sequence[int], rng: tuple[int, int] | None) -> "tuple[Tensor, Pass]":
         """The pooled states, and the object that runs their backward pass."""
+        self._compile_together(input_ids, seq_lens, rng, trains=True)
         tokens = len(input_ids)
         graphs = self._graphs
         if graphs is not None and tokens <= graphs.max_tokens and self.memory.graphs:
@@ -108,6 +111,22 @@ class FusedDecoder:
         pooled, saved = network.forward(self.network, inputs, save=True, recompute_layers=recompute_layers)
         assert saved is not None
         return pooled, _EagerPass(self.network, inputs, saved)
+
+    def _compile_together(
+        self, input_ids: Tensor, seq_lens: Sequence[int], rng: tuple[int, int] | None, trains: bool
+    ) -> None:
+        """Before the first pass of its kind, compiles all its kernels at once; then nothing."""
+        if trains in self._compiled or not kernels.uses_triton(self.network.embedding):
+            return
+        self._compiled.add(trains)
+        inputs = self._inputs(input_ids, seq_lens, rng)
+
+        def first_pass() -> None:
+            pooled, saved = network.forward(self.network, inputs, trains, self.recompute_layers(len(input_ids)))
+            if saved is not None:
+                network.backward(self.network, inputs, saved, torch.zeros_like(pooled))
+
+        kernels.compile_together(first_pass)
 
     def release(self) -> None:
         """See ``Encoder``: graphs and copies of weights go with this object."""

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from llm_cls.engine.tensors import AdapterPart, Operand, OperandFormat
 from llm_cls.engine.triton.functions import derivative, function
+from llm_cls.engine.triton.launch import kernel
 from llm_cls.engine.triton.lora import TILE, adapter_part, mask_width, options
 from llm_cls.engine.triton.norm import empty_fp8
 
@@ -54,7 +55,7 @@ def _activated_backward(
     return first, second
 
 
-@triton.jit
+@kernel()
 def _activate_kernel(
     x, bias, out, cols, out_row, KIND: tl.constexpr, GATED: tl.constexpr, HAS_BIAS: tl.constexpr, BLOCK: tl.constexpr
 ):
@@ -65,7 +66,7 @@ def _activate_kernel(
     tl.store(out + row * out_row + c, result.to(out.dtype.element_ty), mask=inside)
 
 
-@triton.jit
+@kernel()
 def _activate_fp8_kernel(
     x, bias, out, fp8, scales, cols, KIND: tl.constexpr, GATED: tl.constexpr, HAS_BIAS: tl.constexpr,
     VALUES: tl.constexpr, PIECES: tl.constexpr, BLOCK: tl.constexpr,
@@ -88,7 +89,7 @@ def _activate_fp8_kernel(
         tl.store(fp8 + row * cols + c, (pieces[i] * (1.0 / scale)).to(fp8.dtype.element_ty), mask=c < cols)
 
 
-@triton.jit
+@kernel()
 def _activate_backward_kernel(
     grad, x, bias, out, cols, grad_row, out_row,
     KIND: tl.constexpr, GATED: tl.constexpr, HAS_BIAS: tl.constexpr, BLOCK: tl.constexpr,
@@ -103,7 +104,7 @@ def _activate_backward_kernel(
         tl.store(start + cols + c, second.to(out.dtype.element_ty), mask=inside)
 
 
-@triton.jit(do_not_specialize=["rows", "factor"])
+@kernel(do_not_specialize=["rows", "factor"])
 def _activate_backward_part_kernel(
     grad, down_grad, a, keep, x, bias, out, rows, cols, grad_row, out_row, down_row, mask_row, factor,
     KIND: tl.constexpr, GATED: tl.constexpr, HAS_BIAS: tl.constexpr, ADAPTERS: tl.constexpr, DROPOUT: tl.constexpr,
@@ -123,7 +124,7 @@ def _activate_backward_part_kernel(
         tl.store(start + cols, second.to(out.dtype.element_ty), mask=inside)
 
 
-@triton.jit
+@kernel()
 def _activate_backward_fp8_kernel(
     grad, x, bias, out, fp8, scales, cols, grad_row, KIND: tl.constexpr, GATED: tl.constexpr, HAS_BIAS: tl.constexpr,
     VALUES: tl.constexpr, PIECES: tl.constexpr, BLOCK: tl.constexpr,

@@ -19,6 +19,7 @@ from torch import Tensor
 from llm_cls.engine.head_norms import HeadInputs
 from llm_cls.engine.spec import Scores
 from llm_cls.engine.triton.head_norms import gradient_inputs, store_gradient
+from llm_cls.engine.triton.launch import kernel
 
 
 @triton.jit
@@ -55,7 +56,7 @@ def _part(cu_seqlens, blocks, heads, TOGETHER: tl.constexpr):
     return block, head, start, (tl.load(cu_seqlens + text + 1) - start).to(tl.int32)
 
 
-@triton.jit(do_not_specialize=["total", "blocks"])
+@kernel(do_not_specialize=["total", "blocks"])
 def _forward_kernel(
     q, k, v, out, lse, cu_seqlens, blocks, q_row, q_head, kv_row, kv_head, out_row, heads, group, total, scale,
     M: tl.constexpr, N: tl.constexpr, D: tl.constexpr, WINDOW: tl.constexpr, CAP: tl.constexpr, TOGETHER: tl.constexpr,
@@ -104,7 +105,7 @@ def _forward_kernel(
     tl.store(lse + head * total + start + r, top + tl.log2(norm), mask=rows)
 
 
-@triton.jit(do_not_specialize=["total", "blocks"])
+@kernel(do_not_specialize=["total", "blocks"])
 def _query_kernel(
     q, k, v, out, grad, lse, delta, dq, cu_seqlens, blocks, q_row, q_head, kv_row, kv_head, d_row, d_head,
     out_row, grad_row, heads, group, total, scale, plain_scale, rotary, norm,
@@ -144,7 +145,7 @@ def _query_kernel(
     store_gradient(dq + start * d_row + head * d_head, d_row, acc * plain_scale, r, rows, start, head, rotary, norm)
 
 
-@triton.jit(do_not_specialize=["total", "blocks"])
+@kernel(do_not_specialize=["total", "blocks"])
 def _key_value_kernel(
     q, k, v, grad, lse, delta, dk, dv, cu_seqlens, blocks, q_row, q_head, kv_row, kv_head, d_row, d_head,
     grad_row, heads, group, total, scale, plain_scale, rotary, norm,

@@ -3,15 +3,16 @@
 from collections.abc import Sequence
 
 import torch
-import triton
 import triton.language as tl
 from torch import Tensor
+
+from llm_cls.engine.triton.launch import kernel
 
 _BLOCK = 2048  # elements of one program
 _FIELDS = 6  # of a program: see ``table``
 
 
-@triton.jit
+@kernel()
 def _cast_kernel(programs, factors, like, like_cast, FIELDS: tl.constexpr, BLOCK: tl.constexpr):
     program = programs + tl.program_id(0) * FIELDS
     source = tl.load(program).to(like.dtype)

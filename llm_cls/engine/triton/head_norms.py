@@ -12,6 +12,7 @@ from torch import Tensor
 
 from llm_cls.engine.head_norms import HeadInputs
 from llm_cls.engine.tensors import Norm
+from llm_cls.engine.triton.launch import kernel
 
 
 @triton.jit
@@ -68,7 +69,7 @@ def _heads(
     tl.store(out + 2 * half + r, y3.to(out.dtype.element_ty), mask=beyond)
 
 
-@triton.jit
+@kernel()
 def _kernel(
     q, k, q_grad, k_grad, v, q_out, k_out, v_out, q_weight, k_weight, position_ids, cos, sin, heads, kv_heads,
     half, rest, size, q_eps, k_eps, q_row, q_head, k_row, k_head, qg_row, qg_head, kg_row, kg_head, v_row, v_head,

@@ -14,6 +14,7 @@ import triton.language as tl
 from torch import Tensor
 
 from llm_cls.engine.tensors import AdapterPart, DropoutMask
+from llm_cls.engine.triton.launch import kernel
 
 TILE = 128  # columns that a program computes at a time; the bits of a row fill whole tiles
 _PROCESSORS = 132  # of an H100
@@ -36,7 +37,7 @@ def _philox(counter, seed):
     return c0, c1, c2, c3
 
 
-@triton.jit(do_not_specialize=["stream", "drops", "rows"])
+@kernel(do_not_specialize=["stream", "drops", "rows"])
 def _keep_kernel(
     keep, rng, token_index, stream, drops, mask_row, rows, INDEXED: tl.constexpr, M: tl.constexpr, BYTES: tl.constexpr
 ):  # fmt: skip
@@ -69,7 +70,7 @@ def _kept(keep, row, tile, rows, mask_row, COLUMNS: tl.constexpr):
     return tl.reshape(bits, (row.shape[0], COLUMNS)) != 0
 
 
-@triton.jit(do_not_specialize=["rows", "factor"])
+@kernel(do_not_specialize=["rows", "factor"])
 def _down_kernel(
     x, a, keep, out, rows, cols, x_row, out_row, mask_row, factor,
     DROPOUT: tl.constexpr, RANK: tl.constexpr, R: tl.constexpr, M: tl.constexpr, COLUMNS: tl.constexpr,
@@ -116,7 +117,7 @@ def adapter_part(
     return added * factor
 
 
-@triton.jit(do_not_specialize=["rows", "factor"])
+@kernel(do_not_specialize=["rows", "factor"])
 def _input_grad_kernel(
     total, grad, a, keep, rows, cols, total_row, grad_row, mask_row, factor, ADAPTERS: tl.constexpr,
     DROPOUT: tl.constexpr, RANK: tl.constexpr, R: tl.constexpr, M: tl.constexpr, COLUMNS: tl.constexpr,
@@ -133,7 +134,7 @@ def _input_grad_kernel(
     tl.store(place, value.to(total.dtype.element_ty), mask=inside)
 
 
-@triton.jit(do_not_specialize=["rows", "factor", "share"])
+@kernel(do_not_specialize=["rows", "factor", "share"])
 def _weight_grad_kernel(
     x, grad, keep, out, rows, cols, x_row, grad_row, mask_row, factor, share,
     DROPOUT: tl.constexpr, RANK: tl.constexpr, R: tl.constexpr, M: tl.constexpr, COLUMNS: tl.constexpr,

@@ -6,6 +6,7 @@ import triton.language as tl
 from torch import Tensor
 
 from llm_cls.engine.tensors import Norm, NormOutput, Operand, OperandFormat, Stream
+from llm_cls.engine.triton.launch import kernel
 
 
 @triton.jit
@@ -28,7 +29,7 @@ def _store_normed(normed, inside, weight, bias, out, fp8, scales, row, c, cols, 
         _store_fp8(result, inside, fp8, scales, row, c, cols)
 
 
-@triton.jit
+@kernel()
 def _norm_kernel(
     x, a, b, pending_bias, post_weight, weight, bias, total, out, fp8, scales,
     weight2, bias2, out2, fp8_2, scales2, cols, out_row, out2_row, post_eps, eps,
@@ -63,7 +64,7 @@ def _norm_kernel(
                       RMS, VALUES2, FP8_2)  # fmt: skip
 
 
-@triton.jit
+@kernel()
 def _norm_backward_kernel(
     grad, x, weight, grad2, weight2, residual, out, fp8, scales, cols, grad_row, grad2_row, eps,
     SECOND: tl.constexpr, RESIDUAL: tl.constexpr, RMS: tl.constexpr, FP8: tl.constexpr, BLOCK: tl.constexpr,
@@ -93,7 +94,7 @@ def _norm_backward_kernel(
         _store_fp8(result, inside, fp8, scales, row, c, cols)
 
 
-@triton.jit
+@kernel()
 def _quantize_kernel(x, fp8, scales, cols, BLOCK: tl.constexpr):
     row = tl.program_id(0).to(tl.int64)
     c = tl.arange(0, BLOCK)

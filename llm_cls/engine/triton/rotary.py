@@ -6,6 +6,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from llm_cls.engine.triton.launch import kernel
+
 
 @triton.jit
 def _rotate_rows(x, out, x_head, out_head, heads, co, si, c, half, rest,
@@ -23,7 +25,7 @@ def _rotate_rows(x, out, x_head, out_head, heads, co, si, c, half, rest,
         tl.store(target + 2 * half + r, tl.load(source + 2 * half + r, mask=passed), mask=passed)
 
 
-@triton.jit
+@kernel()
 def _rotate_kernel(
     q, k, v, q_out, k_out, v_out, position_ids, cos, sin, heads, kv_heads, half, rest, size,
     q_row, q_head, kv_row, kv_head, qo_row, qo_head, kvo_row, kvo_head, sign,
