@@ -14,7 +14,6 @@ pytestmark = pytest.mark.skipif(find_spec("triton") is None, reason="needs Trito
     ("arguments", "kernels"),
     [
         (["90"], 8),
-        (["90", "together"], 4),
         pytest.param(["90", "all"], 18, marks=pytest.mark.slow),
         pytest.param(["80", "all"], 15, marks=pytest.mark.slow),
     ],
