@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextvars import ContextVar
+from contextvars import ContextVar, copy_context
 from functools import partial
 from typing import Any
 
@@ -10,7 +10,7 @@ import triton
 
 from llm_cls.cores import usable_cores
 
-_only_compiles: ContextVar[bool] = ContextVar("only_compiles", default=False)
+_compiled: ContextVar["set[Kernel] | None"] = ContextVar("compiled", default=None)  # None: kernels are started
 
 
 class Kernel:
@@ -22,8 +22,16 @@ class Kernel:
 
     def __getitem__(self, grid: tuple[int, ...]) -> Callable[..., Any]:
         """What starts it."""
-        launch: Callable[..., Any] = self._function[grid]
-        return partial(self._function.warmup, grid=grid) if _only_compiles.get() else launch
+        compiled = _compiled.get()
+        if compiled is None:
+            launch: Callable[..., Any] = self._function[grid]
+            return launch
+        compiled.add(self)
+        return partial(self._function.warmup, grid=grid)
+
+    def forget(self) -> None:
+        """Drops all that is compiled, except for files."""
+        self._function.device_caches.clear()
 
 
 def kernel(**options: Any) -> Callable[[Callable[..., None]], Kernel]:
@@ -39,9 +47,16 @@ def compile_together(run: Callable[[], object]) -> None:
     """
     if triton.knobs.runtime.interpret:
         return
-    token = _only_compiles.set(True)
-    try:
+    compiled: set[Kernel] = set()
+
+    def compile_all() -> None:
+        _compiled.set(compiled)
         with ThreadPoolExecutor(min(usable_cores(), 16)) as executor, triton.AsyncCompileMode(executor):
             run()
-    finally:
-        _only_compiles.reset(token)
+
+    try:
+        copy_context().run(compile_all)  # Triton leaves its mode switched on where a kernel fails to compile
+    except BaseException:
+        for each in compiled:  # the failure is kept as well, and would be that of every later launch
+            each.forget()
+        raise
