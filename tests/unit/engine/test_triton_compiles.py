@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from importlib.util import find_spec
+from pathlib import Path
 
 import pytest
 
@@ -18,9 +19,9 @@ pytestmark = pytest.mark.skipif(find_spec("triton") is None, reason="needs Trito
         pytest.param(["80", "all"], 15, marks=pytest.mark.slow),
     ],
 )
-def test_the_kernels_compile(arguments: list[str], kernels: int) -> None:
+def test_the_kernels_compile(arguments: list[str], kernels: int, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "tests.unit.engine.compile_kernels", *arguments]
-    variables = os.environ | {"TRITON_INTERPRET": "0"}
+    variables = os.environ | {"TRITON_INTERPRET": "0", "TRITON_CACHE_DIR": str(tmp_path)}  # so that they are compiled
     done = subprocess.run(command, env=variables, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     assert done.stdout.count("_kernel") == kernels
