@@ -36,7 +36,8 @@ def _norm_backward(first, second, other, u1, u2, u3, scale, size):
 
 @triton.jit
 def _heads(
-    x, grad, out, weight, x_head, grad_head, out_head, heads, co, si, eps, half, rest, size,
+    x, grad, out, weight, x_head, grad_head, out_head, heads, co, si, eps,
+    half: tl.constexpr, rest: tl.constexpr, size: tl.constexpr,
     BACKWARD: tl.constexpr, HEADS: tl.constexpr, HALF: tl.constexpr, REST: tl.constexpr,
 ):  # fmt: skip
     """The halves that are rotated, and ``other``, what lies behind them."""
@@ -72,7 +73,8 @@ def _heads(
 @kernel()
 def _kernel(
     q, k, q_grad, k_grad, v, q_out, k_out, v_out, q_weight, k_weight, position_ids, cos, sin, heads, kv_heads,
-    half, rest, size, q_eps, k_eps, q_row, q_head, k_row, k_head, qg_row, qg_head, kg_row, kg_head, v_row, v_head,
+    half: tl.constexpr, rest: tl.constexpr, size: tl.constexpr,  # multiples of 8 are read as vectors only if known
+    q_eps, k_eps, q_row, q_head, k_row, k_head, qg_row, qg_head, kg_row, kg_head, v_row, v_head,
     qo_row, qo_head, ko_row, ko_head, vo_row, vo_head,
     BACKWARD: tl.constexpr, HEADS: tl.constexpr, KV_HEADS: tl.constexpr, HALF: tl.constexpr, REST: tl.constexpr,
     SIZE: tl.constexpr,

@@ -10,7 +10,7 @@ from llm_cls.engine.triton.launch import kernel
 
 
 @triton.jit
-def _rotate_rows(x, out, x_head, out_head, heads, co, si, c, half, rest,
+def _rotate_rows(x, out, x_head, out_head, heads, co, si, c, half: tl.constexpr, rest: tl.constexpr,
                  COPY: tl.constexpr, HEADS: tl.constexpr, REST: tl.constexpr):  # fmt: skip
     h = tl.arange(0, HEADS)[:, None]
     inside = (h < heads) & (c < half)
@@ -27,7 +27,8 @@ def _rotate_rows(x, out, x_head, out_head, heads, co, si, c, half, rest,
 
 @kernel()
 def _rotate_kernel(
-    q, k, v, q_out, k_out, v_out, position_ids, cos, sin, heads, kv_heads, half, rest, size,
+    q, k, v, q_out, k_out, v_out, position_ids, cos, sin, heads, kv_heads,
+    half: tl.constexpr, rest: tl.constexpr, size: tl.constexpr,  # multiples of 8 are read as vectors only if known
     q_row, q_head, kv_row, kv_head, qo_row, qo_head, kvo_row, kvo_head, sign,
     COPY: tl.constexpr, HEADS: tl.constexpr, KV_HEADS: tl.constexpr,
     HALF: tl.constexpr, REST: tl.constexpr, SIZE: tl.constexpr,

@@ -14,7 +14,7 @@ pytestmark = pytest.mark.skipif(find_spec("triton") is None, reason="needs Trito
 @pytest.mark.parametrize(
     ("arguments", "kernels"),
     [
-        (["90"], 8),
+        (["90"], 9),
         pytest.param(["90", "all"], 18, marks=pytest.mark.slow),
         pytest.param(["80", "all"], 15, marks=pytest.mark.slow),
     ],
