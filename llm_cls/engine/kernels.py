@@ -6,6 +6,7 @@ PyTorch code is the definition; the kernels in ``triton/`` are tested against it
 
 from collections.abc import Callable, Sequence
 from importlib import import_module
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -31,6 +32,16 @@ def uses_triton(x: Tensor) -> bool:
 def _triton(name: str) -> Any:
     """A module of kernels; imported late, because only torch's CUDA build brings Triton."""
     return import_module(f"llm_cls.engine.triton.{name}")
+
+
+def unusable_reason(device: torch.device) -> str:
+    """Why the kernels of a device cannot be started; empty if they can, or if it needs none."""
+    if device.type != "cuda":
+        return ""
+    if find_spec("triton") is None:
+        return "Triton is not installed"
+    reason: str = _triton("launch").unusable_reason()
+    return reason
 
 
 def compile_together(run: Callable[[], object]) -> None:

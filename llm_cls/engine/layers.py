@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from transformers import MODEL_MAPPING, PreTrainedModel
 
 from llm_cls.engine.architectures import ARCHITECTURES
-from llm_cls.engine.kernels import ACTIVATIONS
+from llm_cls.engine.kernels import ACTIVATIONS, unusable_reason
 from llm_cls.engine.lora import Adapter, Casts, base_layer, is_plain
 from llm_cls.engine.projection import Projection
 from llm_cls.engine.spec import DecoderSpec, LayerSpec
@@ -142,7 +142,8 @@ def unsupported_reason(decoder: PreTrainedModel, pooling: str) -> str:
         return "the decoder itself has dropout"
     if reason := ARCHITECTURES[config.model_type].unsupported_reason(config):
         return reason
-    return _unsupported_linear(decoder) or _unsupported_sizes(_describe(decoder, max_seqlen=1))
+    sizes = _describe(decoder, max_seqlen=1)
+    return _unsupported_linear(decoder) or _unsupported_sizes(sizes) or unusable_reason(decoder.device)
 
 
 def _unsupported_linear(decoder: nn.Module) -> str:

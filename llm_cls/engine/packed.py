@@ -31,6 +31,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from llm_cls.engine.attention import has_varlen_kernel
 from llm_cls.engine.interface import SCORING_TOKENS
+from llm_cls.engine.kernels import unusable_reason
 from llm_cls.engine.length_groups import grouped
 from llm_cls.engine.lora import is_plain, lora_parts
 from llm_cls.engine.packed_attention import PACKED_ATTENTION, packed_attention
@@ -124,7 +125,9 @@ def pack(
         return f"in a packed batch {reason}"
     packed._autocast = autocast
     _replace_lora_layers(network)
-    if compiled:
+    if compiled and (reason := unusable_reason(decoder.device)):
+        log.info("The layers are not compiled: %s", reason)
+    elif compiled:
         names = set(decoder._no_split_modules or ())
         for module in decoder.modules():
             if type(module).__name__ in names:

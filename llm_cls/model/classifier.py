@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 from llm_cls.config.schema import Config, EngineConfig
 from llm_cls.data.batches import Batch
 from llm_cls.engine.interface import Encoder
+from llm_cls.engine.kernels import unusable_reason
 from llm_cls.engine.layers import FusedLayers, build_layers, unsupported_reason
 from llm_cls.engine.length_groups import grouped
 from llm_cls.engine.packed import PackedDecoder, pack
@@ -81,7 +82,8 @@ class TextClassifier(nn.Module):
                 layers = build_layers(decoder, max_length, engine.name == "fp8", frozen)
                 self.encoder = FusedDecoder(layers, max_length, max_texts, engine.gradient_checkpointing)
                 return
-            level = logging.WARNING if engine.name == "fp8" else logging.INFO  # only the fused layers have fp8
+            fixable = reason == unusable_reason(decoder.device)
+            level = logging.WARNING if fixable or engine.name == "fp8" else logging.INFO  # the others have no fp8
             log.log(level, "engine=%s uses the layers of transformers: %s", engine.name, reason)
         with _in_evaluation(self.decoder):
             self.encoder = self._checked_encoder(decoder, engine, full, max_length, compiled)

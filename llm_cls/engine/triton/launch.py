@@ -3,14 +3,31 @@
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import ContextVar, copy_context
-from functools import partial
+from functools import cache, partial
+from subprocess import SubprocessError
 from typing import Any
 
 import triton
+from triton.runtime import driver
 
 from llm_cls.cores import usable_cores
+from llm_cls.errors import first_line
 
 _compiled: ContextVar["set[Kernel] | None"] = ContextVar("compiled", default=None)  # None: kernels are started
+
+
+@cache
+def unusable_reason() -> str:
+    """Why this machine cannot start kernels; empty if it can. Triton compiles its access to the GPU from C."""
+    try:
+        _ = driver.active
+    except SubprocessError:
+        found = "the compiler failed, its messages are above"
+    except (AssertionError, ImportError, OSError, RuntimeError) as error:
+        found = first_line(error)
+    else:
+        return ""
+    return f"Triton needs a C compiler and Python's headers, such as the packages gcc and python3-dev: {found}"
 
 
 class Kernel:

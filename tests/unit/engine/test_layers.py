@@ -1,8 +1,10 @@
 """Which decoders the fused layers support, and the seam between the engine and the families."""
 
 import ast
+import subprocess
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock, PropertyMock
 
 import peft
 import pytest
@@ -11,8 +13,10 @@ from transformers import LlamaModel
 
 import llm_cls.engine
 from llm_cls.config.schema import ModelConfig
+from llm_cls.engine import layers
 from llm_cls.engine.architectures import ARCHITECTURES as FAMILIES
 from llm_cls.engine.layers import build_layers, unsupported_reason
+from llm_cls.model import classifier
 from llm_cls.model.decoder import load_architecture, load_decoder
 
 from .networks import ARCHITECTURES, FUSED, build, fused
@@ -75,6 +79,26 @@ def test_code_of_the_hub_under_a_known_name_is_unsupported() -> None:
         pass
 
     assert "Other" in unsupported_reason(Other(decoder("llama").config), "last")
+
+
+def test_a_gpu_machine_without_a_compiler_runs_the_layers_of_transformers(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(layers, "unusable_reason", lambda device: "no compiler")
+    monkeypatch.setattr(classifier, "unusable_reason", lambda device: "no compiler")
+    assert build("fast", "llama").encoder.layers == "packed"
+    assert [x.message for x in caplog.records if x.levelname == "WARNING"] == [
+        "engine=fast uses the layers of transformers: no compiler"
+    ]
+
+
+@pytest.mark.parametrize("cause", [subprocess.CalledProcessError(1, "gcc"), RuntimeError("Failed to find C compiler.")])
+def test_a_missing_compiler_is_a_reason(cause: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    launch = pytest.importorskip("llm_cls.engine.triton.launch")
+    monkeypatch.setattr(launch, "driver", Mock())
+    assert launch.unusable_reason.__wrapped__() == ""
+    type(launch.driver).active = PropertyMock(side_effect=cause)
+    assert "gcc and python3-dev" in launch.unusable_reason.__wrapped__()
 
 
 def test_every_adapter_of_a_network_has_its_own_dropout_stream() -> None:
