@@ -17,6 +17,7 @@ from llm_cls.errors import ArtifactError, ConfigError, first_line, lacks_memory
 from llm_cls.files import sha256_file, sha256_json
 
 _HUB_ID = re.compile(r"\w[\w.-]*(/[\w.-]+)?")  # such as "gpt2"
+_DESCRIPTIONS = ("config.json", "tokenizer_config.json")  # a model has one of them at least
 _OF_DAMAGED_FILES = (TypeError, LookupError, AttributeError, ArithmeticError, RecursionError)
 SHIPPED = {"ja-mini": Path(__file__).parent / "assets" / "ja_mini"}
 
@@ -55,7 +56,8 @@ def hub_errors(name: str, key: str) -> Iterator[None]:
     """Turns the errors of a model that could not be loaded into one line.
 
     Raises:
-        ConfigError: ``name``, the value of ``key``, is unknown, not cached, or not a model, or needs a package.
+        ConfigError: ``name``, the value of ``key``, is unknown, not cached, or not a model, or needs a package or
+            permission to run its code.
         ArtifactError: The weights are damaged.
     """
     try:
@@ -76,6 +78,16 @@ def hub_errors(name: str, key: str) -> Iterator[None]:
         reason = first_line(error)
         if isinstance(error, OSError) and error.errno == errno.EINVAL:  # PyTorch's files are read from their end
             raise _damaged(name, key, "a .bin file is cut off") from None
+        if "custom code" in reason:
+            raise ConfigError(
+                f"{key}: {name!r} has code of its own, which runs only where it is allowed. Add "
+                "model.trust_remote_code=true if you trust it"
+            ) from None
+        if "does not recognize this architecture" in reason:
+            raise ConfigError(
+                f"{key}: the installed transformers does not know the architecture of {name!r}. Install a newer one, "
+                "or choose another model"
+            ) from None
         if is_local(name) or not _HUB_ID.fullmatch(name):
             raise ConfigError(
                 f"{key}: {name!r} could not be loaded as a model folder or hub id: {reason.rstrip('.')}. Check the path"
@@ -106,8 +118,11 @@ def _damaged(name: str, key: str, reason: str) -> ArtifactError:
 def local_file(name: str, file: str, revision: str | None = None, key: str = "model.name") -> Path | None:
     """The local path of one file of ``name``, the value of ``key``; None if there is no such file.
 
+    Without a network, a file that is not in the cache counts as missing where the model itself is there: `hf download`
+    leaves no mark of what there is not.
+
     Raises:
-        ConfigError: The hub could not be reached and the file is not cached.
+        ConfigError: The hub could not be reached and nothing is cached.
     """
     if is_local(name):
         path = Path(source_name(name)) / file
@@ -119,6 +134,8 @@ def local_file(name: str, file: str, revision: str | None = None, key: str = "mo
         try:
             return Path(hf_hub_download(name, file, revision=revision, local_files_only=only_local(name)))
         except LocalEntryNotFoundError:
+            if any(isinstance(try_to_load_from_cache(name, known, revision=revision), str) for known in _DESCRIPTIONS):
+                return None
             raise
         except EntryNotFoundError:
             return None

@@ -206,9 +206,10 @@ def _with_sizes(record: RunRecord, inputs: Inputs, module: ClassifierModule) -> 
     """``record`` with the parameters of the built network, which are logged."""
     parameters, trainable = module.classifier.count_parameters()
     log.info(
-        "%s on %s: %s parameters, %s of them trained; %s texts, %s labels",
+        "%s on %s: %s parameters, %s of them trained; %s texts, %s labels; %s layers",
         inputs.config.model.name, inputs.corpus.name, f"{parameters:,}", f"{trainable:,}",
         " / ".join(f"{len(texts):,}" for texts in inputs.corpus.splits.values()), len(inputs.corpus.labels),
+        module.classifier.encoder.layers,
     )  # fmt: skip
     sizes = {"parameters": parameters, "trainable_parameters": trainable}
     return record.model_copy(update={"model": record.model.model_copy(update=sizes)})

@@ -39,6 +39,10 @@ def test_others_may_read_all_files_as_the_umask_says(finished_run: Path) -> None
             assert path.stat().st_mode & 0o777 == wanted & ~umask, path
 
 
+def test_the_log_names_the_layers(finished_run: Path) -> None:
+    assert " labels; fused layers" in (finished_run / "train.log").read_text(encoding="utf-8")
+
+
 def test_config_is_the_full_configuration(finished_run: Path) -> None:
     config = read_config(finished_run / "config.yaml")
     assert (config.model.name, config.lora.r, config.data.max_length, config.optimizer.lr) == ("ja-mini", 4, 16, 2e-3)
