@@ -44,6 +44,11 @@ def unusable_reason(device: torch.device) -> str:
     return reason
 
 
+def takes_rank(rank: int, dtype: torch.dtype, device: torch.device) -> bool:
+    """Whether adapters of a rank can be computed: the kernels of a GPU need shared memory for them."""
+    return device.type != "cuda" or bool(_triton("lora").takes_rank(rank, dtype, device))
+
+
 def compile_together(run: Callable[[], object]) -> None:
     """Compiles the Triton kernels that ``run`` starts side by side; none of them computes."""
     _triton("launch").compile_together(run)

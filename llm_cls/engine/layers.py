@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from transformers import MODEL_MAPPING, PreTrainedModel
 
 from llm_cls.engine.architectures import ARCHITECTURES
-from llm_cls.engine.kernels import ACTIVATIONS, unusable_reason
-from llm_cls.engine.lora import Adapter, Casts, base_layer, is_plain
+from llm_cls.engine.kernels import ACTIVATIONS, takes_rank, unusable_reason
+from llm_cls.engine.lora import Adapter, Casts, base_layer, is_plain, lora_parts
 from llm_cls.engine.projection import Projection
 from llm_cls.engine.spec import DecoderSpec, LayerSpec
 from llm_cls.engine.tensors import Norm
@@ -143,7 +143,8 @@ def unsupported_reason(decoder: PreTrainedModel, pooling: str) -> str:
     if reason := ARCHITECTURES[config.model_type].unsupported_reason(config):
         return reason
     sizes = _describe(decoder, max_seqlen=1)
-    return _unsupported_linear(decoder) or _unsupported_sizes(sizes) or unusable_reason(decoder.device)
+    reason = _unsupported_linear(decoder) or _unsupported_sizes(sizes) or unusable_reason(decoder.device)
+    return reason or _unsupported_rank(decoder)
 
 
 def _unsupported_linear(decoder: nn.Module) -> str:
@@ -157,6 +158,12 @@ def _unsupported_linear(decoder: nn.Module) -> str:
     if any(base_layer(layer).in_features % 4 for layer in outer):  # a dropout kernel draws for four columns at a time
         return "it has sizes that are not multiples of 4"
     return ""
+
+
+def _unsupported_rank(decoder: PreTrainedModel) -> str:
+    ranks = {part.a.shape[0] for module in decoder.modules() if (part := lora_parts(module)) is not None}
+    large = [rank for rank in ranks if not takes_rank(rank, decoder.dtype, decoder.device)]
+    return f"this GPU has too little shared memory for adapters of rank {max(large)}" if large else ""
 
 
 def _unsupported_sizes(spec: DecoderSpec) -> str:

@@ -203,7 +203,7 @@ def activate_backward(
         _activate_backward_part_kernel[(triton.cdiv(cols, TILE), triton.cdiv(rows, 16))](
             grad, part.grad, part.a, part.keep, x, bias, out, rows, cols, grad.stride(0), out.stride(0),
             part.grad.stride(0), mask_width(part.keep), part.factor,
-            ADAPTERS=part.n, M=16, **kind, **options(part.a, part.n, part.keep),
+            ADAPTERS=part.n, M=16, **kind, **options(part.a, part.n, part.keep, 3),
         )  # fmt: skip
         return Operand(out)
     if not out_format.fp8:

@@ -7,6 +7,7 @@ from functools import cache, partial
 from subprocess import SubprocessError
 from typing import Any
 
+import torch
 import triton
 from triton.runtime import driver
 
@@ -28,6 +29,15 @@ def unusable_reason() -> str:
     else:
         return ""
     return f"Triton needs a C compiler and Python's headers, such as the packages gcc and python3-dev: {found}"
+
+
+@cache
+def shared_memory(device: torch.device) -> int:
+    """Bytes that a program may have; more than enough where the interpreter runs it."""
+    if device.type != "cuda":
+        return 2**30
+    size: int = driver.active.utils.get_device_properties(device.index)["max_shared_mem"]
+    return size
 
 
 class Kernel:

@@ -14,9 +14,10 @@ import triton.language as tl
 from torch import Tensor
 
 from llm_cls.engine.tensors import AdapterPart, DropoutMask
-from llm_cls.engine.triton.launch import kernel
+from llm_cls.engine.triton.launch import kernel, shared_memory
 
 TILE = 128  # columns that a program computes at a time; the bits of a row fill whole tiles
+_MAX_ROWS = 64  # that a program takes
 _PROCESSORS = 132  # of an H100
 _PROGRAMS = 528  # that read the input for the gradient of ``A``: four on each of an H100's processors
 
@@ -176,9 +177,9 @@ def draw(mask: DropoutMask, n: int, rows: int, cols: int) -> Tensor:
 def down(x: Tensor, a: Tensor, n: int, keep: Tensor | None, factor: float, out: Tensor) -> None:
     """See ``lora_products.down``; the result is written to ``out``."""
     rows, cols = x.shape
-    m = min(max(triton.next_power_of_2(triton.cdiv(n * rows, _PROCESSORS)), 16), 64)
+    m = min(max(triton.next_power_of_2(triton.cdiv(n * rows, _PROCESSORS)), 16), _MAX_ROWS)
     _down_kernel[(n, triton.cdiv(rows, m))](
-        x, a, keep, out, rows, cols, x.stride(0), out.stride(0), mask_width(keep), factor, M=m, **options(a, n, keep)
+        x, a, keep, out, rows, cols, x.stride(0), out.stride(0), mask_width(keep), factor, M=m, **options(a, n, keep, 3)
     )  # fmt: skip
 
 
@@ -187,7 +188,7 @@ def add_input_grad(total: Tensor, part: AdapterPart) -> None:
     (rows, cols), (grad, a, n, keep, factor) = total.shape, part
     _input_grad_kernel[(triton.cdiv(cols, TILE), triton.cdiv(rows, 32))](
         total, grad, a, keep, rows, cols, total.stride(0), grad.stride(0), mask_width(keep), factor,
-        ADAPTERS=n, M=32, num_stages=4, **options(a, n, keep),
+        ADAPTERS=n, M=32, **options(a, n, keep, 4),
     )  # fmt: skip
 
 
@@ -204,18 +205,36 @@ def weight_grad(x: Tensor, grad: Tensor, n: int, keep: Tensor | None, factor: fl
     sums = x.new_empty(splits, grad.shape[1], cols, dtype=torch.float32)
     _weight_grad_kernel[(tiles, n, splits)](
         x, grad, keep, sums, rows, cols, x.stride(0), grad.stride(0), mask_width(keep), factor, share,
-        M=32, num_stages=4, **options(grad.t(), n, keep),
+        M=32, **options(grad.t(), n, keep, 4),
     )  # fmt: skip
     torch.sum(sums, 0, out=out)
 
 
-def options(a: Tensor, n: int, keep: Tensor | None) -> dict[str, Any]:
-    """Constants of a kernel; ``R`` fills the rank up to what a matrix product takes; float32 stays float32."""
+def options(a: Tensor, n: int, keep: Tensor | None, stages: int) -> dict[str, Any]:
+    """Constants of a kernel; ``R`` fills the rank up to what a matrix product takes; float32 stays float32.
+
+    ``stages`` is how many tiles are loaded ahead where shared memory allows it.
+    """
     rank = len(a) // n
     return {
-        "DROPOUT": keep is not None, "RANK": rank, "R": max(triton.next_power_of_2(rank), 16), "COLUMNS": TILE,
+        "DROPOUT": keep is not None, "RANK": rank, "R": _filled(rank), "COLUMNS": TILE,
         "PRECISION": "ieee" if a.dtype == torch.float32 else "tf32",
+        "num_stages": min(stages, max(shared_memory(a.device) // _stage(rank, a.element_size()), 1)),
     }  # fmt: skip
+
+
+def takes_rank(rank: int, dtype: torch.dtype, device: torch.device) -> bool:
+    """Whether the kernels fit in the shared memory of a GPU."""
+    return _stage(rank, dtype.itemsize) <= shared_memory(device)
+
+
+def _filled(rank: int) -> int:
+    return max(int(triton.next_power_of_2(rank)), 16)
+
+
+def _stage(rank: int, itemsize: int) -> int:
+    """Bytes of shared memory for the two tiles of a product."""
+    return (_filled(rank) + _MAX_ROWS) * TILE * itemsize
 
 
 def mask_width(keep: Tensor | None) -> int:

@@ -1,4 +1,4 @@
-"""Compiles the Triton kernels for a GPU that need not be there: ``compile_kernels CAPABILITY [all]``.
+"""Compiles the Triton kernels for a GPU that need not be there: ``compile_kernels CAPABILITY [all|ranks]``.
 
 The interpreter runs what the compiler refuses, such as a variable whose shape changes in a loop. Here every launch
 compiles its kernel, down to machine code, and computes nothing.
@@ -26,6 +26,8 @@ from llm_cls.engine.triton.rotary import rotate
 from . import kernel_checks as checks
 from .attention_checks import SCORES, check_attention
 
+SHARED_MEMORY = {75: 64, 80: 163, 86: 99, 89: 99, 90: 227}  # KiB that a program may have (CUDA C++ Programming Guide)
+CPU = torch.device("cpu")
 compiled: dict[tuple[str, int], Any] = {}
 
 
@@ -48,11 +50,18 @@ class Absent:
 def launch(kernel: Any, grid: Any) -> Any:
     def compile_only(*args: Any, **kwargs: Any) -> None:
         found = kernel.run(*args, grid=grid, warmup=True, **kwargs)
-        if found.metadata.shared > 163 * 1024:
-            raise RuntimeError(f"{kernel.fn.__name__} needs more shared memory than an A100 has")
+        if found.metadata.shared > lora.shared_memory(CPU):
+            raise RuntimeError(f"{kernel.fn.__name__} needs {found.metadata.shared} bytes of shared memory")
         compiled[kernel.fn.__name__, id(found)] = found
 
     return compile_only
+
+
+def every_rank(capability: int) -> None:
+    """Those for which ``takes_rank`` finds enough shared memory."""
+    for dtype, rank in product((torch.bfloat16, torch.float16, torch.float32), (8, 64, 128, 256)):
+        if lora.takes_rank(rank, dtype, CPU) and (capability >= 80 or dtype != torch.bfloat16):
+            checks.check_lora("cpu", dtype, 4400, 256, 1, rank, 0.1)
 
 
 def every_kernel(capability: int) -> None:
@@ -103,13 +112,18 @@ def heads_of_80() -> None:
 def main() -> None:
     capability = int(sys.argv[1])
     driver.set_active(Absent(capability))  # type: ignore[arg-type]
+    lora.shared_memory = lambda _: SHARED_MEMORY[capability] * 1024  # type: ignore[assignment]
     checks.check = lambda *_: None  # type: ignore[assignment]
     checks.error = lambda *_: 0.0  # type: ignore[assignment]
-    kernels_together()
-    JITFunction.__getitem__ = launch  # type: ignore[method-assign]
-    check_attention("cpu", torch.bfloat16, 4, 2, 128, [1, 65], Scores(0.1))
-    checks.check_lora("cpu", torch.bfloat16, 70, 640, 3, 32, 0.1)
-    heads_of_80()
+    if sys.argv[2:] == ["ranks"]:
+        JITFunction.__getitem__ = launch  # type: ignore[method-assign]
+        every_rank(capability)
+    else:
+        kernels_together()
+        JITFunction.__getitem__ = launch  # type: ignore[method-assign]
+        check_attention("cpu", torch.bfloat16, 4, 2, 128, [1, 65], Scores(0.1))
+        checks.check_lora("cpu", torch.bfloat16, 70, 640, 3, 32, 0.1)
+        heads_of_80()
     if sys.argv[2:] == ["all"]:
         every_kernel(capability)
     print(len(compiled), "kernels:", ", ".join(sorted({name for name, _ in compiled})))

@@ -92,6 +92,18 @@ def test_a_gpu_machine_without_a_compiler_runs_the_layers_of_transformers(
     ]
 
 
+def test_a_rank_that_does_not_fit_in_shared_memory_is_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    lora = pytest.importorskip("llm_cls.engine.triton.lora")
+    monkeypatch.setattr(layers, "takes_rank", lora.takes_rank)
+    monkeypatch.setattr(lora, "shared_memory", lambda device: 99 * 1024)  # of an RTX 4090
+    network = decoder("llama-biased")
+    peft.get_peft_model(network, peft.LoraConfig(r=256, target_modules=["q_proj"]))
+    assert "shared memory for adapters of rank 256" in unsupported_reason(network, "last")
+    assert unsupported_reason(network.bfloat16(), "last") == ""
+    stages = [lora.options(torch.empty(r, 640, dtype=torch.bfloat16), 1, None, 4)["num_stages"] for r in (32, 128, 256)]
+    assert stages == [4, 2, 1]
+
+
 @pytest.mark.parametrize("cause", [subprocess.CalledProcessError(1, "gcc"), RuntimeError("Failed to find C compiler.")])
 def test_a_missing_compiler_is_a_reason(cause: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
     launch = pytest.importorskip("llm_cls.engine.triton.launch")

@@ -17,6 +17,7 @@ pytestmark = pytest.mark.skipif(find_spec("triton") is None, reason="needs Trito
         (["90"], 9),
         pytest.param(["90", "all"], 18, marks=pytest.mark.slow),
         pytest.param(["80", "all"], 15, marks=pytest.mark.slow),
+        *(pytest.param([gpu, "ranks"], 5, marks=pytest.mark.slow) for gpu in ("75", "80", "89", "90")),
     ],
 )
 def test_the_kernels_compile(arguments: list[str], kernels: int, tmp_path: Path) -> None:
