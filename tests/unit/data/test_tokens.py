@@ -9,6 +9,7 @@ import tokenizers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from llm_cls.data.datamodule import _warn_of_characters
 from llm_cls.data.template import Pieces
 from llm_cls.data.tokens import check_ids, tokenize, tokenize_cached, tokens_per_character
 from llm_cls.errors import ConfigError
@@ -160,3 +161,11 @@ def test_an_id_without_an_embedding_is_named() -> None:
 def test_tokens_per_character_of_long_texts() -> None:
     assert tokens_per_character(["ab", "c" * 299], Letters()) is None
     assert tokens_per_character(["ab", "c" * 300], Letters()) == 1
+
+
+@pytest.mark.parametrize(("rate", "warnings"), [(1.0, 1), (0.6, 0), (1.4, 0), (None, 0)])
+def test_a_tokenizer_that_cuts_texts_into_characters_is_told(
+    rate: float | None, warnings: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    _warn_of_characters(rate)
+    assert len(caplog.records) == warnings and all("model.tokenizer=FOLDER" in x.message for x in caplog.records)
