@@ -142,9 +142,12 @@ def unsupported_reason(decoder: PreTrainedModel, pooling: str) -> str:
         return "the decoder itself has dropout"
     if reason := ARCHITECTURES[config.model_type].unsupported_reason(config):
         return reason
-    sizes = _describe(decoder, max_seqlen=1)
-    reason = _unsupported_linear(decoder) or _unsupported_sizes(sizes) or unusable_reason(decoder.device)
-    return reason or _unsupported_rank(decoder)
+    return (
+        _unsupported_linear(decoder)
+        or _unsupported_sizes(_describe(decoder, max_seqlen=1))
+        or unusable_reason(decoder.device)
+        or _unsupported_rank(decoder)
+    )
 
 
 def _unsupported_linear(decoder: nn.Module) -> str:
