@@ -82,9 +82,14 @@ class TextClassifier(nn.Module):
                 layers = build_layers(decoder, max_length, engine.name == "fp8", frozen)
                 self.encoder = FusedDecoder(layers, max_length, max_texts, engine.gradient_checkpointing)
                 return
-            fixable = reason == unusable_reason(decoder.device)
-            level = logging.WARNING if fixable or engine.name == "fp8" else logging.INFO  # the others have no fp8
-            log.log(level, "engine=%s uses the layers of transformers: %s", engine.name, reason)
+            # Only the fused layers have fp8; and a missing compiler can be installed.
+            warns = engine.name == "fp8" or (not full and reason == unusable_reason(decoder.device))
+            log.log(
+                logging.WARNING if warns else logging.INFO,
+                "engine=%s uses the layers of transformers: %s",
+                engine.name,
+                reason,
+            )
         with _in_evaluation(self.decoder):
             self.encoder = self._checked_encoder(decoder, engine, full, max_length, compiled)
 
