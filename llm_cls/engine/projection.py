@@ -26,6 +26,7 @@ from llm_cls.engine.products import fp8_product, linear, product_over_rows, quan
 from llm_cls.engine.tensors import AdapterPart, DropoutMask, JointState, Operand, OperandFormat, RowState
 
 _FP8_ROWS = 64  # with fewer rows fp8 is not faster
+_ALIGNMENT = 16  # Triton reads rows as vectors where a multiple of 16 elements lies between them, and nowhere else
 
 SavedAdapters = SavedDown | list[SavedDown | None] | None  # for the backward pass: of one run, or of several
 
@@ -96,7 +97,7 @@ class Projection:
     def operand_format(self, rows: int) -> OperandFormat:
         """The formats in which ``forward`` and, except for the extra columns, ``backward`` need so many rows."""
         fp8 = bool(self._fp8) and rows >= _FP8_ROWS
-        return OperandFormat(values=not fp8 or bool(self.adapters), fp8=fp8, extra_columns=self._extra_columns)
+        return OperandFormat(values=not fp8 or bool(self.adapters), fp8=fp8, extra_columns=self._allocated_columns)
 
     def forward(self, x: Operand, dropout_state: RowState, add_bias: bool = False) -> tuple[Tensor, SavedAdapters]:
         """The outputs for ``x``, and what ``backward`` needs.
@@ -109,7 +110,7 @@ class Projection:
         Returns:
             ``(y, saved)`` with ``y`` of shape ``(rows, out_features)``.
         """
-        extended = _extended(x.tensor, self._extra_columns) if self._extra_columns else None
+        extended = self._extended(x.tensor) if self._extra_columns else None
         if extended is None:
             y = self.frozen_product(x, add_bias)
             return y, self.add_adapters(y, x.values, dropout_state)
@@ -155,7 +156,8 @@ class Projection:
         """
         in_features = self.weight.shape[1]
         if self._extra_columns and need_input:
-            both = linear(grad.tensor, self._extended_weight.t())
+            both = grad.tensor.new_empty(len(grad.tensor), in_features + self._allocated_columns)
+            both = torch.mm(grad.tensor, self._extended_weight, out=both[:, : in_features + self._extra_columns])
             down_grad = both[:, in_features:]
             self.adapter_gradients(grad.tensor, saved, dropout_state, gradients, None, down_grad)
             assert isinstance(saved, SavedDown)
@@ -204,15 +206,21 @@ class Projection:
         parts = [linear(grad[:, adapter.rows], adapter.b_cast.t()) for adapter in self.adapters]
         return torch.cat(parts, 1)
 
+    @property
+    def _allocated_columns(self) -> int:
+        """The extra columns, and those that fill a row up."""
+        extra = self._extra_columns
+        return extra + -(self.weight.shape[1] + extra) % _ALIGNMENT if extra else 0
+
+    def _extended(self, x: Tensor) -> Tensor | None:
+        """``x`` with the extra columns that lie behind it in memory; None where there are none."""
+        rows, cols = x.shape
+        if x.stride(0) != cols + self._allocated_columns:
+            return None
+        return x.as_strided((rows, cols + self._extra_columns), x.stride())
+
     def _mask(self, dropout_state: RowState) -> DropoutMask | None:
         """The mask of the first adapter's input; None where nothing is dropped."""
         assert not isinstance(dropout_state, JointState)
         first = self.adapters[0]
         return DropoutMask(first.p, dropout_state, first.stream) if dropout_state is not None and first.p else None
-
-
-def _extended(x: Tensor, extra_columns: int) -> Tensor | None:
-    """``x`` with the extra columns that lie behind it in memory; None where there are none."""
-    if not extra_columns or x.stride(0) != x.shape[1] + extra_columns:
-        return None
-    return x.as_strided((x.shape[0], x.shape[1] + extra_columns), x.stride())

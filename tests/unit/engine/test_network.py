@@ -97,10 +97,16 @@ def test_gradients_with_dropout_are_finite_differences(architecture: str) -> Non
         assert (found[name] * along).sum().item() == pytest.approx(expected, rel=2e-3, abs=1e-3), name
 
 
-@pytest.mark.parametrize("architecture", ["neox-parallel", "llama", "qwen3-windowed", "gemma2", "gemma3"])
-def test_float8_is_close(architecture: str) -> None:
+@pytest.mark.parametrize(
+    ("architecture", "targets"),
+    [
+        *((name, "all-linear") for name in ("neox-parallel", "llama", "qwen3-windowed", "gemma2", "gemma3")),
+        ("llama", "null"),  # layers without an adapter
+    ],
+)
+def test_float8_is_close(architecture: str, targets: str) -> None:
     """Three bits after the binary point, in each of a dozen products one after the other; also where recomputed."""
-    overrides = ("lora.lora_dropout=0", "lora.r=4", "lora.target_modules=all-linear")
+    overrides = ("lora.lora_dropout=0", "lora.r=4", f"lora.target_modules={targets}")
     expected = gradients(build("fast", architecture, *overrides))
     for recompute in (False, True):
         model = build("reference", architecture, *overrides)
