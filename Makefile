@@ -4,7 +4,7 @@ VENV := .venv
 SERVING := .venv-serving
 RUN := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
-# One thread per worker: more of them than cores wait for one another. More workers than two use the time in which some wait for processes.
+# One thread per worker: more of them than cores wait for one another. A third worker uses the time in which others wait for processes.
 PYTEST := OMP_NUM_THREADS=1 $(RUN) -m pytest
 
 .DEFAULT_GOAL := help
@@ -20,7 +20,7 @@ dashboard: $(INSTALLED) ## browse the curves of the runs below DIR (default: out
 	@$(RUN) -m llm_cls.dashboard dir=$(or $(DIR),outputs)
 
 test: $(INSTALLED) ## set up and run the default tests, offline: minutes on two cores
-	$(PYTEST) -n 4 --dist worksteal
+	$(PYTEST) -n 3 --dist worksteal
 
 test-slow: $(INSTALLED) ## run the tests that take many minutes: kills at random moments, Ray
 	$(RUN) -m pip install --disable-pip-version-check --quiet -c constraints.txt -e '.[dev,onnx,ray]'
