@@ -15,9 +15,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from llm_cls.engine.head_norms import HeadInputs
 from llm_cls.engine.packing import PackedLayout
-from llm_cls.engine.spec import Scores
+from llm_cls.engine.spec import HeadInputs, Scores
 
 # The Triton kernels take these head sizes. They need 112 KiB of shared memory: A100, H100, H200, B200.
 TRITON_HEAD_SIZES = (32, 64, 128, 256)

@@ -2,35 +2,14 @@
 
 from collections.abc import Sequence
 from importlib import import_module
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from llm_cls.engine import kernels
-from llm_cls.engine.spec import AttentionSpec, RotaryTable
+from llm_cls.engine.spec import AttentionSpec, HeadInputs, RotaryTable, SavedHeads
 from llm_cls.engine.tensors import Norm, Stream
-
-
-class SavedHeads(NamedTuple):
-    """Query and key before their norms: views of the projection's output."""
-
-    q: Tensor
-    k: Tensor
-
-
-class HeadInputs(NamedTuple):
-    """What lies between the projection and attention, for the backward pass.
-
-    Attributes:
-        spec: Of the attention, with the norms.
-        rotary: The angles.
-        saved: What ``rotate_heads`` saved; None: there are no norms.
-    """
-
-    spec: AttentionSpec
-    rotary: RotaryTable
-    saved: SavedHeads | None
 
 
 def rotate_heads(

@@ -5,13 +5,14 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from llm_cls.engine.attention import SavedAttention, attend, attend_backward, reaches_projection
-from llm_cls.engine.head_norms import HeadInputs, SavedHeads, rotate_heads, rotate_heads_backward
+from llm_cls.engine.head_norms import rotate_heads, rotate_heads_backward
 from llm_cls.engine.kernels import activate, activate_backward, as_operand, norm, norm_backward
 from llm_cls.engine.layers import Layer
 from llm_cls.engine.lora import AdapterGradients
 from llm_cls.engine.lora_products import whole
 from llm_cls.engine.packing import PackedLayout
 from llm_cls.engine.projection import SavedAdapters
+from llm_cls.engine.spec import HeadInputs, SavedHeads
 from llm_cls.engine.tensors import UNQUANTIZED, DropoutState, Norm, Operand, OperandFormat, RowState, Stream
 
 

@@ -6,6 +6,7 @@ A spec refers to the modules of the pretrained network and changes none of them.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from torch import Tensor, nn
 
@@ -69,6 +70,27 @@ class RotaryTable:
 
     cos: Tensor
     sin: Tensor
+
+
+class SavedHeads(NamedTuple):
+    """Query and key before their norms: views of the projection's output."""
+
+    q: Tensor
+    k: Tensor
+
+
+class HeadInputs(NamedTuple):
+    """What lies between the projection and attention, for the backward pass.
+
+    Attributes:
+        spec: Of the attention, with the norms.
+        rotary: The angles.
+        saved: What ``rotate_heads`` saved; None: there are no norms.
+    """
+
+    spec: AttentionSpec
+    rotary: RotaryTable
+    saved: SavedHeads | None
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ import importlib.util
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -43,13 +44,8 @@ def modules() -> dict[str, Path]:
 MODULES = modules()
 
 
-def imports(name: str, everywhere: bool = True) -> Iterator[str]:
-    """The modules that ``name`` imports, without those under TYPE_CHECKING.
-
-    Args:
-        name: A module of the package.
-        everywhere: Whether imports inside functions count.
-    """
+def find_imports(name: str) -> Iterator[str]:
+    """See ``imports``."""
     package = name if MODULES[name].name == "__init__.py" else name.rpartition(".")[0]
     todo: list[ast.AST] = [ast.parse(MODULES[name].read_text(encoding="utf-8"))]
     while todo:
@@ -66,10 +62,18 @@ def imports(name: str, everywhere: bool = True) -> Iterator[str]:
             for alias in node.names:
                 full = f"{base}.{alias.name}"
                 yield full if full in MODULES else base
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith("import_module"):
+            yield ast.unparse(node.args[0]).strip("'")
         elif isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test):
             todo += node.orelse
-        elif everywhere or not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+        else:
             todo += ast.iter_child_nodes(node)
+
+
+@cache
+def imports(name: str) -> list[str]:
+    """The modules that ``name`` imports, inside functions too, without those under TYPE_CHECKING."""
+    return list(find_imports(name))
 
 
 def package_of(name: str) -> str:
@@ -118,7 +122,6 @@ def test_imports_point_one_way() -> None:
 
 
 def test_no_package_is_in_a_cycle() -> None:
-    """Counts imports inside functions: they hide a cycle from Python, not from a reader."""
     graph: dict[str, set[str]] = {}
     for source, target in edges().keys() - AMONG:
         graph.setdefault(source, set()).add(target)
@@ -126,7 +129,8 @@ def test_no_package_is_in_a_cycle() -> None:
 
 
 def test_no_module_is_in_a_cycle() -> None:
-    assert not cycles({name: {t for t in imports(name, everywhere=False) if t in MODULES} - {name} for name in MODULES})
+    """Counts imports inside functions: they hide a cycle from Python, not from a reader."""
+    assert not cycles({name: {target for target in imports(name) if target in MODULES} - {name} for name in MODULES})
 
 
 def test_cycles_are_found() -> None:

@@ -16,8 +16,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from llm_cls.engine.head_norms import HeadInputs
-from llm_cls.engine.spec import Scores
+from llm_cls.engine.spec import HeadInputs, Scores
 from llm_cls.engine.triton.head_norms import gradient_inputs, store_gradient
 from llm_cls.engine.triton.launch import kernel
 

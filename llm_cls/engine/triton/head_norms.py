@@ -10,7 +10,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from llm_cls.engine.head_norms import HeadInputs
+from llm_cls.engine.spec import HeadInputs
 from llm_cls.engine.tensors import Norm
 from llm_cls.engine.triton.launch import kernel
 

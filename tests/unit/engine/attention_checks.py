@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from llm_cls.engine.attention import packed_sdpa
-from llm_cls.engine.head_norms import HeadInputs, SavedHeads, rotate_heads_backward
+from llm_cls.engine.head_norms import rotate_heads_backward
 from llm_cls.engine.packing import packed_positions
-from llm_cls.engine.spec import AttentionSpec, RotaryTable, Scores
+from llm_cls.engine.spec import AttentionSpec, HeadInputs, RotaryTable, SavedHeads, Scores
 from llm_cls.engine.tensors import Norm
 
 from . import kernel_checks as checks

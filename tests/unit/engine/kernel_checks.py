@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from llm_cls.engine import kernels
-from llm_cls.engine.head_norms import HeadInputs, rotate_heads, rotate_heads_backward
-from llm_cls.engine.spec import AttentionSpec, RotaryTable, Scores
+from llm_cls.engine.head_norms import rotate_heads, rotate_heads_backward
+from llm_cls.engine.spec import AttentionSpec, HeadInputs, RotaryTable, Scores
 from llm_cls.engine.tensors import UNQUANTIZED, AdapterPart, DropoutMask, DropoutState, Norm, OperandFormat, Stream
 
 # Rounding to bfloat16 has a root mean square error of 2e-3; the interpreter truncates, which doubles the error.
