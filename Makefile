@@ -4,7 +4,7 @@ VENV := .venv
 SERVING := .venv-serving
 RUN := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
-# One thread per worker: more of them than cores wait for one another. A third worker uses the time in which others wait for processes.
+# One thread per worker: more threads than cores wait for one another. On two cores a third worker uses the time in which others wait.
 PYTEST := OMP_NUM_THREADS=1 $(RUN) -m pytest
 
 .DEFAULT_GOAL := help

@@ -1,7 +1,7 @@
 """What the engine must know about a decoder, whatever its family: plain data, filled in by ``architectures/``.
 
 A spec refers to the modules of the pretrained network and changes none of them. ``layers.py`` builds from it what
-``network.py`` computes with.
+``network.py`` computes with. ``HeadInputs`` adds what a batch saved, for the kernels that take both.
 """
 
 from collections.abc import Sequence

@@ -100,7 +100,7 @@ class OperandFormat(NamedTuple):
     Attributes:
         values: Whether it needs the values in the dtype of the weights.
         fp8: Whether it needs float8 values with a scale per row.
-        extra_columns: Unused columns to allocate behind ``values``, for the output of LoRA's ``A``.
+        extra_columns: Unused columns to allocate behind ``values``, for the output of LoRA's ``A`` and to fill rows up.
     """
 
     values: bool = True

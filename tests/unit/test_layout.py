@@ -63,7 +63,13 @@ def find_imports(name: str) -> Iterator[str]:
                 full = f"{base}.{alias.name}"
                 yield full if full in MODULES else base
         elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith("import_module"):
-            yield ast.unparse(node.args[0]).strip("'")
+            (argument,) = node.args
+            start = argument.values[0] if isinstance(argument, ast.JoinedStr) else argument
+            assert isinstance(start, ast.Constant), f"{name} imports what cannot be read"
+            whole = start is argument
+            yield from (
+                each for each in MODULES if (each == start.value if whole else each.startswith(str(start.value)))
+            )
         elif isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test):
             todo += node.orelse
         else:

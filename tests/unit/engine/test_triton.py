@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 import torch
 
-from llm_cls.engine import attention, kernels, layer_pass
+from llm_cls.engine import attention, kernels, layer_pass, lora_products, projection
 from llm_cls.engine.kernels import ACTIVATIONS
+from llm_cls.engine.lora_products import SavedDown
 from llm_cls.engine.spec import Scores
 
 from . import kernel_checks as checks
@@ -107,13 +108,27 @@ def interpreted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kernels, "uses_triton", lambda x: True)
 
 
+@pytest.fixture
+def joined(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """Whether one product has computed both terms, of each projection with adapters."""
+    found: list[bool] = []
+
+    def down(*given: Any) -> SavedDown:
+        found.append(len(given) == 5)  # the last one is where the result goes
+        return lora_products.down(*given)
+
+    monkeypatch.setattr(projection, "down", down)
+    return found
+
+
 @pytest.mark.usefixtures("interpreted")
 @pytest.mark.parametrize("architecture", ["neox", "neox-parallel", "llama-biased"])
-def test_a_network_of_kernels_is_the_reference(architecture: str) -> None:
+def test_a_network_of_kernels_is_the_reference(architecture: str, joined: list[bool]) -> None:
     overrides = ("lora.lora_dropout=0", "lora.target_modules=all-linear", "lora.r=8")
     layer = fused(build("fast", architecture, *overrides)).network.layers[0]
     assert layer.pending_bias is not None and layer.up.operand_format(9).extra_columns >= 8
     compare(architecture, [[3, 5, 1]], "fused", *overrides)
+    assert joined == [True, False, True, True] * 2  # PyTorch's attention leaves no columns behind its output
 
 
 @pytest.mark.usefixtures("interpreted")
@@ -125,7 +140,7 @@ def test_kernels_of_head_norms_and_post_norms_are_the_reference(architecture: st
 @pytest.mark.usefixtures("interpreted")
 @pytest.mark.parametrize("architecture", ["mistral-windowed", "qwen3-windowed", "gemma2"])
 def test_attention_kernels_that_reach_the_projection_are_the_reference(
-    architecture: str, monkeypatch: pytest.MonkeyPatch
+    architecture: str, monkeypatch: pytest.MonkeyPatch, joined: list[bool]
 ) -> None:
     """In all layers but the last, in which the window or the soft cap leaves no other kernel."""
     for name in ("has_attention_kernel", "_has_triton_kernel"):
@@ -139,10 +154,11 @@ def test_attention_kernels_that_reach_the_projection_are_the_reference(
     monkeypatch.setattr(layer_pass, "reaches_projection", reaches)
     compare(architecture, [[3, 9, 1]], "fused", "lora.lora_dropout=0", "lora.target_modules=all-linear", "lora.r=8")
     assert reached == [False, True]
+    assert joined == [True] * 5 + [False, True, True]  # the last layer's attention leaves no columns behind its output
 
 
 @pytest.mark.usefixtures("interpreted")
-def test_rows_are_vectors_with_any_rank(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wide_rows_are_vectors_with_rank_8(monkeypatch: pytest.MonkeyPatch) -> None:
     """One number at a time, which is how Triton reads other rows, rank 8 took 14 % longer than 16."""
     wide = []
     kernel_class = import_module("llm_cls.engine.triton.launch").Kernel

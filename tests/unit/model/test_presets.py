@@ -141,9 +141,10 @@ def test_encoders_are_padded_and_trained_as_a_whole(name: str, caplog: pytest.Lo
 def test_adapters_and_learning_rate(name: str) -> None:
     config = preset(name)
     assert (config.lora.target_modules == "all-linear") == (name in SMALL) and config.optimizer.lr == 5e-4
+    assert config.lora.r == (8 if name == "gemma-3-270m" else 32)
     assert config.lora.enabled and config.model.pooling == "last"
-    by_hand = preset(name, "lora=r8", "lora.target_modules=[q_proj]", "optimizer.lr=1e-4")
-    assert (by_hand.lora.r, by_hand.lora.target_modules, by_hand.optimizer.lr) == (8, ["q_proj"], 1e-4)
+    by_hand = preset(name, "lora=r16", "lora.target_modules=[q_proj]", "optimizer.lr=1e-4")
+    assert (by_hand.lora.r, by_hand.lora.target_modules, by_hand.optimizer.lr) == (16, ["q_proj"], 1e-4)
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
