@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from llm_cls.engine import kernels
 from llm_cls.engine.packing import PackedLayout
 from llm_cls.engine.spec import HeadInputs, Scores
 
@@ -96,7 +97,9 @@ def attend(
             return output[layout.last_tokens], saved
         offsets = layout.max_seqlen * q.stride(0)  # within a text the Triton kernels' have 32 bits
         if not only_last and offsets < 2**31 and _has_triton_kernel(q.device, q.shape[-1]):
-            output, lse = _triton().attend(q, k, v, layout.cu_seqlens, layout.max_seqlen, scores, extra_columns)
+            output, lse = kernels.triton("attention").attend(
+                q, k, v, layout.cu_seqlens, layout.max_seqlen, scores, extra_columns
+            )
             return output, _SavedByTriton(q, k, v, output, lse)
         assert scores.softcap is None, "the flash kernel has none"
         cu_seqlens_q, max_seqlen_q = layout.cu_seqlens, layout.max_seqlen
@@ -144,7 +147,9 @@ def attend_backward(
         whole = attend_backward(saved, _among_all(grad, saved.k, layout), layout, scores, False, target)
         return whole[0][layout.last_tokens], *whole[1:]
     if isinstance(saved, _SavedByTriton):
-        _triton().attend_backward(*saved, grad, target, layout.cu_seqlens, layout.max_seqlen, scores, before)
+        kernels.triton("attention").attend_backward(
+            *saved, grad, target, layout.cu_seqlens, layout.max_seqlen, scores, before
+        )
         return target
     q, k, v, output, lse, cu_seqlens_q, max_seqlen_q, rng, unused = saved
     with _deterministic():
@@ -233,9 +238,3 @@ def _deterministic() -> Iterator[None]:
     finally:
         torch.utils.deterministic.fill_uninitialized_memory = fills  # type: ignore[attr-defined]
         torch.use_deterministic_algorithms(before[0], warn_only=before[1])
-
-
-def _triton() -> Any:
-    from llm_cls.engine.triton import attention as triton_attention  # only torch's CUDA build brings Triton
-
-    return triton_attention

@@ -1,7 +1,6 @@
 """Query and key before attention: a norm of each head where a family has one, and the rotary position embedding."""
 
 from collections.abc import Sequence
-from importlib import import_module
 from typing import Any
 
 import torch
@@ -34,7 +33,7 @@ def rotate_heads(
     target = spec.split(torch.empty_like(qkv)) if save else parts
     norms = spec.query_norm, spec.key_norm
     if kernels.uses_triton(qkv):
-        _triton().norm_and_rotate(parts, target, norms, position_ids, rotary.cos, rotary.sin)
+        kernels.triton("head_norms").norm_and_rotate(parts, target, norms, position_ids, rotary.cos, rotary.sin)
     else:
         normed = [_rows(kernels.norm, x, norm).view_as(x) for x, norm in zip(parts[:2], norms, strict=True)]
         kernels.rotate([*normed, parts[2]], target, position_ids, rotary.cos, rotary.sin, 1)
@@ -58,7 +57,9 @@ def rotate_heads_backward(
         return
     norms = spec.query_norm, spec.key_norm
     if kernels.uses_triton(saved.q):
-        _triton().norm_and_rotate_backward(source, target, saved, norms, position_ids, rotary.cos, rotary.sin)
+        kernels.triton("head_norms").norm_and_rotate_backward(
+            source, target, saved, norms, position_ids, rotary.cos, rotary.sin
+        )
         return
     kernels.rotate(source, target, position_ids, rotary.cos, rotary.sin, -1)
     for grad, x, norm in zip(target, saved, norms, strict=False):
@@ -70,7 +71,3 @@ def rotate_heads_backward(
 def _rows(function: Any, x: Tensor, norm: Norm) -> Tensor:
     found: Tensor = function(Stream(x.reshape(-1, x.shape[-1])), norm).normed.tensor
     return found
-
-
-def _triton() -> Any:
-    return import_module("llm_cls.engine.triton.head_norms")  # only torch's CUDA build brings Triton

@@ -29,7 +29,7 @@ def uses_triton(x: Tensor) -> bool:
     return x.is_cuda
 
 
-def _triton(name: str) -> Any:
+def triton(name: str) -> Any:
     """A module of kernels; imported late, because only torch's CUDA build brings Triton."""
     return import_module(f"llm_cls.engine.triton.{name}")
 
@@ -40,18 +40,18 @@ def unusable_reason(device: torch.device) -> str:
         return ""
     if find_spec("triton") is None:
         return "Triton is not installed"
-    reason: str = _triton("launch").unusable_reason()
+    reason: str = triton("launch").unusable_reason()
     return reason
 
 
 def takes_rank(rank: int, dtype: torch.dtype, device: torch.device) -> bool:
     """Whether adapters of a rank can be computed: the kernels of a GPU need shared memory for them."""
-    return device.type != "cuda" or bool(_triton("lora").takes_rank(rank, dtype, device))
+    return device.type != "cuda" or bool(triton("lora").takes_rank(rank, dtype, device))
 
 
 def compile_together(run: Callable[[], object]) -> None:
     """Compiles the Triton kernels that ``run`` starts side by side; none of them computes."""
-    _triton("launch").compile_together(run)
+    triton("launch").compile_together(run)
 
 
 def norm(
@@ -71,7 +71,7 @@ def norm(
     assert second is None or second[0].eps == parameters.eps
     x, addends, bias, post_norm = stream
     if uses_triton(x):
-        found: NormOutput = _triton("norm").norm(stream, parameters, out_format, second)
+        found: NormOutput = triton("norm").norm(stream, parameters, out_format, second)
         return found
     if post_norm is not None:
         addends = [norm(Stream(addend), post_norm).normed.tensor for addend in addends]
@@ -105,7 +105,7 @@ def norm_backward(
         second: The gradient with respect to the second output of ``norm``, and the parameters.
     """
     if uses_triton(x):
-        found: Operand = _triton("norm").norm_backward(grad, x, parameters, residual, out_format, second)
+        found: Operand = triton("norm").norm_backward(grad, x, parameters, residual, out_format, second)
         return found
     if second is not None:
         residual = norm_backward(second[0], x, second[1], residual).tensor
@@ -147,7 +147,7 @@ def activate(
         Shape ``(tokens, n)``.
     """
     if uses_triton(x):
-        found: Operand = _triton("activation").activate(x, activation, gated, pending_bias, out_format)
+        found: Operand = triton("activation").activate(x, activation, gated, pending_bias, out_format)
         return found
     if pending_bias is not None:
         x = x + pending_bias
@@ -168,7 +168,7 @@ def activate_backward(
 ) -> Operand:
     """Gradient with respect to the input of ``activate``; may overwrite ``grad``, which still lacks ``part``."""
     if uses_triton(x):
-        backward = _triton("activation").activate_backward
+        backward = triton("activation").activate_backward
         found: Operand = backward(grad, x, activation, gated, pending_bias, out_format, part)
         return found
     assert part is None, "it is computed with the rest of the gradient"
@@ -210,7 +210,7 @@ def rotate(
         sign: 1 or, backward, -1.
     """
     if uses_triton(source[0]):
-        _triton("rotary").rotate(source, target, position_ids, cos, sin, sign)
+        triton("rotary").rotate(source, target, position_ids, cos, sin, sign)
         return
     half = cos.shape[1]
     c, s = (table[position_ids][:, None].to(source[0].dtype) for table in (cos, sin))
@@ -228,7 +228,7 @@ def rotate(
 def as_operand(x: Tensor, out_format: OperandFormat) -> Operand:
     """``x`` in the requested formats."""
     if out_format.fp8 and uses_triton(x):
-        found: Operand = _triton("norm").quantize(x)
+        found: Operand = triton("norm").quantize(x)
         return found
     return _operand(x, out_format)
 

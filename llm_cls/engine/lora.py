@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib import import_module
 from typing import Any, NamedTuple
 
 import torch
@@ -112,7 +111,7 @@ class Casts:
         torch._foreach_copy_([x.b_cast for x in adapters], scaled)
 
     def _update_by_triton(self) -> None:
-        casts = import_module("llm_cls.engine.triton.casts")  # only torch's CUDA build brings Triton
+        casts = kernels.triton("casts")
         adapters = self._adapters
         given = [x for adapter in adapters for x in (adapter.a.data_ptr(), adapter.b.data_ptr(), adapter.scaling)]
         if given != self._given:

@@ -6,8 +6,7 @@ pass; ``triton/lora.py`` applies it while it computes the product. Elsewhere ``d
 """
 
 from collections.abc import Sequence
-from importlib import import_module
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -44,9 +43,9 @@ def down(x: Tensor, a: Tensor, n: int, mask: DropoutMask | None, out: Tensor | N
         out: Where the result goes on a GPU, shape ``(rows, n * r)``; None: into new memory.
     """
     if kernels.uses_triton(x):
-        keep = None if mask is None else _triton().draw(mask, n, *x.shape)
+        keep = None if mask is None else kernels.triton("lora").draw(mask, n, *x.shape)
         result = x.new_empty(len(x), len(a)) if out is None else out
-        _triton().down(x, a, n, keep, _factor(mask), result)
+        kernels.triton("lora").down(x, a, n, keep, _factor(mask), result)
         return SavedDown(x, result, [], keep)
     dropped = [x if mask is None else dropout(x, _of(mask, i)) for i in range(n)]
     downs = [linear(part, weight) for part, weight in zip(dropped, a.chunk(n), strict=True)]
@@ -70,7 +69,7 @@ def down_backward(
     if kernels.uses_triton(saved.x):
         if total is not None:
             whole(total, adapter_part(saved, grad, a, n, mask))
-        _triton().weight_grad(saved.x, grad, n, saved.keep, _factor(mask), out)
+        kernels.triton("lora").weight_grad(saved.x, grad, n, saved.keep, _factor(mask), out)
         return
     for i, (part, weight, target) in enumerate(zip(grad.chunk(n, 1), a.chunk(n), out.chunk(n), strict=True)):
         product_over_rows(part, saved.dropped[i], target)
@@ -91,7 +90,7 @@ def whole(gradient: Tensor | None, part: AdapterPart | None) -> Tensor:
     """``gradient``, to which ``part`` is added on a GPU."""
     assert gradient is not None
     if part is not None:
-        _triton().add_input_grad(gradient, part)
+        kernels.triton("lora").add_input_grad(gradient, part)
     return gradient
 
 
@@ -120,7 +119,3 @@ def _keep_factor(x: Tensor, mask: DropoutMask) -> Tensor:
     bits = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-(2**63), None, generator=generator)
     kept = bits.view(torch.int16)[: x.numel()].view(x.shape) >= mask.drops - 32768
     return kept.to(x.dtype).mul_(mask.factor)
-
-
-def _triton() -> Any:
-    return import_module("llm_cls.engine.triton.lora")  # only torch's CUDA build brings Triton

@@ -1,6 +1,7 @@
 """The packages and what they may import, read from the source: nothing is imported here."""
 
 import ast
+import fnmatch
 import importlib.util
 import subprocess
 import sys
@@ -64,12 +65,9 @@ def find_imports(name: str) -> Iterator[str]:
                 yield full if full in MODULES else base
         elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith("import_module"):
             (argument,) = node.args
-            start = argument.values[0] if isinstance(argument, ast.JoinedStr) else argument
-            assert isinstance(start, ast.Constant), f"{name} imports what cannot be read"
-            whole = start is argument
-            yield from (
-                each for each in MODULES if (each == start.value if whole else each.startswith(str(start.value)))
-            )
+            parts = argument.values if isinstance(argument, ast.JoinedStr) else [argument]
+            assert isinstance(parts[0], ast.Constant), f"{name} imports what cannot be read"
+            yield from fnmatch.filter(MODULES, "".join(p.value if isinstance(p, ast.Constant) else "*" for p in parts))
         elif isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test):
             todo += node.orelse
         else:
