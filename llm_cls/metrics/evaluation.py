@@ -61,7 +61,7 @@ class Evaluation:
         return float(getattr(self.scores, name) if name in METRICS else SCORES[name](self.confusion))
 
     def figures(self, monitor: str = "f1") -> dict[str, float | None]:
-        """Loss and scores by name, as in ``metrics.json``: the usual ones, and ``monitor`` where it is another."""
+        """Loss and scores by name, as in the result of a run: the usual ones, and ``monitor`` where it is another."""
         found: dict[str, float | None] = {"loss": self.loss}
         found |= {name: getattr(self.scores, name, None) for name in METRICS}
         return found if monitor in found else found | {monitor: self.value(monitor)}

@@ -34,7 +34,7 @@ class Run:
         reason: Why it is not scored, in one line; empty where it is.
         config: The flattened configuration, "section.key" to value; empty where it could not be read.
         record: ``run.json``, where it could be read.
-        metrics: ``metrics.json``, where it exists and could be read.
+        metrics: Its result, where it is complete and could be read.
     """
 
     path: Path

@@ -114,7 +114,7 @@ class RunDirectory:
         return record
 
     def commit(self, record: RunRecord, metrics: Metrics) -> None:
-        """Completes the run; all its other files must be written. ``metrics.json`` comes last."""
+        """Completes the run; all its other files must be written. The result comes last."""
         if self.writes:
             texts = {layout.RECORD: content_text(record), layout.METRICS: content_text(metrics)}
             self._write(record, texts, complete=True)

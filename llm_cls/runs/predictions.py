@@ -104,7 +104,7 @@ def _read_rows(path: Path) -> list[dict[str, Any]]:
 
 
 def check_scores(directory: Path, split: str, record: RunRecord, metrics: Metrics) -> None:
-    """Compares the scores of a split in ``metrics.json`` with those of the run's predictions.
+    """Compares the scores of a split in the result with those of the run's predictions.
 
     Raises:
         ArtifactError: They differ, or the predictions are missing or damaged.

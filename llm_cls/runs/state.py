@@ -28,7 +28,7 @@ class RunState:
         name: The state.
         record: ``run.json``; None before the run has begun, or where it could not be read.
         history: ``history.jsonl``; empty before the end of the first epoch.
-        metrics: ``metrics.json``; None while the run is not complete.
+        metrics: Its result; None while the run is not complete.
         reason: Why it failed or is damaged, in one line.
         exit_code: The exit code of that failure.
     """

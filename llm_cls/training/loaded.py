@@ -37,7 +37,7 @@ class OpenedRun:
     Attributes:
         path: The run directory.
         record: ``run.json``.
-        metrics: ``metrics.json``.
+        metrics: Its result.
         config: The configuration; ``config.model`` names the weights that the run was trained with.
         labels: All labels, in the order of the head's outputs.
         tokenizer: The tokenizer of the run.

@@ -187,7 +187,7 @@ class RunRecorder(Checkpoint):
 
     @property
     def status(self) -> Status:
-        """How the run ended, for ``metrics.json``."""
+        """How the run ended, for its result."""
         return "diverged" if self.diverged else "pruned" if self.pruned else "finished"
 
     def load_best(self, module: ClassifierModule) -> bool:

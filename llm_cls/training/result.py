@@ -83,7 +83,7 @@ def collect_metrics(
     seconds: float,
     test_seconds: float,
 ) -> Metrics:
-    """The content of ``metrics.json``.
+    """The result of a run.
 
     Args:
         recorder: What happened in training.

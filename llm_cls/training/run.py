@@ -1,4 +1,4 @@
-"""One run, from its configuration to ``metrics.json``."""
+"""One run, from its configuration to its result."""
 
 import logging
 import time
@@ -53,7 +53,7 @@ def run(config: Config, path: Path, overrides: Sequence[str], shared: Shared, is
         isolate: Whether the run gets its own process, even on one device, or its own processes.
 
     Returns:
-        The content of ``metrics.json``.
+        Its result.
 
     Raises:
         LlmClsError: With one line that tells the user what to change.
