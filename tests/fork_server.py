@@ -186,6 +186,7 @@ class ForkServer:
 
 def serve(path: str) -> None:
     """Forks for each request, until all have closed stdin."""
+    gc.disable()  # what the imports make stays
     for name in IMPORTS:
         importlib.import_module(name)
     for stream in (sys.stdout, sys.stderr):
@@ -193,6 +194,7 @@ def serve(path: str) -> None:
     shutil.copy(Path(path).with_name("server.log"), Path(path).with_name("imports.log"))
     _fill_caches()
     gc.freeze()  # a collection in a fork would touch, and so copy, every object
+    gc.enable()
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for the watchers
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C ends the tests, which then close stdin
     stdin = sys.stdin.fileno()

@@ -2,7 +2,6 @@
 
 import gc
 import weakref
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -61,13 +60,6 @@ def test_a_corpus_that_was_read_anew_is_tokenized_anew(tmp_path: Path, read: lis
     assert len(read) == 9
 
 
-@pytest.fixture
-def unfrozen() -> Iterator[None]:
-    yield
-    gc.unfreeze()
-
-
-@pytest.mark.usefixtures("unfrozen")
 def test_what_an_earlier_run_left_in_cycles_is_not_frozen() -> None:
     """As where Ray gives a process one run after another."""
     left = Shared()
