@@ -26,12 +26,15 @@ def install_handlers() -> None:
 
 
 def is_stopped(pid: int) -> bool:
-    """Whether a process is stopped (SIGSTOP, Ctrl-Z, a debugger); False where the system does not tell."""
+    """Whether a process is stopped (SIGSTOP, Ctrl-Z); False where the system does not tell.
+
+    One that a profiler or debugger holds is not: profilers hold a process for a moment, many times a second.
+    """
     try:
         state = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()[0]
     except (OSError, IndexError):
         return False
-    return state in ("T", "t")
+    return state == "T"
 
 
 def remove_handlers() -> None:

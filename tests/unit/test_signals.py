@@ -1,10 +1,13 @@
 """A signal ends the run wherever it comes, once."""
 
+import os
 import signal
 import subprocess
 import sys
 
 import pytest
+
+from llm_cls.signals import is_stopped
 
 PROGRAM = """
 import logging, os, signal, sys
@@ -72,3 +75,14 @@ runpy.run_module("llm_cls.train", run_name="__main__")
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (75, f"Error: Interrupted by {number.name}\n")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="others do not tell whether a process is stopped")
+@pytest.mark.parametrize(("begins", "stopped"), [("", True), ("ctypes.CDLL(None).ptrace(0, 0, 0, 0)", False)])
+def test_a_process_that_a_profiler_holds_is_not_stopped(begins: str, stopped: bool) -> None:
+    program = f"import ctypes, os, signal\n{begins}\nos.kill(os.getpid(), signal.SIGSTOP)"
+    with subprocess.Popen([sys.executable, "-c", program]) as process:
+        _, status = os.waitpid(process.pid, os.WUNTRACED)
+        found = is_stopped(process.pid)
+        process.kill()
+    assert os.WIFSTOPPED(status) and found == stopped
