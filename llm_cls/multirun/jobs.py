@@ -5,13 +5,13 @@ from pathlib import Path
 from llm_cls.config.compose import quoted
 from llm_cls.config.groups import GROUPS
 from llm_cls.errors import ResourceError
-from llm_cls.runs import layout
+from llm_cls.runs.directory import RunDirectory
 from llm_cls.runs.writable import check_writable
 
 
 def unwritable_error(run: Path) -> Exception | None:
     """Why a run's folder cannot be written, which would make launchers abandon all runs; None if it can."""
-    if not (run / layout.METRICS).is_file():  # of a finished run nothing is written
+    if not RunDirectory(run).has_metrics:  # of a finished run nothing is written
         try:
             check_writable(run)
         except ResourceError as error:

@@ -30,7 +30,7 @@ from llm_cls.runs.calibration import (
 )
 from llm_cls.runs.predictions import read_predictions
 from llm_cls.runs.record import now, versions
-from llm_cls.runs.state import read_result
+from llm_cls.runs.state import complete_result
 from llm_cls.runs.verify import verify_result
 
 _ASSUMES = (
@@ -90,11 +90,7 @@ def calibrate(arguments: CalibrateArguments) -> tuple[CalibrationRecord, list[Sp
         LlmClsError: The run is not finished or is damaged, or an argument does not fit it.
     """
     run = arguments.run
-    if not run.is_dir():
-        raise ConfigError(f"run={run} is not a folder. Give the run directory that training printed")
-    record, metrics = read_result(run)
-    if record is None or metrics is None:
-        raise ArtifactError(f"run={run} is not a finished run: it has no {layout.METRICS}. Finish the training")
+    record, metrics = complete_result(run)
     if metrics.val.f1 is None:
         raise ArtifactError(f"run={run} has no probabilities: its scores were not finite. Train it again")
     verify_result(run, record, metrics)

@@ -1,6 +1,6 @@
 """The run directory: the only place that creates, checks, completes and cleans it.
 
-A run begins with ``config.yaml`` and ``run.json`` and is complete once ``metrics.json`` exists, which is written last.
+A run begins with ``config.yaml`` and ``run.json`` and is complete once its result exists, which is written last.
 Everything else about its state is read from the files, so a killed process leaves nothing to repair.
 """
 

@@ -102,7 +102,7 @@ class Durations(FileContent):
 
 
 class Metrics(FileContent):
-    """The result of a run, ``metrics.json``: written last, so that its existence means that the run is complete."""
+    """The result of a run (``layout.METRICS``), written last, so that its existence means that the run is complete."""
 
     schema_version: int = Field(1, alias="schema")
     status: Status

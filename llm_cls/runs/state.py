@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from llm_cls.errors import ArtifactError
+from llm_cls.errors import ArtifactError, ConfigError
 from llm_cls.metrics.selection import MONITORS, Monitor
 from llm_cls.runs import layout
 from llm_cls.runs.content import read_content, read_lines
@@ -104,6 +104,21 @@ def read_result(directory: Path) -> tuple[RunRecord | None, Metrics | None]:
     record = read_content(directory / layout.RECORD, RunRecord, f"Restore it, or remove {directory} and start again")
     metrics = read_content(directory / layout.METRICS, Metrics, "Restore it, or remove it and run again")
     _check_consistent(directory, record, metrics)
+    return record, metrics
+
+
+def complete_result(run: Path) -> tuple[RunRecord, Metrics]:
+    """Record and metrics of a complete run that the user has given as ``run=``.
+
+    Raises:
+        ConfigError: It is no folder.
+        ArtifactError: The run is not complete, or one of its files is damaged.
+    """
+    if not run.is_dir():
+        raise ConfigError(f"run={run} is not a folder. Give the run directory that training printed")
+    record, metrics = read_result(run)
+    if record is None or metrics is None:
+        raise ArtifactError(f"run={run} is not a finished run: it has no {layout.METRICS}. Finish the training")
     return record, metrics
 
 

@@ -23,7 +23,7 @@ from llm_cls.runs import layout
 from llm_cls.runs.calibration import CalibrationRecord, read_calibration
 from llm_cls.runs.config_file import read_config
 from llm_cls.runs.schema import Metrics, RunRecord
-from llm_cls.runs.state import read_result
+from llm_cls.runs.state import complete_result
 from llm_cls.runs.verify import verify_result
 from llm_cls.training.devices import Hardware, resolve_hardware
 from llm_cls.training.prepare import tokenizer_facts
@@ -115,11 +115,7 @@ def open_run(path: Path, trust_remote_code: bool = False, calibrated: bool = Fal
     Raises:
         LlmClsError: The run is not finished, is damaged, needs code that is not allowed, or has no calibration.
     """
-    if not path.is_dir():
-        raise ConfigError(f"run={path} is not a folder. Give the run directory that training printed")
-    record, metrics = read_result(path)
-    if record is None or metrics is None:
-        raise ArtifactError(f"run={path} is not a finished run: it has no {layout.METRICS}. Finish the training")
+    record, metrics = complete_result(path)
     if metrics.best_epoch is None:
         raise ArtifactError(f"run={path} diverged before its first epoch ended, so it has no model. Train it again")
     verify_result(path, record, metrics)
